@@ -8,8 +8,11 @@
 pub mod address;
 pub mod codec;
 pub mod context;
+pub mod control;
 pub mod error;
+pub mod frame;
 pub mod protocol;
+pub mod session;
 pub mod tree;
 
 pub use address::{ActorName, Address, ClusterName, Incarnation, NodeId, NodeName, Role, Scope};

@@ -1,0 +1,90 @@
+use super::*;
+
+fn context() -> CallContext {
+    CallContext {
+        trace: TraceId(0x0102_0304),
+        hops: 2,
+        deadline: None,
+        claims: Some(std::sync::Arc::new(Claims { tenant: Some("acme".into()), ..Claims::default() })),
+    }
+}
+
+fn call(context: &CallContext, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let request =
+        Request { kind: Kind::Call, format: Format::Bincode, method: 3, target: 7, correlation: 9, remaining_ms: Some(1500), context };
+    write_request::<codec::CodecError>(&mut bytes, request, false, |into| {
+        into.extend_from_slice(body);
+        Ok(())
+    })
+    .unwrap();
+    bytes
+}
+
+#[test]
+fn a_call_has_these_bytes_in_version_1() {
+    let hex: String = call(&context(), b"hi").iter().map(|b| format!("{b:02x}")).collect();
+    let expected = [
+        "32000000",                           // length
+        "01070300",                           // call; deadline, trace and claims; method 3
+        "07000000",                           // target 7
+        "0900000000000000",                   // correlation 9
+        "dc050000",                           // 1500 ms left
+        "0403020100000000000000000000000002", // trace, hops
+        "0900",                               // claims: none, none, "acme", none
+        "000001046163",
+        "6d6500",
+        "6869", // body
+    ];
+    assert_eq!(hex, expected.concat());
+}
+
+#[test]
+fn frames_come_out_whole_however_the_stream_is_cut() {
+    let context = context();
+    let mut stream = Vec::new();
+    for i in 0..20u8 {
+        stream.extend_from_slice(&call(&context, &vec![i; usize::from(i) * 7]));
+    }
+    for size in 1..200 {
+        let mut decoder = Decoder::new(MAX_SMALL_FRAME);
+        let mut bodies = Vec::new();
+        for chunk in stream.chunks(size) {
+            decoder.push(Bytes::copy_from_slice(chunk));
+            while let Some(frame) = decoder.next_frame().unwrap() {
+                assert_eq!(frame.header.correlation, 9);
+                bodies.push(frame.body.to_vec());
+            }
+        }
+        let expected: Vec<_> = (0..20u8).map(|i| vec![i; usize::from(i) * 7]).collect();
+        assert_eq!(bodies, expected, "chunks of {size}");
+    }
+}
+
+#[test]
+fn a_length_over_the_limit_is_refused_before_anything_is_held() {
+    let mut decoder = Decoder::new(100);
+    decoder.push(Bytes::from_static(&[0xff, 0xff, 0xff, 0x7f]));
+    assert_eq!(decoder.next_frame(), Err(FrameError::TooLong { length: 0x7fff_ffff, limit: 100 }));
+    assert_eq!(decoder.straddling.capacity(), 0);
+}
+
+#[test]
+fn unknown_kinds_and_flags_are_refused() {
+    let mut bytes = call(&CallContext::default(), b"");
+    bytes[4] = 99;
+    assert_eq!(read(&bytes, 1000), Err(FrameError::Kind(99)));
+    bytes[4] = 1;
+    bytes[5] |= 0x80;
+    assert!(matches!(read(&bytes, 1000), Err(FrameError::Flags(_))));
+}
+
+#[test]
+fn a_body_that_fails_to_encode_leaves_nothing_behind() {
+    let mut bytes = vec![1, 2, 3];
+    let failed = write_answer(&mut bytes, Kind::Reply, Format::Json, 1, |into| {
+        into.push(0);
+        Err("no")
+    });
+    assert_eq!((failed, bytes), (Err("no"), vec![1, 2, 3]));
+}

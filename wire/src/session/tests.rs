@@ -1,0 +1,184 @@
+use super::*;
+use crate::Incarnation;
+
+fn hello(uri: &str) -> Hello {
+    Hello {
+        version_min: control::VERSION_MIN,
+        version_max: control::VERSION_MAX,
+        features: 0,
+        node: NodeId::from_uri(uri).unwrap(),
+        incarnation: Incarnation(7),
+        release: "0.1.0".into(),
+        addresses: vec![],
+    }
+}
+
+const BO: &str = "spiffe://shop/bo/bo-1";
+const FO: &str = "spiffe://shop/fo/fo-1";
+
+fn pair(now: Instant) -> (Session, Session) {
+    let mut a = Session::new(hello(BO), hello(FO).node, Liveness::default(), now);
+    let mut b = Session::new(hello(FO), hello(BO).node, Liveness::default(), now);
+    exchange(now, &mut a, &mut b).unwrap();
+    assert!(matches!(a.poll_event(), Some(Event::Opened { version: 1, .. })));
+    assert!(matches!(b.poll_event(), Some(Event::Opened { version: 1, .. })));
+    (a, b)
+}
+
+/// Carries frames both ways through their bytes until none is left.
+fn exchange(now: Instant, a: &mut Session, b: &mut Session) -> Result<(), Close> {
+    loop {
+        let mut moved = false;
+        for (from, to) in [(&mut *a, &mut *b)] {
+            while let Some(frame) = from.poll_transmit() {
+                moved = true;
+                to.handle(now, through_bytes(&frame))?;
+            }
+        }
+        while let Some(frame) = b.poll_transmit() {
+            moved = true;
+            a.handle(now, through_bytes(&frame))?;
+        }
+        if !moved {
+            return Ok(());
+        }
+    }
+}
+
+fn through_bytes(frame: &Control) -> Control {
+    let mut bytes = Vec::new();
+    control::write(&mut bytes, frame).unwrap();
+    assert_eq!(control::read(&bytes[..bytes.len() - 1]).unwrap(), None);
+    let (read, used) = control::read(&bytes).unwrap().unwrap();
+    assert_eq!(used, bytes.len());
+    read
+}
+
+#[test]
+fn a_hello_that_is_not_the_certificates_closes_the_session() {
+    let now = Instant::now();
+    let mut session = Session::new(hello(BO), hello(FO).node, Liveness::default(), now);
+    assert_eq!(session.handle(now, Control::Hello(hello("spiffe://shop/bo/fo-1"))), Err(Close::Identity));
+    assert!(!session.is_open());
+}
+
+#[test]
+fn versions_without_overlap_close_the_session_and_overlapping_ones_agree_on_the_highest() {
+    let now = Instant::now();
+    let between = |min, max| {
+        let mut session = Session::new(Hello { version_min: 2, version_max: 4, ..hello(BO) }, hello(FO).node, Liveness::default(), now);
+        session.handle(now, Control::Hello(Hello { version_min: min, version_max: max, ..hello(FO) }))?;
+        match session.poll_event() {
+            Some(Event::Opened { version, .. }) => Ok(version),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(between(1, 1), Err(Close::Version));
+    assert_eq!(between(5, 9), Err(Close::Version));
+    assert_eq!(between(1, 3), Ok(3));
+    assert_eq!(between(4, 9), Ok(4));
+}
+
+#[test]
+fn nothing_goes_out_before_the_hello_is_answered_and_nothing_is_taken_before_it() {
+    let now = Instant::now();
+    let mut session = Session::new(hello(BO), hello(FO).node, Liveness::default(), now);
+    session.bind("stock".parse().unwrap(), None).unwrap();
+    assert!(matches!(session.poll_transmit(), Some(Control::Hello(_))));
+    assert_eq!(session.poll_transmit(), None);
+    assert_eq!(session.handle(now, Control::GoAway), Err(Close::Protocol));
+}
+
+#[test]
+fn a_peer_whose_heartbeats_stop_is_suspect_and_then_down_and_one_that_answers_is_neither() {
+    let start = Instant::now();
+    let (mut a, mut b) = pair(start);
+    let mut now = start;
+    let mut answered_until = start;
+    let mut log = Vec::new();
+    let end = loop {
+        now = a.next_timeout().unwrap().max(now);
+        if let Err(close) = a.handle_timeout(now) {
+            break close;
+        }
+        while let Some(frame) = a.poll_transmit() {
+            if now < start + Duration::from_secs(60) {
+                answered_until = now;
+                b.handle(now, frame).unwrap();
+            }
+        }
+        while let Some(event) = b.poll_event() {
+            let Event::Heartbeat { sequence } = event else { panic!("{event:?}") };
+            b.answer_heartbeat(sequence).unwrap();
+        }
+        while let Some(frame) = b.poll_transmit() {
+            a.handle(now, frame).unwrap();
+        }
+        while let Some(event) = a.poll_event() {
+            log.push((event, now.duration_since(answered_until)));
+        }
+    };
+    assert_eq!(end, Close::Silent);
+    assert_eq!(log, [(Event::Suspect, Duration::from_millis(1500))]);
+    assert_eq!(now.duration_since(answered_until), Duration::from_millis(2500));
+}
+
+#[test]
+fn an_answer_finds_its_own_call_and_no_other_even_when_the_index_is_used_again() {
+    let mut calls = Calls::default();
+    let first = calls.insert("first").unwrap();
+    assert_eq!(calls.take(first), Some("first"));
+    let second = calls.insert("second").unwrap();
+    assert_eq!(first as u32, second as u32, "the index is used again");
+    assert_eq!(calls.take(first), None, "a late answer to the first");
+    assert_eq!(calls.take(second), Some("second"));
+    assert_eq!(calls.take(second), None, "a duplicate");
+    assert!(calls.is_empty());
+}
+
+#[test]
+fn calls_over_the_limit_are_refused() {
+    let mut calls = Calls::default();
+    for _ in 0..MAX_CALLS {
+        calls.insert(()).unwrap();
+    }
+    assert_eq!(calls.insert(()), None);
+    assert_eq!(calls.drain().count(), MAX_CALLS);
+}
+
+#[test]
+fn credit_is_never_more_than_it_was() {
+    let mut credit = Credit::new(2, 100);
+    assert!(credit.take(1_000_000), "the largest goes alone");
+    assert!(!credit.take(1));
+    credit.give(1_000_000);
+    assert!(credit.take(60) && !credit.take(60) && credit.take(40) && !credit.take(0));
+    credit.give(60);
+    credit.give(40);
+    assert_eq!(credit, Credit::new(2, 100));
+}
+
+#[test]
+fn a_peer_that_asks_for_more_than_its_share_is_closed() {
+    let now = Instant::now();
+    let (mut a, _) = pair(now);
+    let bind = |binding| Control::Bind(Bind { binding, name: "stock".parse().unwrap(), protocol: None });
+    for i in 0..control::MAX_BINDINGS as u32 {
+        a.handle(now, bind(i)).unwrap();
+    }
+    assert_eq!(a.handle(now, bind(9)), Err(Close::Limit));
+}
+
+#[test]
+fn answers_to_questions_never_asked_close_the_session_but_those_that_cross_do_not() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    let watch = a.watch(1).unwrap();
+    exchange(now, &mut a, &mut b).unwrap();
+    assert_eq!(b.poll_event(), Some(Event::Watch { watch, target: 1 }));
+    a.unwatch(watch).unwrap();
+    b.down(watch, DownReason::Died).unwrap();
+    exchange(now, &mut a, &mut b).unwrap();
+    assert_eq!((a.poll_event(), b.poll_event()), (None, None));
+    assert_eq!(a.handle(now, Control::Bound { binding: 99, outcome: Err(NoEffect::Stopping) }), Err(Close::Protocol));
+}
