@@ -11,6 +11,8 @@ pub mod context;
 pub mod control;
 pub mod error;
 pub mod frame;
+pub mod id;
+pub mod policy;
 pub mod protocol;
 pub mod session;
 pub mod tree;

@@ -98,8 +98,7 @@ impl<const N: usize> FromStr for NanoId<N> {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         const { Self::IN_BOUNDS };
-        let chars: [u8; N] =
-            text.as_bytes().try_into().map_err(|_| IdError::Length { found: text.len(), min: N, max: N })?;
+        let chars: [u8; N] = text.as_bytes().try_into().map_err(|_| IdError::Length { found: text.len(), min: N, max: N })?;
         if chars.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
             Ok(Self(chars))
         } else {

@@ -1,0 +1,400 @@
+//! Who may call what, and who may offer what: one table, deny by default.
+//!
+//! A pure value. Every node builds the same one at start ([`Policy::builtin`], then a rule for each of the
+//! operator's own services) and asks it when a link binds a name; the answer, a [`MethodSet`], is what
+//! is checked for each message. `horos policy show` prints [`Policy::rows`].
+//!
+//! Roles come from the certificate of the link, never from what a message says. Protocols named `horos.…`
+//! are Horos's own: their rules stand here alone, so no configuration can give an FO `crash`.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Protocol, Request, Role,
+    protocol::{
+        Method,
+        node::{Actors, Describe, Node, Recorder, Status, Tree},
+    },
+};
+
+/// Most rules and most offers beyond the built-in ones: four roles on two for 500 protocols.
+pub const MAX_RULES: usize = 4096;
+
+/// Protocols whose rules are Horos's own.
+const RESERVED: &str = "horos.";
+
+/// Methods that a rule speaks of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Allowed {
+    /// Every one, those of later releases included.
+    All,
+    /// Those of these numbers.
+    List(Box<[u16]>),
+}
+
+impl Allowed {
+    fn contains(&self, method: u16) -> bool {
+        match self {
+            Self::All => true,
+            Self::List(numbers) => numbers.contains(&method),
+        }
+    }
+}
+
+/// Lets callers of one role call a protocol on nodes of another. There is no rule that forbids: what no rule
+/// allows is forbidden.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// What the caller's certificate says.
+    pub caller: Role,
+    /// What the callee's says.
+    pub callee: Role,
+    /// The protocol's name.
+    pub protocol: Box<str>,
+    /// Which of its methods.
+    pub methods: Allowed,
+}
+
+/// Why a rule was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// The protocol is Horos's own.
+    #[error("the rules for {0:?} are built in; name your protocol without \"horos.\"")]
+    Reserved(Box<str>),
+    /// Operators and viewers run no actors: nothing can be called on them and they offer nothing.
+    #[error("a {0} runs no actors: only bo and fo can be called or offer a protocol")]
+    NoNode(Role),
+    /// More than [`MAX_RULES`].
+    #[error("more than {MAX_RULES} rules")]
+    TooMany,
+}
+
+/// The table.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    rules: Vec<Rule>,
+    offers: Vec<(Role, Box<str>)>,
+    known: Vec<(Box<str>, &'static [Method])>,
+}
+
+impl Policy {
+    /// What holds on every cluster: the rules for Horos's own protocols, and nothing else.
+    pub fn builtin() -> Self {
+        const LOOK: &[u16] = &[Tree::METHOD, Actors::METHOD, Status::METHOD, Describe::METHOD];
+        const VIEW: &[u16] = &[Tree::METHOD, Actors::METHOD, Status::METHOD, Describe::METHOD, Recorder::METHOD];
+        let mut policy = Self { rules: Vec::new(), offers: Vec::new(), known: Vec::new() };
+        policy.declare::<Node>();
+        for callee in Role::ALL.into_iter().filter(|role| role.is_node()) {
+            for caller in Role::ALL {
+                let methods = match caller {
+                    // The flight recorder shows who calls whom, so a node, which may be a compromised FO, has it not.
+                    Role::Bo | Role::Fo => Allowed::List(LOOK.into()),
+                    Role::Viewer => Allowed::List(VIEW.into()),
+                    Role::Operator => Allowed::All,
+                };
+                policy.rules.push(Rule { caller, callee, protocol: Node::NAME.into(), methods });
+            }
+            policy.offers.push((callee, Node::NAME.into()));
+        }
+        policy
+    }
+
+    /// Adds a rule. Rules add up: two for the same roles and protocol allow what either allows.
+    ///
+    /// # Errors
+    /// [`PolicyError`]; the table is then as it was.
+    pub fn allow(&mut self, rule: Rule) -> Result<(), PolicyError> {
+        may_change(&rule.protocol, rule.callee, self.rules.len())?;
+        self.rules.push(rule);
+        Ok(())
+    }
+
+    /// Lets nodes of `role` offer `protocol`.
+    ///
+    /// # Errors
+    /// [`PolicyError`]; the table is then as it was.
+    pub fn offer(&mut self, role: Role, protocol: &str) -> Result<(), PolicyError> {
+        may_change(protocol, role, self.offers.len())?;
+        if !self.may_offer(role, protocol) {
+            self.offers.push((role, protocol.into()));
+        }
+        Ok(())
+    }
+
+    /// Makes the methods of `P` known by name to [`Policy::rows`]; allows nothing.
+    pub fn declare<P: Protocol>(&mut self) {
+        if !self.known.iter().any(|(name, _)| &**name == P::NAME) {
+            self.known.push((P::NAME.into(), P::methods()));
+        }
+    }
+
+    fn rules_for<'a>(&'a self, caller: Role, callee: Role, protocol: &'a str) -> impl Iterator<Item = &'a Allowed> {
+        self.rules
+            .iter()
+            .filter(move |rule| rule.caller == caller && rule.callee == callee && &*rule.protocol == protocol)
+            .map(|rule| &rule.methods)
+    }
+
+    /// Whether `caller` may call `method` of `protocol` on a `callee`. Walks the table: for each message,
+    /// use what [`Policy::permitted`] gave when the name was bound.
+    pub fn may_call(&self, caller: Role, callee: Role, protocol: &str, method: u16) -> bool {
+        self.rules_for(caller, callee, protocol).any(|methods| methods.contains(method))
+    }
+
+    /// Which of `methods`, those that the callee has, `caller` may call.
+    pub fn permitted(&self, caller: Role, callee: Role, protocol: &str, methods: &[Method]) -> MethodSet {
+        let mut set = MethodSet::default();
+        for allowed in self.rules_for(caller, callee, protocol) {
+            set.extend(methods.iter().map(|method| method.number).filter(|number| allowed.contains(*number)));
+        }
+        set
+    }
+
+    /// Whether a node of `role` may offer `protocol`: what it gossips beyond that is ignored.
+    pub fn may_offer(&self, role: Role, protocol: &str) -> bool {
+        self.offers.iter().any(|(who, what)| *who == role && &**what == protocol)
+    }
+
+    /// The table written out: every caller and callee for every method of every protocol that a rule, an
+    /// offer or [`Policy::declare`] names. A protocol whose methods are not known has one row, for `*`:
+    /// whether everything in it is allowed.
+    pub fn rows(&self) -> Vec<Row> {
+        let mut protocols: Vec<&str> = self.known.iter().map(|(name, _)| &**name).collect();
+        protocols.extend(self.rules.iter().map(|rule| &*rule.protocol));
+        protocols.extend(self.offers.iter().map(|(_, protocol)| &**protocol));
+        protocols.sort_unstable();
+        protocols.dedup();
+        let mut rows = Vec::new();
+        for protocol in protocols {
+            let methods = self.known.iter().find(|(name, _)| &**name == protocol).map(|(_, methods)| *methods);
+            for callee in Role::ALL.into_iter().filter(|role| role.is_node()) {
+                for caller in Role::ALL {
+                    let row = |method: &str, allowed| Row { caller, callee, protocol: protocol.into(), method: method.into(), allowed };
+                    match methods {
+                        Some(methods) => rows
+                            .extend(methods.iter().map(|method| row(method.name, self.may_call(caller, callee, protocol, method.number)))),
+                        None => rows.push(row("*", self.rules_for(caller, callee, protocol).any(|methods| *methods == Allowed::All))),
+                    }
+                }
+            }
+        }
+        rows
+    }
+}
+
+fn may_change(protocol: &str, callee: Role, count: usize) -> Result<(), PolicyError> {
+    if protocol.starts_with(RESERVED) {
+        return Err(PolicyError::Reserved(protocol.chars().take(crate::address::MAX_NAME).collect()));
+    }
+    if !callee.is_node() {
+        return Err(PolicyError::NoNode(callee));
+    }
+    if count >= MAX_RULES { Err(PolicyError::TooMany) } else { Ok(()) }
+}
+
+/// Whether callers of `role` are told why an actor died. Error texts carry paths, SQL and what users typed; an
+/// FO faces the public and may be compromised, so it sees other nodes' trees without them.
+pub const fn sees_errors(role: Role) -> bool {
+    !matches!(role, Role::Fo)
+}
+
+/// One line of [`Policy::rows`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Row {
+    /// Who calls.
+    pub caller: Role,
+    /// Who is called.
+    pub callee: Role,
+    /// The protocol's name.
+    pub protocol: Box<str>,
+    /// The method's name, or `*`.
+    pub method: Box<str>,
+    /// Whether it may.
+    pub allowed: bool,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.allowed { "may call" } else { "may not call" };
+        write!(f, "{} {verb} {}.{} on {}", self.caller, self.protocol, self.method, self.callee)
+    }
+}
+
+/// Method numbers, to be asked for each message: one shift and a mask for the numbers below 128 that nearly
+/// every protocol has, a binary search for the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MethodSet {
+    low: u128,
+    high: Vec<u16>,
+}
+
+impl MethodSet {
+    /// Whether `method` is in it.
+    pub fn contains(&self, method: u16) -> bool {
+        if method < 128 { self.low >> method & 1 == 1 } else { self.high.binary_search(&method).is_ok() }
+    }
+
+    /// Whether nothing is: a name bound for this caller would be of no use.
+    pub const fn is_empty(&self) -> bool {
+        self.low == 0 && self.high.is_empty()
+    }
+
+    /// How many are.
+    pub const fn len(&self) -> usize {
+        self.low.count_ones() as usize + self.high.len()
+    }
+}
+
+impl Extend<u16> for MethodSet {
+    fn extend<I: IntoIterator<Item = u16>>(&mut self, methods: I) {
+        for method in methods {
+            if method < 128 {
+                self.low |= 1 << method;
+            } else if let Err(place) = self.high.binary_search(&method) {
+                self.high.insert(place, method);
+            }
+        }
+    }
+}
+
+impl FromIterator<u16> for MethodSet {
+    fn from_iter<I: IntoIterator<Item = u16>>(methods: I) -> Self {
+        let mut set = Self::default();
+        set.extend(methods);
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The whole policy of `horos.node`, as a person would check it: one line a method, and in it whether a
+    /// bo, fo, operator and viewer may call it. Any node answers alike.
+    const EXPECTED: &[(&str, [bool; 4])] = &[
+        ("tree", [true, true, true, true]),
+        ("actors", [true, true, true, true]),
+        ("describe", [true, true, true, true]),
+        ("recorder", [false, false, true, true]),
+        ("restart", [false, false, true, false]),
+        ("crash", [false, false, true, false]),
+        ("status", [true, true, true, true]),
+        ("revoke", [false, false, true, false]),
+    ];
+
+    #[test]
+    fn every_pair_of_roles_may_call_exactly_what_the_matrix_says() {
+        let policy = Policy::builtin();
+        assert_eq!(Node::methods().len(), EXPECTED.len(), "a new method needs a line above");
+        for (method, (name, by_caller)) in Node::methods().iter().zip(EXPECTED) {
+            assert_eq!(method.name, *name);
+            for (caller, expected) in Role::ALL.into_iter().zip(by_caller) {
+                for callee in Role::ALL {
+                    let expected = *expected && matches!(callee, Role::Bo | Role::Fo);
+                    let pair = format!("{caller} calls {name} on {callee}");
+                    assert_eq!(policy.may_call(caller, callee, Node::NAME, method.number), expected, "{pair}");
+                    let set = policy.permitted(caller, callee, Node::NAME, Node::methods());
+                    assert_eq!(set.contains(method.number), expected, "{pair}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_rule_names_is_denied() {
+        let policy = Policy::builtin();
+        for caller in Role::ALL {
+            for callee in Role::ALL {
+                for protocol in ["stock", "horos.nod", "horos.node ", "HOROS.NODE", ""] {
+                    assert!(!policy.may_call(caller, callee, protocol, 1));
+                    assert!(policy.permitted(caller, callee, protocol, Node::methods()).is_empty());
+                    assert!(!policy.may_offer(caller, protocol));
+                }
+                if caller != Role::Operator {
+                    for method in (0..=u16::MAX).filter(|number| !Node::methods().iter().any(|method| method.number == *number)) {
+                        assert!(!policy.may_call(caller, callee, Node::NAME, method), "a method of a later release");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_nodes_offer_and_only_what_the_policy_lists_for_them() {
+        let mut policy = Policy::builtin();
+        for role in Role::ALL {
+            assert_eq!(policy.may_offer(role, Node::NAME), role.is_node());
+        }
+        policy.offer(Role::Bo, "stock").unwrap();
+        assert!(policy.may_offer(Role::Bo, "stock") && !policy.may_offer(Role::Fo, "stock"));
+        assert_eq!(policy.offer(Role::Viewer, "stock"), Err(PolicyError::NoNode(Role::Viewer)));
+        assert_eq!(policy.offer(Role::Fo, "horos.store"), Err(PolicyError::Reserved("horos.store".into())));
+    }
+
+    #[test]
+    fn a_rule_allows_its_pair_and_no_other() {
+        let rule = Rule { caller: Role::Fo, callee: Role::Bo, protocol: "stock".into(), methods: Allowed::List([1, 300].into()) };
+        let mut policy = Policy::builtin();
+        policy.allow(rule.clone()).unwrap();
+        for caller in Role::ALL {
+            for callee in Role::ALL {
+                for method in [0, 1, 2, 128, 300, u16::MAX] {
+                    let expected = (caller, callee) == (Role::Fo, Role::Bo) && [1, 300].contains(&method);
+                    assert_eq!(policy.may_call(caller, callee, "stock", method), expected);
+                }
+            }
+        }
+        policy.allow(Rule { methods: Allowed::All, ..rule }).unwrap();
+        assert!(policy.may_call(Role::Fo, Role::Bo, "stock", 2), "rules add up");
+    }
+
+    #[test]
+    fn no_rule_loosens_what_is_horos_own() {
+        let mut policy = Policy::builtin();
+        let rule = |protocol: &str, callee| Rule { caller: Role::Fo, callee, protocol: protocol.into(), methods: Allowed::All };
+        assert_eq!(policy.allow(rule(Node::NAME, Role::Bo)), Err(PolicyError::Reserved(Node::NAME.into())));
+        assert_eq!(policy.allow(rule("stock", Role::Operator)), Err(PolicyError::NoNode(Role::Operator)));
+        assert!(!policy.may_call(Role::Fo, Role::Bo, Node::NAME, 6));
+        while policy.allow(rule("stock", Role::Bo)).is_ok() {}
+        assert_eq!(policy.rules.len(), MAX_RULES);
+    }
+
+    #[test]
+    fn the_rows_say_what_the_policy_does() {
+        let mut policy = Policy::builtin();
+        policy.allow(Rule { caller: Role::Fo, callee: Role::Bo, protocol: "stock".into(), methods: Allowed::All }).unwrap();
+        let rows = policy.rows();
+        assert_eq!(rows.len(), (Node::methods().len() + 1) * 2 * 4);
+        for row in &rows {
+            let number = Node::methods().iter().find(|method| *method.name == *row.method).map_or(1, |method| method.number);
+            assert_eq!(row.allowed, policy.may_call(row.caller, row.callee, &row.protocol, number), "{row}");
+        }
+        assert!(rows.iter().any(|row| row.to_string() == "fo may call stock.* on bo"));
+        let json = serde_json::to_string(&rows[0]).unwrap();
+        assert_eq!(json, r#"{"caller":"bo","callee":"bo","protocol":"horos.node","method":"tree","allowed":true}"#);
+    }
+
+    #[test]
+    fn only_an_fo_sees_no_error_texts() {
+        assert_eq!(Role::ALL.map(sees_errors), [true, false, true, true]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_method_set_holds_what_was_put_in_and_nothing_else(put in prop::collection::btree_set(any::<u16>(), 0..40), asked: u16) {
+            let set: MethodSet = put.iter().rev().copied().collect();
+            prop_assert_eq!(set.len(), put.len());
+            prop_assert_eq!(set.is_empty(), put.is_empty());
+            prop_assert_eq!(set.contains(asked), put.contains(&asked));
+            for method in put { prop_assert!(set.contains(method)) }
+        }
+    }
+}
