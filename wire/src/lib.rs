@@ -11,6 +11,7 @@ pub mod context;
 pub mod control;
 pub mod error;
 pub mod frame;
+pub mod go;
 pub mod id;
 pub mod policy;
 pub mod protocol;
