@@ -1,1 +1,15 @@
-//! placeholder
+//! Supervision: everything that runs is an actor with a parent, vital signs and a flight recorder.
+//!
+//! A supervisor restarts what dies, as OTP does; [`Vitals`] are what an actor shows of itself without
+//! being asked; the watchdog's thread names who is stuck. Built on `ractor`, of which nothing shows
+//! but `ActorCell`; its process-wide registry and its `cluster` feature are not used.
+
+mod census;
+mod histogram;
+mod recorder;
+pub mod vitals;
+mod watchdog;
+
+pub use recorder::RECORDED;
+pub use vitals::{Down, Incoming, Vitals};
+pub use watchdog::LOOK_EVERY;
