@@ -1,10 +1,17 @@
 //! Bodies to bytes and back: bincode between programs that share types, JSON for everyone else.
 //!
 //! The only module that knows bincode. It is frozen upstream (RUSTSEC-2025-0141) and pinned; were it to
-//! be replaced, only this file and the golden bytes change. Every decode is limited, and a body must be
-//! used up: trailing bytes are an error, so two readings of one body cannot differ.
+//! be replaced, only this module and the golden bytes change. Every decode is bounded in memory, depth and
+//! work by the size of its body (`bounded`), and a body must be used up: trailing bytes are an error, so two
+//! readings of one body cannot differ.
+
+use std::marker::PhantomData;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use self::bounded::{Bounded, Budget};
+
+mod bounded;
 
 /// Largest body that a message can carry, in bytes: 16 MiB. What is larger travels as a bulk stream.
 pub const MAX_BODY: usize = 16 * 1024 * 1024;
@@ -36,8 +43,7 @@ pub enum CodecError {
     TooLarge(usize),
 }
 
-const BINCODE: bincode::config::Configuration<bincode::config::LittleEndian, bincode::config::Varint, bincode::config::Limit<MAX_BODY>> =
-    bincode::config::standard().with_limit::<MAX_BODY>();
+const BINCODE: bincode::config::Configuration = bincode::config::standard();
 
 struct Append<'a>(&'a mut Vec<u8>);
 
@@ -82,10 +88,15 @@ pub fn decode<T: DeserializeOwned>(format: Format, bytes: &[u8]) -> Result<T, Co
     }
     match format {
         Format::Bincode => {
-            let (value, used) =
-                bincode::serde::decode_from_slice(bytes, BINCODE).map_err(|error| CodecError::Decode(error.to_string().into()))?;
+            let budget = Budget::new(bytes.len());
+            let whole = Bounded::new(PhantomData::<T>, &budget);
+            let (value, used) = bincode::serde::seed_decode_from_slice(whole, bytes, BINCODE)
+                .map_err(|error| CodecError::Decode(error.to_string().into()))?;
             if used == bytes.len() { Ok(value) } else { Err(CodecError::Trailing(bytes.len() - used)) }
         }
         Format::Json => serde_json::from_slice(bytes).map_err(|error| CodecError::Decode(error.to_string().into())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,317 @@
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    ActorName, Address, ClusterName, NoEffect, NodeId, NodeName, Role, TraceId, Unknown,
+    address::Incarnation,
+    context::Claims,
+    id::{Dossier, Id, NanoId, ShortId},
+    policy,
+    protocol::node::*,
+    tree::{self, Busy, Health, Kind, NodeTree, Outcome, Quantiles, Recorded, Recording, State},
+};
+
+fn bytes<T: Serialize>(format: Format, value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(format, value, &mut bytes).unwrap();
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn actor(name: &str, children: Vec<tree::Actor>) -> tree::Actor {
+    tree::Actor {
+        name: name.into(),
+        kind: Kind::OneForOne,
+        state: State::Stuck,
+        protocol: Some("stock/1".into()),
+        mailbox: 3,
+        mailbox_limit: 1024,
+        handled: u64::MAX,
+        failed: 2,
+        refused: 1,
+        restarts: 4,
+        last_progress_ms: Some(300),
+        wait: Quantiles { p50_us: 1, p99_us: 251 },
+        handling: Quantiles { p50_us: 70_000, p99_us: 1 << 40 },
+        busy_with: Some(Busy { method: "reserve".into(), for_ms: 9 }),
+        last_error: Some("é".into()),
+        children,
+    }
+}
+
+fn node_id() -> NodeId {
+    NodeId { cluster: "shop".parse().unwrap(), role: Role::Bo, name: "bo-1".parse().unwrap() }
+}
+
+fn node_tree() -> NodeTree {
+    NodeTree {
+        node: node_id(),
+        incarnation: Some(Incarnation(7)),
+        health: Health::Up,
+        addresses: vec!["[::1]:7000".into()],
+        tree: Some(actor("root", vec![actor("stock", vec![])])),
+        missing: None,
+    }
+}
+
+fn recorded() -> Recorded {
+    Recorded {
+        ago_us: 1,
+        method: "reserve".into(),
+        sender: "fo-1".into(),
+        size: 64,
+        trace: TraceId(0xabc),
+        waited_us: 2,
+        took_us: None,
+        outcome: Outcome::Died,
+    }
+}
+
+/// Names every public type of the wire with a value and its bytes, and passes each to a check.
+macro_rules! each {
+    ($check:ident) => {
+        $check(ActorName::new("stock").unwrap(), "0573746f636b");
+        $check(NodeName::new("bo-1").unwrap(), "04626f2d31");
+        $check(ClusterName::new("shop").unwrap(), "0473686f70");
+        $check("stock@bo".parse::<Address>().unwrap(), "0873746f636b40626f");
+        $check(Role::ALL, "00010203");
+        $check(Incarnation(300), "fb2c01");
+        $check(node_id(), "0473686f700004626f2d31");
+        $check(TraceId(0xabc), "203030303030303030303030303030303030303030303030303030303030616263");
+        $check(
+            Claims { request: Some("r".into()), user: None, tenant: Some("t".into()), idempotency_key: Some("k".into()) },
+            "0101720001017401016b",
+        );
+        $check([Format::Bincode, Format::Json], "0001");
+        $check(actor("a", vec![]), "01610202010773746f636b2f3103fb0004fdffffffffffffffff02010401fb2c0101fbfb00fc70110100fd0000000000010000010772657365727665090102c3a900");
+        $check(Busy { method: "m".into(), for_ms: 251 }, "016dfbfb00");
+        $check(Quantiles { p50_us: 250, p99_us: 65_536 }, "fafc00000100");
+        $check([Kind::Worker, Kind::Service, Kind::OneForOne, Kind::OneForAll, Kind::RestForOne], "0001020304");
+        $check([State::Starting, State::Running, State::Stuck, State::Restarting, State::Stopped, State::Failed], "000102030405");
+        $check([Health::Here, Health::Up, Health::Suspect, Health::Down, Health::Heard], "0001020304");
+        $check([Outcome::InHand, Outcome::Done, Outcome::Failed, Outcome::Refused, Outcome::Died], "0001020304");
+        $check(node_tree(), "0473686f700004626f2d31010701010a5b3a3a315d3a373030300104726f6f740202010773746f636b2f3103fb0004fdffffffffffffffff02010401fb2c0101fbfb00fc70110100fd0000000000010000010772657365727665090102c3a9010573746f636b0202010773746f636b2f3103fb0004fdffffffffffffffff02010401fb2c0101fbfb00fc70110100fd0000000000010000010772657365727665090102c3a90000");
+        $check(recorded(), "01077265736572766504666f2d3140203030303030303030303030303030303030303030303030303030303030616263020004");
+        $check(Recording { current: vec![recorded()], at_death: Some(vec![recorded()]), cause: Some("x".into()) }, "0101077265736572766504666f2d3140203030303030303030303030303030303030303030303030303030303030616263020004010101077265736572766504666f2d3140203030303030303030303030303030303030303030303030303030303030616263020004010178");
+        $check(Tree { cluster: true }, "01");
+        $check(Actors { cluster: false }, "00");
+        $check(
+            Offered {
+                name: "s".parse().unwrap(),
+                node: "n".parse().unwrap(),
+                protocol: "p".into(),
+                version: 1,
+                methods: vec!["a".into(), "b".into()],
+            },
+            "0173016e0170010201610162",
+        );
+        $check(Describe { actor: "s".parse().unwrap() }, "0173");
+        $check(
+            Description {
+                protocol: "p".into(),
+                version: 2,
+                methods: vec![MethodDescription { name: "m".into(), request: "{}".into(), reply: "true".into(), error: "false".into() }],
+            },
+            "0170020101 6d 027b7d 0474727565 0566616c7365",
+        );
+        $check(Recorder { actor: "root/link".into() }, "09726f6f742f6c696e6b");
+        $check(Restart { actor: "s".into() }, "0173");
+        $check(Crash { actor: "s".into() }, "0173");
+        $check(Done {}, "");
+        $check(Status {}, "");
+        $check(
+            StatusReport {
+                node: NodeTree { tree: None, ..node_tree() },
+                version: "0.1.0".into(),
+                ready: false,
+                conditions: vec!["draining".into()],
+                uptime_s: 1,
+                resident: 2,
+            },
+            "0473686f700004626f2d31010701010a5b3a3a315d3a37303030000005302e312e30000108647261696e696e670102",
+        );
+        $check(Revoke { list: "l".into() }, "016c");
+        $check([NodeError::NoSuchActor("s".into()), NodeError::Refused("r".into())], "000173010172");
+        $check(
+            [
+                NoEffect::NoSuchActor("a".into()),
+                NoEffect::Overloaded("a".into()),
+                NoEffect::CircuitOpen { retry_after: Duration::from_millis(1) },
+                NoEffect::NotAllowed("a".into()),
+                NoEffect::VersionNotSpoken("a".into()),
+                NoEffect::TooLarge("a".into()),
+                NoEffect::Malformed("a".into()),
+                NoEffect::NoRoute("a".into()),
+                NoEffect::Expired,
+                NoEffect::ActorDied,
+                NoEffect::Stopping,
+                NoEffect::TooManyHops,
+                NoEffect::InvalidAddress("a".into()),
+            ],
+            "000161 010161 0200fc40420f00 030161 040161 050161 060161 070161 08 09 0a 0b 0c0161",
+        );
+        $check(
+            [
+                Unknown::DeadlinePassed,
+                Unknown::PeerLost("a".into()),
+                Unknown::ActorDied,
+                Unknown::NoReply,
+                Unknown::MalformedReply("a".into()),
+                Unknown::ReplyTooLarge("a".into()),
+            ],
+            "00 010161 02 03 040161 050161",
+        );
+        $check(policy::Policy::builtin().rows().swap_remove(0), "00000a686f726f732e6e6f6465047472656501");
+        $check("dos_01900000-0000-719e-910a-2dec89025cc1".parse::<Id<Dossier>>().unwrap(), "019000000000719e910a2dec89025cc1");
+        $check("0680000001282BK0".parse::<ShortId>().unwrap(), "01900000000044812e60");
+        $check("0123456789ab".parse::<NanoId<12>>().unwrap(), "0c303132333435363738396162");
+    };
+}
+
+#[test]
+fn every_type_reads_back_in_both_formats() {
+    fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: T, _: &str) {
+        for format in [Format::Bincode, Format::Json] {
+            assert_eq!(decode::<T>(format, &bytes(format, &value)).unwrap(), value, "{format:?}");
+        }
+    }
+    each!(check);
+}
+
+#[test]
+fn golden_bytes_of_every_type_do_not_change() {
+    fn check<T: Serialize + Debug>(value: T, golden: &str) {
+        assert_eq!(hex(&bytes(Format::Bincode, &value)), golden.replace(' ', ""), "{value:?}");
+    }
+    each!(check);
+}
+
+#[test]
+fn a_length_that_the_body_cannot_hold_is_refused_before_room_is_made() {
+    /// 2^60 as bincode writes it.
+    const HUGE: [u8; 9] = [253, 0, 0, 0, 0, 0, 0, 0, 16];
+    fn refused<T: DeserializeOwned>(before: &[u8]) {
+        let body = [before, &HUGE, &[1; 40]].concat();
+        assert!(decode::<T>(Format::Bincode, &body).is_err(), "{}", std::any::type_name::<T>());
+    }
+    refused::<String>(&[]);
+    refused::<Box<str>>(&[]);
+    refused::<bytes::Bytes>(&[]);
+    refused::<serde_bytes::ByteBuf>(&[]);
+    refused::<Vec<u8>>(&[]);
+    refused::<Vec<u64>>(&[]);
+    refused::<Vec<NodeTree>>(&[]);
+    refused::<Vec<Vec<Vec<String>>>>(&[1, 1]);
+    refused::<Vec<Box<str>>>(&[1]);
+    refused::<BTreeMap<String, Vec<u8>>>(&[]);
+    refused::<Option<Box<str>>>(&[1]);
+    refused::<NoEffect>(&[0]);
+    // These take no bytes: without a bound the loop would run 2^60 times.
+    refused::<Vec<()>>(&[]);
+    refused::<Vec<Done>>(&[]);
+    refused::<Vec<Vec<Done>>>(&[1]);
+}
+
+#[test]
+fn nesting_ends_in_an_error_before_the_stack_does() {
+    let bottomless = |levels: usize| {
+        let mut tree = actor("a", vec![]);
+        for _ in 1..levels {
+            tree = actor("a", vec![tree]);
+        }
+        tree
+    };
+    let fits = bottomless(50);
+    for format in [Format::Bincode, Format::Json] {
+        assert_eq!(decode::<tree::Actor>(format, &bytes(format, &fits)).unwrap(), fits);
+    }
+    // 100,000 levels, as a hostile peer would write them: nothing on our side could build such a value.
+    let leaf = bytes(Format::Bincode, &actor("a", vec![]));
+    let (open, _) = leaf.split_at(leaf.len() - 1);
+    let mut body = [open, &[1]].concat().repeat(100_000);
+    body.extend(&leaf);
+    let error = decode::<tree::Actor>(Format::Bincode, &body).unwrap_err();
+    assert!(error.to_string().contains("nested too deep"), "{error}");
+    assert!(decode::<tree::Actor>(Format::Json, "[".repeat(1_000_000).as_bytes()).is_err());
+}
+
+#[test]
+fn what_is_written_is_read_however_small_its_numbers() {
+    // bincode's own limit counts eight bytes for each and refused the second half of these.
+    let many: Vec<u64> = (0..4_000_000).map(|i| i % 200).collect();
+    assert_eq!(decode::<Vec<u64>>(Format::Bincode, &bytes(Format::Bincode, &many)).unwrap(), many);
+    let empty = vec![(); bounded::FREE_ELEMENTS];
+    assert_eq!(decode::<Vec<()>>(Format::Bincode, &bytes(Format::Bincode, &empty)).unwrap(), empty);
+}
+
+#[test]
+fn the_limit_and_the_end_of_a_body_hold_in_both_formats() {
+    for format in [Format::Bincode, Format::Json] {
+        let mut into = b"before".to_vec();
+        let large = "x".repeat(MAX_BODY);
+        assert!(matches!(encode(format, &large, &mut into), Err(CodecError::TooLarge(_))));
+        assert_eq!(into, b"before");
+        assert_eq!(decode::<String>(format, &vec![b' '; MAX_BODY + 1]), Err(CodecError::TooLarge(MAX_BODY + 1)));
+        let mut body = bytes(format, &Tree { cluster: true });
+        body.push(b'1');
+        assert!(decode::<Tree>(format, &body).is_err(), "bytes left over");
+    }
+    assert_eq!(decode::<Tree>(Format::Bincode, &[1, 0, 0]), Err(CodecError::Trailing(2)));
+    let unwritable = BTreeMap::from([((1, 2), 3)]);
+    let mut into = Vec::new();
+    assert!(matches!(encode(Format::Json, &unwritable, &mut into), Err(CodecError::Encode(_))));
+    assert!(into.is_empty());
+}
+
+fn read_everything(body: &[u8]) {
+    macro_rules! read {
+        ($($type:ty)*) => { $(
+            for format in [Format::Bincode, Format::Json] {
+                // Bincode writes a value in one way: what it reads, it writes again no longer than it was.
+                if let Ok(value) = decode::<$type>(format, body) {
+                    let again = bytes(format, &value);
+                    assert_eq!(decode::<$type>(format, &again).map_err(|e| e.to_string()).map(|v| bytes(format, &v)), Ok(again));
+                }
+            }
+        )* };
+    }
+    read! {
+        Tree Actors Describe Recorder Restart Crash Status Revoke Vec<NodeTree> Vec<Offered> Description Recording Done
+        StatusReport NodeError NoEffect Unknown Claims Address NodeId Id<Dossier> ShortId NanoId<12> policy::Row
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+    #[test]
+    fn mutated_bodies_never_panic(
+        which in 0usize..4,
+        json: bool,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut: prop::sample::Index,
+    ) {
+        let format = if json { Format::Json } else { Format::Bincode };
+        let mut body = match which {
+            0 => bytes(format, &vec![node_tree(), node_tree()]),
+            1 => bytes(format, &Recording { current: vec![recorded(); 3], at_death: Some(vec![recorded()]), cause: None }),
+            2 => bytes(format, &NoEffect::CircuitOpen { retry_after: Duration::from_secs(1) }),
+            _ => bytes(format, &Claims { request: Some("r".into()), user: Some("u".into()), ..Claims::default() }),
+        };
+        for (at, byte) in changes {
+            let at = at.index(body.len());
+            body[at] = byte;
+        }
+        body.truncate(cut.index(body.len()) + 1);
+        read_everything(&body);
+    }
+
+    #[test]
+    fn arbitrary_bodies_never_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
+        read_everything(&body);
+    }
+}
