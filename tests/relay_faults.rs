@@ -191,6 +191,18 @@ async fn jitter_spreads_arrivals_and_loses_none() {
 }
 
 #[tokio::test]
+async fn what_has_left_makes_room() {
+    let path = Path::new(seed());
+    let large = vec![0; 60_000];
+    let mut buffer = vec![0; 65_535];
+    for _ in 0..=QUEUED_BYTES / large.len() {
+        path.client.send_to(&large, path.relay.address()).await.unwrap();
+        timeout(SOON, path.server.recv_from(&mut buffer)).await.unwrap().unwrap();
+    }
+    assert_eq!(path.relay.counters(Direction::ToUpstream).overflowed, 0);
+}
+
+#[tokio::test]
 async fn rate_paces_bytes_and_a_full_line_drops_newcomers() {
     let path = Path::new(seed());
     path.relay.set(Direction::ToUpstream, faults(|f| f.rate = Some(4_000)));
