@@ -58,3 +58,8 @@ pub const ISSUED: &str = "issued.txt";
 /// Largest PEM file read, in bytes. A P-256 certificate takes under 1 KiB, so this leaves room for a
 /// bundle of authorities and stops a wrong path (a log, a device) before it fills memory.
 pub const MAX_PEM: u64 = 64 * 1024;
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,11 @@ use std::{
 
 use horos_wire::{ClusterName, NodeId};
 use jiff::Timestamp;
-use rustls::{RootCertStore, sign::CertifiedKey};
+use rustls::{
+    RootCertStore,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    sign::CertifiedKey,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
@@ -153,6 +157,8 @@ pub struct Trust {
     certificates: Vec<CertificateDer<'static>>,
     keys: Vec<Vec<u8>>,
     roots: Arc<RootCertStore>,
+    /// The library's view of clients, built once: it is asked in every handshake.
+    clients: Arc<dyn ClientCertVerifier>,
 }
 
 impl Trust {
@@ -185,7 +191,11 @@ impl Trust {
             roots.add(certificate.clone()).map_err(|_| TrustError::NotAnAuthority)?;
         }
         let cluster = cluster.ok_or(TrustError::NoCertificate)?;
-        Ok(Self { cluster, certificates, keys, roots: Arc::new(roots) })
+        let roots = Arc::new(roots);
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), tls::provider().clone())
+            .build()
+            .map_err(|_| TrustError::NotAnAuthority)?;
+        Ok(Self { cluster, certificates, keys, roots, clients })
     }
 
     /// The cluster.
@@ -203,8 +213,12 @@ impl Trust {
         &self.keys
     }
 
-    pub(crate) fn roots(&self) -> &Arc<RootCertStore> {
+    pub(crate) fn roots(&self) -> &RootCertStore {
         &self.roots
+    }
+
+    pub(crate) fn clients(&self) -> &dyn ClientCertVerifier {
+        self.clients.as_ref()
     }
 }
 
@@ -229,6 +243,10 @@ impl Credentials {
             return Err(CredentialsError::AuthorityKeyHere(authority_key));
         }
         let missing = |error| CredentialsError::from_file(directory, error);
+        files::refuse_shared(directory).map_err(|error| match error {
+            FileError::Missing(_) => CredentialsError::NoKey(directory.join(KEY)),
+            other => other.into(),
+        })?;
         let key = files::read_secret(&directory.join(KEY), MAX_PEM).map_err(missing)?;
         let certificate = files::read(&directory.join(CERTIFICATE), MAX_PEM).map_err(missing)?;
         let authority = files::read(&directory.join(CA_CERTIFICATE), MAX_PEM).map_err(missing)?;

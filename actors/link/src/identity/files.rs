@@ -80,6 +80,11 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
 /// One that exists keeps its mode, unless others may write to it: they could swap the files inside.
 pub(crate) fn private_directory(path: &Path) -> Result<(), FileError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create directory", path))?;
+    refuse_shared(path)
+}
+
+/// Refuses a directory in which others than its owner could swap the files.
+pub(crate) fn refuse_shared(path: &Path) -> Result<(), FileError> {
     let mode = fs::metadata(path).map_err(failed("look at", path))?.mode();
     if mode & 0o022 != 0 {
         return Err(FileError::Exposed { path: path.to_owned(), mode: mode & 0o040_777 });

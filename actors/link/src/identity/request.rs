@@ -92,7 +92,8 @@ impl Request {
         if signature::p256_point(spki).is_none() {
             return Err(RequestError::Key);
         }
-        if !signature::verify(spki, info.raw, &parsed.signature_value.data) {
+        let signed = &parsed.signature_value.data;
+        if !der.ends_with(&signature::tail(signed)) || !signature::verify(spki, info.raw, signed) {
             return Err(RequestError::Tampered);
         }
         let mut names = parsed.requested_extensions().into_iter().flatten().filter_map(|extension| match extension {

@@ -19,6 +19,17 @@ pub(crate) fn p256_point(spki: &[u8]) -> Option<&[u8]> {
     spki.strip_prefix(&P256_SPKI).filter(|point| point.len() == P256_POINT)
 }
 
+/// AlgorithmIdentifier of ECDSA with SHA-256 (RFC 5758 §3.2: no parameters).
+const ECDSA_SHA256: [u8; 12] = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+
+/// How a structure signed with this algorithm ends in DER: algorithm and signature. The signature does not
+/// cover either, so comparing with this leaves an altered byte nowhere to hide.
+pub(crate) fn tail(signature: &[u8]) -> Vec<u8> {
+    // At most 72 bytes for P-256, so the length takes one; a longer one matches nothing and does not verify.
+    let length = u8::try_from(signature.len() + 1).unwrap_or(u8::MAX);
+    [&ECDSA_SHA256[..], &[0x03, length, 0x00], signature].concat()
+}
+
 /// Whether `signature` is that of `message` by the holder of the key whose SubjectPublicKeyInfo is `spki`.
 pub(crate) fn verify(spki: &[u8], message: &[u8], signature: &[u8]) -> bool {
     match (p256_point(spki), algorithm()) {

@@ -18,7 +18,7 @@ use rustls::{
     },
     crypto::verify_tls13_signature,
     server::{
-        ParsedCertificate, WebPkiClientVerifier,
+        ParsedCertificate,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
@@ -47,11 +47,7 @@ fn verify(certificate: &CertificateDer<'_>, trust: &Trust, now: UnixTime, shown:
     let verdict = match shown {
         Shown::ByServer => ParsedCertificate::try_from(certificate)
             .and_then(|parsed| verify_server_cert_signed_by_trust_anchor(&parsed, trust.roots(), &[], now, supported.all)),
-        Shown::ByClient => WebPkiClientVerifier::builder_with_provider(trust.roots().clone(), provider().clone())
-            .build()
-            .map_err(|error| PeerRefused::Invalid(error.to_string().into()))?
-            .verify_client_cert(certificate, &[], now)
-            .map(drop),
+        Shown::ByClient => trust.clients().verify_client_cert(certificate, &[], now).map(drop),
     };
     if let Err(error) = verdict {
         return Err(refusal(error, &claims, trust));
