@@ -9,7 +9,7 @@
 //! |---|---|---|---|
 //! | [`Id<K>`] over [`Uuid7s`] | `aud_01900000-…` | by creation | rows, events, requests |
 //! | [`ShortId`] over [`Shorts`] | `01J0A3…` (16 characters) | by creation | what people read aloud |
-//! | [`NanoId`], [`nano`] | `0-9a-z` | none | what must not be guessed |
+//! | [`NanoId`], [`nano()`] | `0-9a-z` | none | what must not be guessed |
 //! | [`stamp::timestamped`] | `20260102T030405Z_…` | by creation | file names |
 //!
 //! **Time-ordered ids tell when they were made.** Where that must not be public (links handed to

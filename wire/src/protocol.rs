@@ -116,7 +116,7 @@ impl JsonSchema for Never {
     }
 }
 
-/// Declares a [`Protocol`] and makes plain types its [`Request`]s. See the [module](crate::protocol).
+/// Declares a [`Protocol`] and makes plain types its [`Request`]s. See the [module](mod@crate::protocol).
 #[macro_export]
 macro_rules! protocol {
     (
