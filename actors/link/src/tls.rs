@@ -154,6 +154,11 @@ impl Tls {
 
     /// The accepting side, for these protocols in order of preference. A client that offers none of them is refused.
     pub fn server(&self, protocols: &[&[u8]]) -> quinn::ServerConfig {
+        let crypto = QuicServerConfig::try_from(self.accepting(protocols)).expect("the provider has TLS13_AES_128_GCM_SHA256");
+        quinn::ServerConfig::with_crypto(Arc::new(crypto))
+    }
+
+    fn accepting(&self, protocols: &[&[u8]]) -> ServerConfig {
         let mut config = ServerConfig::builder_with_provider(provider().clone())
             .with_protocol_versions(&[&TLS13])
             .expect("the provider has TLS 1.3")
@@ -164,8 +169,7 @@ impl Tls {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
-        let crypto = QuicServerConfig::try_from(config).expect("the provider has TLS13_AES_128_GCM_SHA256");
-        quinn::ServerConfig::with_crypto(Arc::new(crypto))
+        config
     }
 
     /// The dialing side, for these protocols, towards `expected` and nobody else.

@@ -158,9 +158,11 @@ pub fn renew(directory: &Path, id: &NodeId) -> Result<PathBuf, RequestError> {
 /// Takes in what the authority's holder sent back: checks it against the key in `directory` and the
 /// authority known there, then writes it. A running node takes it up at its next reload.
 ///
+/// The authority known here wins over the one sent along: another one is believed only after somebody put
+/// it into `ca.pem`, where two may stand while the cluster changes from one to the other.
+///
 /// # Errors
-/// [`CredentialsError`]; the directory is as it was. Another authority than the one known here is
-/// [`CredentialsError::OtherAuthority`]: two are trusted only if `ca.pem` was made to list both.
+/// [`CredentialsError`]; the directory is as it was.
 pub fn install(directory: &Path, certificate: &str, authority: &str, now: Timestamp) -> Result<Credentials, CredentialsError> {
     let _lock = files::lock(directory)?;
     let known = directory.join(CA_CERTIFICATE);
