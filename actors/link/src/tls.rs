@@ -45,7 +45,7 @@ pub use self::refused::{PeerRefused, RefusedByPeer};
 pub(crate) use self::verifier::verify_holder;
 use self::verifier::{ClientVerifier, ServerVerifier};
 use crate::identity::{
-    Credentials, CredentialsError, DENIED, DenyList, PeerIdentity,
+    CERTIFICATE, Credentials, CredentialsError, DENIED, DenyList, PeerIdentity,
     certificate::Claims,
     revocation::{Adopted, DenyError},
 };
@@ -103,8 +103,8 @@ impl Tls {
     /// [`CredentialsError`] names the file and the next step.
     pub fn open(directory: &Path, now: Timestamp) -> Result<Self, CredentialsError> {
         let credentials = Credentials::load(directory, now)?;
-        let denied = DenyList::load(directory, credentials.trust())
-            .map_err(|source| CredentialsError::Denied { path: directory.join(DENIED), source })?;
+        let denied = DenyList::load(directory, credentials.trust()).map_err(bad_list(directory))?;
+        refuse_own(directory, &credentials, &denied)?;
         let live = Arc::new(Live { credentials: ArcSwap::from_pointee(credentials), denied });
         Ok(Self { directory: directory.to_owned(), live, reloading: Mutex::new(()) })
     }
@@ -119,7 +119,7 @@ impl Tls {
         &self.live.denied
     }
 
-    /// Reads the directory again and, if everything in it holds, uses it from the next handshake on.
+    /// Reads the directory again, deny list included, and if everything in it holds, uses it from the next handshake on.
     /// Connections that are up stay up. Blocks on the disk.
     ///
     /// # Errors
@@ -130,11 +130,13 @@ impl Tls {
         let running = self.credentials();
         if new.id() != running.id() {
             return Err(CredentialsError::OtherHolder {
-                path: self.directory.join(crate::identity::CERTIFICATE),
+                path: self.directory.join(CERTIFICATE),
                 found: Box::new(new.id().clone()),
                 running: Box::new(running.id().clone()),
             });
         }
+        self.live.denied.refresh(&self.directory, new.trust()).map_err(bad_list(&self.directory))?;
+        refuse_own(&self.directory, &new, &self.live.denied)?;
         self.live.credentials.store(new.clone());
         Ok(new)
     }
@@ -213,14 +215,22 @@ impl Tls {
     }
 }
 
+fn bad_list(directory: &Path) -> impl FnOnce(DenyError) -> CredentialsError {
+    let path = directory.join(DENIED);
+    |source| CredentialsError::Denied { path, source }
+}
+
+/// A node whose own certificate was revoked would start and be refused by everybody: better said here.
+fn refuse_own(directory: &Path, credentials: &Credentials, denied: &DenyList) -> Result<(), CredentialsError> {
+    let refuse = |reason| CredentialsError::Refused { path: directory.join(CERTIFICATE), reason };
+    refused::not_revoked(credentials.identity(), denied).map_err(refuse)
+}
+
 impl Live {
     /// What the signature does not settle: the cluster, and whether it was revoked.
     pub(crate) fn check(&self, peer: &PeerIdentity) -> Result<(), PeerRefused> {
         refused::same_cluster(&peer.id, self.credentials.load().trust().cluster())?;
-        match self.denied.denies(peer) {
-            Some(_) => Err(PeerRefused::Revoked { id: Box::new(peer.id.clone()), serial: peer.serial, list: self.denied.number() }),
-            None => Ok(()),
-        }
+        refused::not_revoked(peer, &self.denied)
     }
 }
 

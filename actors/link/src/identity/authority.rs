@@ -130,15 +130,18 @@ impl Authority {
         if directory.join(KEY).exists() || directory.join(CERTIFICATE).exists() {
             return Err(AuthorityError::NodeHere(directory.to_owned()));
         }
-        let _lock = files::lock(directory)?;
+        let lock = files::lock(directory)?;
+        if directory.join(CA_KEY).exists() {
+            return Err(FileError::Exists(directory.join(CA_KEY)).into());
+        }
         let key = request::new_key().map_err(AuthorityError::Sign)?;
         let mut params = authority_params(cluster).map_err(AuthorityError::Sign)?;
         date(&mut params, Serial::random(), validity)?;
         let certificate = params.self_signed(&key).map_err(AuthorityError::Sign)?;
-        // The key first: it is what must not be overwritten, so its name decides between two who try at once.
-        files::create(&directory.join(CA_KEY), files::PRIVATE, &key.serialize_pem())?;
+        // The key last: it is what is never overwritten, so a crash before it leaves room to try again.
         files::replace(&directory.join(CA_CERTIFICATE), files::PUBLIC, &certificate.pem())?;
-        drop(_lock);
+        files::create(&directory.join(CA_KEY), files::PRIVATE, &key.serialize_pem())?;
+        drop(lock);
         Self::load(directory)
     }
 
@@ -200,6 +203,7 @@ impl Authority {
         if validity.not_after > self.not_after {
             return Err(AuthorityError::Outlives { authority: self.not_after, asked: validity.not_after });
         }
+        let validity = validity.whole_seconds();
         let serial = Serial::random();
         let sign = || -> Result<rcgen::Certificate, AuthorityError> {
             let mut params = holder_params(expected).map_err(AuthorityError::Sign)?;

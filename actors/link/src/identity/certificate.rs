@@ -108,11 +108,17 @@ impl Validity {
 
     /// From [`Self::BACKDATE`] before `now` until `days` after it, whole seconds.
     pub fn days(now: Timestamp, days: u32) -> Self {
-        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
         Self {
             not_before: now.saturating_sub(Self::BACKDATE).unwrap_or(Timestamp::MIN),
             not_after: now.saturating_add(Duration::from_secs(u64::from(days) * 86_400)).unwrap_or(Timestamp::MAX),
         }
+        .whole_seconds()
+    }
+
+    /// Without the fractions of a second that a certificate has no room for.
+    pub(crate) fn whole_seconds(self) -> Self {
+        let whole = |t: Timestamp| Timestamp::from_second(t.as_second()).unwrap_or(t);
+        Self { not_before: whole(self.not_before), not_after: whole(self.not_after) }
     }
 
     /// What a certificate of `id` gets unless the signer says otherwise.

@@ -288,10 +288,24 @@ impl DenyList {
     /// must not be as easy as damaging the file.
     pub fn load(directory: &Path, trust: &Trust) -> Result<Self, DenyError> {
         let list = Self::default();
-        match files::read(&directory.join(DENIED), MAX_DENY_LIST as u64) {
-            Ok(text) => list.adopt(&text, trust).map(|_| list),
-            Err(error) if error.is_missing() => Ok(list),
-            Err(error) => Err(error.into()),
+        list.refresh(directory, trust)?;
+        Ok(list)
+    }
+
+    /// Takes the list that stands in a node's identity directory, if it is newer: somebody may have put it
+    /// there by hand. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`DenyError`]; the list in force stays.
+    pub fn refresh(&self, directory: &Path, trust: &Trust) -> Result<(), DenyError> {
+        let text = match files::read(&directory.join(DENIED), MAX_DENY_LIST as u64) {
+            Ok(text) => text,
+            Err(error) if error.is_missing() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        match self.adopt(&text, trust) {
+            Ok(_) | Err(DenyError::Older { .. }) => Ok(()), // learnt a newer one from a peer meanwhile
+            Err(error) => Err(error),
         }
     }
 

@@ -300,6 +300,42 @@ fn a_deny_list_altered_or_signed_by_another_is_refused() {
 }
 
 #[test]
+fn a_deny_list_too_long_to_hand_around_is_not_signed() {
+    let cluster = Cluster::new("shop");
+    let fingerprint = |n: u32| Fingerprint(std::array::from_fn(|at| n.to_be_bytes()[at % 4]));
+    let many: Vec<_> = (0..10_000).map(|n| Revoke::Fingerprint(fingerprint(n))).collect();
+    let refused = cluster.authority.revoke(&many, Timestamp::now()).map(|text| text.len());
+    assert!(matches!(refused, Err(AuthorityError::Deny(DenyError::TooLong))), "{refused:?}");
+    assert!(cluster.authority.denied().unwrap().is_none(), "the list is as it was");
+}
+
+#[test]
+fn what_two_people_sign_at_once_is_all_on_record() {
+    let cluster = Cluster::new("shop");
+    let sign = |n: u32| {
+        let node = cluster.id(Role::Fo, &format!("fo-{n}"));
+        let request = fs::read_to_string(request::create(&cluster.directory(node.name.as_str()), &node).unwrap()).unwrap();
+        Authority::load(&cluster.directory("ca")).unwrap().sign(&request, &node, days(90)).unwrap();
+    };
+    let sign = &sign;
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            scope.spawn(move || sign(n));
+        }
+    });
+    assert_eq!(cluster.authority.issued().unwrap().len(), 8);
+}
+
+#[test]
+fn an_authority_half_made_can_be_made_again() {
+    let cluster = Cluster::new("shop");
+    let ca = cluster.directory("ca");
+    fs::remove_file(ca.join(CA_KEY)).unwrap(); // as after a crash between the two files
+    assert!(matches!(Authority::load(&ca), Err(AuthorityError::None(_))));
+    Authority::create(&ca, &"shop".parse().unwrap(), days(Validity::AUTHORITY_DAYS)).unwrap();
+}
+
+#[test]
 fn the_record_of_certificates_names_the_line_it_cannot_read() {
     let cluster = Cluster::new("shop");
     cluster.enrol(&cluster.id(Role::Fo, "fo-1"));
@@ -315,8 +351,7 @@ fn pem_bytes(pem: &str) -> Vec<u8> {
     CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).unwrap().as_ref().to_vec()
 }
 
-/// A runner with a seed that is printed, so that a failure can be played again: `HOROS_SEED` is read nowhere;
-/// put the printed number here.
+/// A runner whose seed is printed. To play a failure again, put that number in the place of the random one.
 fn seeded(cases: u32) -> TestRunner {
     let seed: u64 = rand::random();
     println!("seed {seed:#018x}");

@@ -8,7 +8,7 @@ use rustls::{CertificateError, OtherError};
 use rustls_pki_types::UnixTime;
 
 use super::Expected;
-use crate::identity::{Serial, certificate::NameError};
+use crate::identity::{DenyList, PeerIdentity, Serial, certificate::NameError};
 
 /// Why a peer is not let in. Permanent for the certificate it presented, except where the text says otherwise.
 ///
@@ -105,6 +105,13 @@ pub(crate) fn same_cluster(id: &NodeId, cluster: &ClusterName) -> Result<(), Pee
         return Ok(());
     }
     Err(PeerRefused::OtherCluster { named: Box::new(id.clone()), cluster: cluster.clone() })
+}
+
+pub(crate) fn not_revoked(peer: &PeerIdentity, denied: &DenyList) -> Result<(), PeerRefused> {
+    match denied.denies(peer) {
+        Some(_) => Err(PeerRefused::Revoked { id: Box::new(peer.id.clone()), serial: peer.serial, list: denied.number() }),
+        None => Ok(()),
+    }
 }
 
 /// Prints as its text: the library logs its errors with `{:?}`.

@@ -433,6 +433,34 @@ async fn a_revocation_counts_for_live_sessions_at_once_and_for_every_later_hands
     assert!(matches!(reopened.still_admits(&peer, now()), Err(PeerRefused::Revoked { .. })), "a restart forgets nothing");
 }
 
+#[test]
+fn a_deny_list_put_there_by_hand_counts_from_the_next_reload() {
+    let cluster = Cluster::new("shop");
+    let (bo, fo) = (open(&cluster, Role::Bo, "bo-1"), open(&cluster, Role::Fo, "fo-1"));
+    let peer = fo.credentials().identity().clone();
+    let text = cluster.authority.revoke(&[Revoke::Identity(peer.id.clone())], now()).unwrap();
+    let path = cluster.directory("bo-1").join(crate::identity::DENIED);
+    fs::write(&path, text.replace("fo-1", "fo-2")).unwrap();
+    assert!(matches!(bo.reload(now()), Err(CredentialsError::Denied { .. })));
+    assert!(bo.still_admits(&peer, now()).is_ok());
+    fs::write(&path, text).unwrap();
+    bo.reload(now()).unwrap();
+    assert!(matches!(bo.still_admits(&peer, now()), Err(PeerRefused::Revoked { .. })));
+}
+
+#[test]
+fn a_node_that_was_revoked_is_told_so_when_it_starts() {
+    let cluster = Cluster::new("shop");
+    let fo = open(&cluster, Role::Fo, "fo-1");
+    let text = cluster.authority.revoke(&[Revoke::Identity(fo.credentials().id().clone())], now()).unwrap();
+    fo.deny(&text).unwrap();
+    let refused = Tls::open(&cluster.directory("fo-1"), now());
+    assert!(matches!(refused, Err(CredentialsError::Refused { reason: PeerRefused::Revoked { .. }, .. })), "{refused:?}");
+    // Signed again, it belongs again: what was revoked is the certificate.
+    cluster.enrol(&cluster.id(Role::Fo, "fo-1"));
+    Tls::open(&cluster.directory("fo-1"), now()).unwrap();
+}
+
 #[tokio::test]
 async fn a_session_outlives_its_certificate_only_until_somebody_looks() {
     let cluster = Cluster::new("shop");
