@@ -10,13 +10,15 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt as _, future::BoxFuture};
 use horos_wire::{
     TraceId,
+    control::DownReason,
     tree::{self, Busy, Kind, Outcome, Recording, State},
 };
 use parking_lot::{Mutex, RwLock};
@@ -26,6 +28,7 @@ use crate::{
     census,
     histogram::{Histogram, nanos},
     recorder::{Entry, Recorder, cut},
+    supervisor::subtree::Subtree,
 };
 
 /// A message as its handling begins.
@@ -48,8 +51,10 @@ pub struct Incoming {
 pub struct Down {
     /// Which life, counted from 1.
     pub life: u32,
-    /// Why it ended.
-    pub reason: Arc<str>,
+    /// How it ended: by death or in good order.
+    pub reason: DownReason,
+    /// Why, in words.
+    pub cause: Arc<str>,
 }
 
 /// What a supervisor is told of an actor that is at one message for too long.
@@ -69,6 +74,8 @@ pub struct Vitals {
     stuck_after: u64,
     state: AtomicU8,
     lives: AtomicU32,
+    /// A start is under way that has not been counted as a life yet.
+    unborn: AtomicBool,
     handled: AtomicU64,
     failed: AtomicU64,
     refused: AtomicU64,
@@ -83,6 +90,8 @@ pub struct Vitals {
     mailbox: RwLock<Option<(u32, Depth)>>,
     alarm: Mutex<Option<Alarm>>,
     down: watch::Sender<Option<Down>>,
+    /// What it supervises, if it does.
+    subtree: OnceLock<Arc<Subtree>>,
 }
 
 /// Nanoseconds from the process's first look at the clock to `now`, never 0: they fit an atomic, an `Instant` does not.
@@ -108,6 +117,7 @@ impl Vitals {
             stuck_after: nanos(stuck_after),
             state: AtomicU8::new(code(State::Starting)),
             lives: AtomicU32::new(0),
+            unborn: AtomicBool::new(true),
             handled: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -120,6 +130,7 @@ impl Vitals {
             mailbox: RwLock::default(),
             alarm: Mutex::default(),
             down: watch::Sender::new(None),
+            subtree: OnceLock::new(),
         });
         since_epoch(Instant::now());
         census::enter(&vitals);
@@ -136,11 +147,20 @@ impl Vitals {
         self.kind
     }
 
+    /// A start is under way; `state` is what it is until then.
+    pub(crate) fn starting(&self, state: State) {
+        self.unborn.store(true, Relaxed);
+        self.set_state(state);
+    }
+
     /// A life begins: the state is [`State::Running`] and one more life is counted.
+    ///
+    /// An actor that is ready before its supervisor knows may say so itself; the supervisor says it again without effect.
     pub fn started(&self) {
-        self.lives.fetch_add(1, Relaxed);
-        self.busy_since.store(0, Relaxed);
-        self.set_state(State::Running);
+        if self.unborn.swap(false, Relaxed) {
+            self.lives.fetch_add(1, Relaxed);
+            self.set_state(State::Running);
+        }
     }
 
     /// How often it was started.
@@ -217,7 +237,7 @@ impl Vitals {
         recorder.freeze(Arc::clone(&cause));
         self.busy_since.store(0, Relaxed);
         drop(recorder);
-        self.tell(cause);
+        self.tell(DownReason::Died, cause);
     }
 
     /// The life ended in good order: the state is [`State::Stopped`], and the monitors are told.
@@ -225,11 +245,11 @@ impl Vitals {
         self.recorder.lock().close(since_epoch(Instant::now()));
         self.busy_since.store(0, Relaxed);
         self.set_state(State::Stopped);
-        self.tell(cut(reason));
+        self.tell(DownReason::Stopped, cut(reason));
     }
 
-    fn tell(&self, reason: Arc<str>) {
-        self.down.send_replace(Some(Down { life: self.lives(), reason }));
+    fn tell(&self, reason: DownReason, cause: Arc<str>) {
+        self.down.send_replace(Some(Down { life: self.lives(), reason, cause }));
     }
 
     /// Sets the state.
@@ -294,6 +314,31 @@ impl Vitals {
     /// The slot's deaths and stops as they happen; the value is the latest, so a slow monitor sees the last one.
     pub fn downs(&self) -> watch::Receiver<Option<Down>> {
         self.down.subscribe()
+    }
+
+    /// Resolves when the present life ends; at once when there is none and none will follow.
+    pub fn down(&self) -> BoxFuture<'static, DownReason> {
+        let mut downs = self.downs();
+        if matches!(self.state(), State::Stopped | State::Failed) {
+            let reason = downs.borrow().as_ref().map_or(DownReason::Stopped, |down| down.reason.clone());
+            return std::future::ready(reason).boxed();
+        }
+        async move {
+            // A closed channel is a slot that was taken away.
+            let changed = downs.changed().await;
+            let down = downs.borrow_and_update();
+            down.as_ref().filter(|_| changed.is_ok()).map_or(DownReason::Stopped, |down| down.reason.clone())
+        }
+        .boxed()
+    }
+
+    /// Makes it a supervisor's: the subtree shows below it.
+    pub(crate) fn grow(&self, subtree: Arc<Subtree>) {
+        let _ = self.subtree.set(subtree);
+    }
+
+    pub(crate) fn subtree(&self) -> Option<&Arc<Subtree>> {
+        self.subtree.get()
     }
 
     /// Who is told when the actor is stuck: its supervisor, for as long as the slot is filled.
@@ -394,11 +439,12 @@ mod tests {
     fn a_monitor_sees_each_death_with_its_reason() {
         let vitals = Vitals::new("mortal", Kind::Worker, Duration::from_secs(1));
         let mut downs = vitals.downs();
-        for (life, reason) in [(1, "a"), (2, "b")] {
+        for (life, cause) in [(1, "a"), (2, "b")] {
+            vitals.starting(State::Restarting);
             vitals.started();
-            vitals.died(reason);
+            vitals.died(cause);
             assert!(downs.has_changed().unwrap());
-            assert_eq!(*downs.borrow_and_update(), Some(Down { life, reason: reason.into() }));
+            assert_eq!(*downs.borrow_and_update(), Some(Down { life, reason: DownReason::Died, cause: cause.into() }));
         }
     }
 
