@@ -123,7 +123,8 @@ impl Tls {
     /// Connections that are up stay up. Blocks on the disk.
     ///
     /// # Errors
-    /// [`CredentialsError`]; what was in force stays in force. A node cannot become another by a reload.
+    /// [`CredentialsError`]; the credentials in force stay. A node cannot become another by a reload.
+    /// A newer deny list counts even where the new credentials are refused because of it.
     pub fn reload(&self, now: Timestamp) -> Result<Arc<Credentials>, CredentialsError> {
         let _reloading = self.reloading.lock();
         let new = Arc::new(Credentials::load(&self.directory, now)?);

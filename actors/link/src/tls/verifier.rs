@@ -5,7 +5,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, AtomicU32, Ordering},
+    atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use horos_wire::NodeId;
@@ -27,8 +27,12 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use super::{Expected, Live, PeerRefused, provider, refused::same_cluster};
 use crate::identity::{PeerIdentity, Trust, certificate::Claims};
 
-/// Most refusals logged a second; a flood of strangers must not fill the disk. The rest are counted.
-const LOGGED_PER_SECOND: u32 = 10;
+/// Most refusals logged in [`WINDOW`], by each verifier. A flood of strangers, or one peer that dials five times
+/// a second for a week, must not fill the disk: this is some 13 MB a day. The rest are counted.
+const LOGGED_PER_WINDOW: u32 = 60;
+
+/// Seconds after which refusals are logged again.
+const WINDOW: u64 = 60;
 
 /// Which side of the connection the certificate is shown by.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,23 +98,30 @@ fn refusal(error: Error, claims: &Claims, trust: &Trust) -> PeerRefused {
 /// Says what was refused, to the log and to TLS.
 #[derive(Debug, Default)]
 struct Refusals {
-    second: AtomicI64,
-    logged: AtomicU32,
+    window: AtomicU64,
+    seen: AtomicU32,
 }
 
 impl Refusals {
     fn tell(&self, refused: PeerRefused, now: UnixTime) -> Error {
-        let second = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        if self.second.swap(second, Ordering::Relaxed) != second {
-            let suppressed = self.logged.swap(0, Ordering::Relaxed).saturating_sub(LOGGED_PER_SECOND);
-            if suppressed > 0 {
-                tracing::warn!(suppressed, "more peers were refused than were logged");
-            }
+        let (log, suppressed) = self.count(now.as_secs() / WINDOW);
+        if suppressed > 0 {
+            tracing::warn!(suppressed, "more peers were refused than were logged");
         }
-        if self.logged.fetch_add(1, Ordering::Relaxed) < LOGGED_PER_SECOND {
+        if log {
             tracing::warn!(reason = %refused, "peer refused");
         }
         refused.into_tls(now)
+    }
+
+    /// Whether this refusal is logged, and how many of the last busy window were not. Handshakes on several
+    /// threads may miscount by a few at the turn of a window; the bound on the log holds all the same.
+    fn count(&self, window: u64) -> (bool, u32) {
+        let suppressed = match self.window.swap(window, Ordering::Relaxed) {
+            same if same == window => 0,
+            _ => self.seen.swap(0, Ordering::Relaxed).saturating_sub(LOGGED_PER_WINDOW),
+        };
+        (self.seen.fetch_add(1, Ordering::Relaxed) < LOGGED_PER_WINDOW, suppressed)
     }
 }
 
@@ -248,4 +259,19 @@ impl ServerCertVerifier for ServerVerifier {
 /// QUIC has no TLS 1.2 (RFC 9001 §4.2).
 fn tls12() -> Error {
     Error::General("TLS 1.2 is not spoken here".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_strangers_fills_no_log_and_is_counted() {
+        let refusals = Refusals::default();
+        let logged = |window, times: usize| (0..times).filter(|_| refusals.count(window).0).count();
+        assert_eq!(logged(100, 1000), 60);
+        assert_eq!(refusals.count(101), (true, 940));
+        assert_eq!(logged(101, 5), 5);
+        assert_eq!(refusals.count(102), (true, 0));
+    }
 }
