@@ -304,6 +304,21 @@ fn refused_certificates(cluster: &Cluster) -> Vec<Case> {
             logged: "NameConstraintViolation",
         },
         Case {
+            what: "naming one and something that is no text",
+            shown: {
+                let mut names = vec![0x86, good.len() as u8]; // [6] URI, twice (RFC 5280 §4.2.1.6)
+                names.extend(good.bytes());
+                names.extend([0x86, 2, 0xff, 0xfe]);
+                names.splice(0..0, [0x30, names.len() as u8]);
+                let mut params = params(vec![]);
+                params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], names)];
+                cluster.forge(&params)
+            },
+            expected: |r| *r == PeerRefused::Name(NameError::Malformed),
+            told: NotAccepted,
+            logged: "alternative names are malformed",
+        },
+        Case {
             what: "with a serial number not ours",
             shown: {
                 let mut params = params(vec![uri(good)]);
@@ -342,6 +357,18 @@ async fn an_operator_is_known_as_one_and_cannot_pose_as_a_node() {
     let met = meet(person.server(ALPN), bo.client(ALPN, Expected::AnyNode)).await;
     let error = met.client.unwrap_err().to_string();
     assert!(error.contains("not meant for this use"), "{error}");
+}
+
+#[tokio::test]
+async fn an_operators_certificate_does_not_serve_even_where_its_uses_would_allow_it() {
+    let cluster = Cluster::new("shop");
+    let fo = open(&cluster, Role::Fo, "fo-1");
+    let shown = cluster.forge(&params(vec![uri("spiffe://shop/operator/ann")]));
+    for expected in [Expected::AnyNode, Expected::Role(Role::Operator), Expected::Node(cluster.id(Role::Operator, "ann"))] {
+        let met = meet(rogue_server(&shown), fo.client(ALPN, expected)).await;
+        let error = met.client.unwrap_err().to_string();
+        assert!(error.contains("spiffe://shop/operator/ann answered where"), "{error}");
+    }
 }
 
 #[tokio::test]
