@@ -1,0 +1,66 @@
+//! How long the statement that runs now may take: read by SQLite's progress and busy handlers.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+
+/// Virtual machine steps between two looks at the clock: some 10 µs of work, so a look (25 ns) costs nothing.
+const STEPS_PER_LOOK: i32 = 1_000;
+/// First and longest pause of the busy handler. Short: the usual holder is another group commit of a millisecond.
+const FIRST_PAUSE: Duration = Duration::from_micros(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+const NONE: u64 = u64::MAX;
+
+/// The deadline of what a connection does now. Shared with the handlers installed on that connection.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    origin: Instant,
+    deadline: AtomicU64,
+}
+
+impl Budget {
+    pub(crate) fn new() -> Arc<Budget> {
+        Arc::new(Budget { origin: Instant::now(), deadline: AtomicU64::new(NONE) })
+    }
+
+    pub(crate) fn set(&self, deadline: Instant) {
+        let nanos = deadline.saturating_duration_since(self.origin).as_nanos();
+        self.deadline.store(u64::try_from(nanos).unwrap_or(NONE), Ordering::Relaxed);
+    }
+
+    pub(crate) fn clear(&self) {
+        self.deadline.store(NONE, Ordering::Relaxed);
+    }
+
+    fn is_spent(&self) -> bool {
+        let deadline = self.deadline.load(Ordering::Relaxed);
+        deadline != NONE && self.origin.elapsed() >= Duration::from_nanos(deadline)
+    }
+
+    /// Makes `connection` obey this budget. A wait for a lock ends after `busy_timeout` or with the budget, whichever is first.
+    pub(crate) fn govern(self: &Arc<Budget>, connection: &mut Connection, busy_timeout: Duration) -> rusqlite::Result<()> {
+        let budget = Arc::clone(self);
+        connection.progress_handler(STEPS_PER_LOOK, Some(move || budget.is_spent()))?;
+        let budget = Arc::clone(self);
+        let mut since = Instant::now();
+        connection.busy_handler(Some(move |attempt: i32| {
+            if attempt == 0 {
+                since = Instant::now();
+            }
+            if budget.is_spent() || since.elapsed() >= busy_timeout {
+                return false;
+            }
+            let pause = FIRST_PAUSE.saturating_mul(1 << attempt.clamp(0, 7)).min(LONGEST_PAUSE);
+            // Between half and all of it, so that two waiters do not meet again and again. Nobody unparks this thread
+            // for good: an early return costs one more attempt.
+            std::thread::park_timeout(pause.mul_f64(rand::random_range(0.5..1.0)));
+            true
+        }))
+    }
+}
