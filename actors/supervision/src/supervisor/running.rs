@@ -161,6 +161,8 @@ impl Running {
                 vitals.set_state(if child.gave_out { State::Failed } else { State::Stopped });
             }
             for cell in child.cell.iter().chain(&strangers) {
+                // Unlinked, it drops its state with its own end; else the state would lie in our unread mail until ours.
+                cell.unlink(self.me.get_cell());
                 match stop(&child.spec.name, cell, patience).await {
                     Ok(()) => vitals.stopped("its supervisor stopped"),
                     Err(cause) => {
@@ -579,7 +581,11 @@ fn begin(spec: &ChildSpec, supervisor: ActorCell, within: Duration) -> impl Futu
 }
 
 /// Stops an actor within `patience`, else kills it, else abandons it; the error says which.
+///
+/// # Cancel safety
+/// Dropping the future kills the actor.
 async fn stop(name: &str, cell: &ActorCell, patience: Duration) -> Result<(), &'static str> {
+    let _guard = KillOnDrop(cell);
     cell.stop(None);
     if tokio::time::timeout(patience, cell.wait(None)).await.is_ok() {
         return Ok(());
@@ -591,4 +597,13 @@ async fn stop(name: &str, cell: &ActorCell, patience: Duration) -> Result<(), &'
     }
     tracing::error!(actor = %name, "blocks its thread and cannot be killed: it is abandoned");
     Err("abandoned: it could not be killed")
+}
+
+/// Kills an actor that nobody looks after any more; has no effect on one that has ended.
+struct KillOnDrop<'a>(&'a ActorCell);
+
+impl Drop for KillOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
 }
