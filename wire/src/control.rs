@@ -14,8 +14,8 @@ use crate::{
 pub const VERSION_MIN: u16 = 1;
 /// Newest version of this protocol that this release speaks.
 pub const VERSION_MAX: u16 = 1;
-/// Longest control frame in bytes: an [`Offers`] of 512 names of 63 bytes, with protocols of as many, fits.
-pub const MAX_CONTROL_FRAME: usize = 128 * 1024;
+/// Longest control frame in bytes: a deny list of 1 MiB fits, and so do [`Offers`] of 512 names.
+pub const MAX_CONTROL_FRAME: usize = 1024 * 1024 + 64 * 1024;
 /// Most names that a node may offer to its peers.
 pub const MAX_OFFERS: usize = 512;
 /// Most names that a peer may have bound at once.
@@ -82,6 +82,8 @@ pub enum Control {
     },
     /// The sender takes no new work and will close when what is in flight is done.
     GoAway,
+    /// A signed deny list, as the authority wrote it. Whoever finds it newer than its own puts it in force and passes it on.
+    DenyList(Box<str>),
 }
 
 /// Who a node is and what it can do.

@@ -6,6 +6,7 @@
 //! seeded test play thousands of hostile schedules a second.
 
 pub mod address;
+pub mod bulk;
 pub mod codec;
 pub mod context;
 pub mod control;
@@ -19,6 +20,7 @@ pub mod session;
 pub mod tree;
 
 pub use address::{ActorName, Address, ClusterName, Incarnation, NodeId, NodeName, Role, Scope};
+pub use bulk::Bulk;
 pub use bytes::Bytes;
 pub use codec::Format;
 pub use context::{CallContext, TraceId};

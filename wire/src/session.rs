@@ -110,6 +110,8 @@ pub enum Event {
     },
     /// The peer takes no new work.
     GoAway,
+    /// The peer passes a deny list on; its signature is yet to be checked.
+    DenyList(Box<str>),
     /// The peer is late with its heartbeats.
     Suspect,
     /// The peer's heartbeats are back.
@@ -259,6 +261,7 @@ impl Session {
             Control::Grant { target, units } => Event::Grant { target, units },
             Control::Cancel { correlation } => Event::Cancel { correlation },
             Control::GoAway => Event::GoAway,
+            Control::DenyList(text) => Event::DenyList(text),
         };
         self.events.push_back(event);
         Ok(())
@@ -434,6 +437,16 @@ impl Session {
     /// See [`Session::offer`].
     pub fn cancel(&mut self, correlation: u64) -> Result<(), Close> {
         self.send(Control::Cancel { correlation })
+    }
+
+    /// Passes a deny list on.
+    ///
+    /// # Errors
+    /// See [`Session::offer`].
+    pub fn deny_list(&mut self, text: Box<str>) -> Result<(), Close> {
+        // Only the latest counts.
+        self.outbox.retain(|frame| !matches!(frame, Control::DenyList(_)));
+        self.send(Control::DenyList(text))
     }
 
     /// Tells the peer to send no new work; what is in flight goes on.

@@ -5,15 +5,25 @@
 //! but `ActorCell`; its process-wide registry and its `cluster` feature are not used.
 
 pub mod backoff;
+pub mod bulk;
 mod census;
+pub mod context;
+pub mod exchange;
 mod histogram;
+pub mod mailbox;
 mod recorder;
+pub mod reference;
+pub mod service;
 pub mod supervisor;
 pub mod vitals;
 mod watchdog;
 
 pub use backoff::Backoff;
+pub use context::{Caller, Context, Deadline};
+pub use exchange::Exchange;
 pub use recorder::RECORDED;
+pub use reference::Ref;
+pub use service::{Handle, OpenError, Service, ServiceSpec, Table, service};
 pub use supervisor::{ChildSpec, Intensity, OnStuck, Restart, Start, StartError, Strategy, Supervisor, SupervisorHandle, SupervisorSpec};
 pub use vitals::{Down, Incoming, Vitals};
 pub use watchdog::LOOK_EVERY;

@@ -1,6 +1,6 @@
 //! Owns the lives of its children: starts them in order, restarts what dies, gives up past a limit.
 //!
-//! Started by a node's root or by another supervisor. What it decides is in [`plan`], a state machine with
+//! Started by a node's root or by another supervisor. What it decides is in `plan`, a state machine with
 //! OTP's semantics; this actor carries it out. No handler waits for anything: starts are tasks, stops are
 //! signals with a deadline, and one timer serves all deadlines. Only its own start and end take their time,
 //! because nothing else is left for it to do then: it has started when all its children have, and ends by
@@ -166,10 +166,7 @@ impl Supervisor {
             None => Actor::spawn(None, Keeper, spec).await,
         };
         match spawned {
-            Ok(_) => {
-                handle.vitals.started();
-                Ok(handle)
-            }
+            Ok(_) => Ok(handle),
             Err(ractor::SpawnErr::StartupFailed(cause)) => {
                 handle.vitals.died(&cause.to_string());
                 handle.vitals.set_state(State::Failed);
@@ -192,7 +189,10 @@ impl Actor for Keeper {
     async fn pre_start(&self, me: ActorRef<SupervisorMsg>, spec: SupervisorSpec) -> Result<Running, ActorProcessingErr> {
         let mut state = Running::new(me, spec);
         match state.start_all().await {
-            Ok(()) => Ok(state),
+            Ok(()) => {
+                state.ready();
+                Ok(state)
+            }
             Err(error) => {
                 state.fail(&error.to_string());
                 state.stop_all().await;
@@ -202,6 +202,7 @@ impl Actor for Keeper {
     }
 
     async fn handle(&self, _: ActorRef<SupervisorMsg>, message: SupervisorMsg, state: &mut Running) -> Result<(), ActorProcessingErr> {
+        state.progressed();
         match message {
             SupervisorMsg::Add { child, permit, reply } => state.add(child, permit, reply),
             SupervisorMsg::Remove { name, permit, reply } => state.remove(&name, permit, reply),
@@ -220,6 +221,7 @@ impl Actor for Keeper {
         event: SupervisionEvent,
         state: &mut Running,
     ) -> Result<(), ActorProcessingErr> {
+        state.progressed();
         match event {
             SupervisionEvent::ActorStarted(cell) => state.appeared(cell),
             SupervisionEvent::ActorFailed(cell, error) => state.ended(&cell, Err(error.to_string())),

@@ -390,6 +390,31 @@ async fn orders_are_refused_with_their_reason() {
 }
 
 #[tokio::test]
+async fn a_child_that_takes_long_to_stop_holds_up_nobody_else() {
+    let world = Arc::<World>::default();
+    let children = vec![child(&world, "a"), child(&world, "slow").shutdown(LONG)];
+    let supervisor = Supervisor::start(spec(Strategy::OneForOne, children), None).await.unwrap();
+    world.tell("slow", Do::Hang);
+    let slow = supervisor.find("slow").unwrap();
+    until("slow", || slow.snapshot().busy_with.map(|_| ()).ok_or_else(|| "idle".into())).await;
+    let order = {
+        let supervisor = supervisor.clone();
+        tokio::spawn(async move { supervisor.remove_child("slow").await })
+    };
+    world.tell("a", Do::Panic);
+    lives(&supervisor, "a", 2).await;
+    supervisor.add_child(child(&world, "b")).await.unwrap();
+    assert!(matches!(supervisor.crash_child("slow").await, Err(OrderError::NotRunning(_)) | Ok(())));
+    assert!(!order.is_finished());
+    order.abort();
+    let killed = world.actors.lock()["slow"].get_cell();
+    killed.kill();
+    until("slow", || if supervisor.find("slow").is_none() { Ok(()) } else { Err("a child".into()) }).await;
+    supervisor.stop().await;
+    nobody_left(&world).await;
+}
+
+#[tokio::test]
 async fn two_hundred_panics_are_two_hundred_restarts() {
     let world = Arc::<World>::default();
     let supervisor = Supervisor::start(spec(Strategy::OneForOne, vec![child(&world, "a"), child(&world, "b")]), None).await.unwrap();

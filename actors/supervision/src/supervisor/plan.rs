@@ -303,3 +303,6 @@ impl Plan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -146,6 +146,15 @@ impl Running {
         Ok(())
     }
 
+    /// All specified children run.
+    pub(super) fn ready(&self) {
+        self.spec.vitals.started();
+    }
+
+    pub(super) fn progressed(&self) {
+        self.spec.vitals.progressed(Instant::now());
+    }
+
     /// Stops all children in reverse start order, each within its deadline. The supervisor's own end.
     pub(super) async fn stop_all(&mut self) {
         self.timer = None;
@@ -339,7 +348,6 @@ impl Running {
 
     /// ractor reports an end.
     pub(super) fn ended(&mut self, cell: &ActorCell, death: Death) {
-        self.spec.vitals.progressed(Instant::now());
         if let Some(id) = self.by_cell.remove(&cell.get_id()) {
             self.bury(id, death);
         } else if let Some(unclaimed) = self.unclaimed.iter_mut().find(|unclaimed| unclaimed.cell == *cell) {

@@ -1,0 +1,79 @@
+//! What a node's link to others is made with.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use horos_supervision::Exchange;
+use horos_wire::{policy::Policy, session::Liveness};
+
+use crate::{link::Limits, tls::Tls};
+
+/// What a node's endpoint is made with. Checked by whoever reads configuration; trusted here.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 picks one. A caller that only dials listens on an unnamed port too.
+    pub listen: SocketAddr,
+    /// What peers are told to dial; the bound address when empty. None is told for a caller that only dials.
+    pub advertise: Vec<SocketAddr>,
+    /// Nodes to dial from the start.
+    pub seeds: Vec<SocketAddr>,
+    /// How long silence may last.
+    pub liveness: Liveness,
+    /// How much one link may hold.
+    pub limits: Limits,
+    /// What may be on its way in.
+    pub admission: Admission,
+    /// The datagram size to start with, 1200 to 6500 bytes. Default 1452: Ethernet.
+    ///
+    /// Never above 6500: ten segments of more overrun a GSO batch, and the connection hangs (quinn #2199).
+    pub mtu: u16,
+    /// Whether nodes heard of by gossip are dialled, and what is heard is passed on.
+    pub gossip: bool,
+}
+
+/// Bounds on connections that are not yet anybody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Handshakes at once. Default 1,024.
+    pub handshakes: usize,
+    /// Handshakes at once from one address. Default 64.
+    pub handshakes_per_address: usize,
+    /// For a handshake to end. Default 3 s.
+    pub handshake_timeout: Duration,
+    /// Sessions at once, nodes and people. Default 1,024.
+    pub sessions: usize,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self { handshakes: 1024, handshakes_per_address: 64, handshake_timeout: Duration::from_secs(3), sessions: 1024 }
+    }
+}
+
+impl Config {
+    /// The defaults, listening on `listen`.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            advertise: Vec::new(),
+            seeds: Vec::new(),
+            liveness: Liveness::default(),
+            limits: Limits::default(),
+            admission: Admission::default(),
+            mtu: 1452,
+            gossip: true,
+        }
+    }
+}
+
+/// What the link is given of its node.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The node's directory of names.
+    pub exchange: Exchange,
+    /// Who may call what.
+    pub policy: Arc<Policy>,
+    /// The node's side of every handshake.
+    pub tls: Arc<Tls>,
+    /// The release, for people.
+    pub release: &'static str,
+}

@@ -1,0 +1,132 @@
+//! Who is dialled, and how often.
+//!
+//! Seeds are always dialled; nodes learnt from gossip only from one end, so that two nodes do not dial
+//! each other: an FO dials BOs, and between two of a role the smaller name dials.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use horos_supervision::Vitals;
+use horos_wire::{NodeId, Role, tree::Health};
+use rand::RngExt;
+use tokio::task::{Id, JoinSet};
+
+use crate::{endpoint::Endpoint, tls::Expected};
+
+/// A dial that has no answer by then is abandoned: QUIC's own first retry would take a second, and a node
+/// that has just opened its port would be met that much later.
+const PATIENCE: Duration = Duration::from_millis(150);
+/// Every [`LONG_EVERY`]th dial waits longer, for peers further than 150 ms away.
+const LONG_PATIENCE: Duration = Duration::from_secs(2);
+const LONG_EVERY: u32 = 5;
+/// Longest pause between dials while a peer has been away for less than [`EAGER_FOR`]: with
+/// [`PATIENCE`] within the 250 ms in which a restarted node is to be callable.
+const EAGER_PAUSE: Duration = Duration::from_millis(50);
+/// Longest pause after that.
+const PATIENT_PAUSE: Duration = Duration::from_secs(5);
+const EAGER_FOR: Duration = Duration::from_secs(300);
+/// Dials at once.
+const DIALS: usize = 64;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Target {
+    address: SocketAddr,
+    node: Option<NodeId>,
+}
+
+/// Keeps dialling what is not linked.
+pub(crate) async fn run(endpoint: Endpoint, vitals: Arc<Vitals>) {
+    let mut changed = endpoint.peers().changed();
+    let mut dialling: JoinSet<()> = JoinSet::new();
+    let mut ids: HashMap<Target, Id> = HashMap::new();
+    loop {
+        changed.mark_unchanged();
+        for target in wanted(&endpoint) {
+            if dialling.len() >= DIALS {
+                break;
+            }
+            if !ids.contains_key(&target) {
+                let handle = dialling.spawn(keep_dialling(endpoint.clone(), target.clone()));
+                ids.insert(target, handle.id());
+            }
+        }
+        vitals.progressed(Instant::now());
+        tokio::select! {
+            _ = changed.changed() => {}
+            Some(ended) = dialling.join_next_with_id() => {
+                let id = match ended {
+                    Ok((id, ())) => id,
+                    Err(error) => error.id(),
+                };
+                ids.retain(|_, known| *known != id);
+            }
+        }
+    }
+}
+
+/// What is to be linked and is not.
+fn wanted(endpoint: &Endpoint) -> Vec<Target> {
+    let peers = endpoint.peers();
+    let seeds = endpoint.config().seeds.iter().filter(|seed| !peers.is_linked_at(**seed)).map(|seed| Target { address: *seed, node: None });
+    let me = peers.exchange.node();
+    let learnt = peers
+        .known()
+        .into_iter()
+        .filter(|known| matches!(known.health, Health::Down | Health::Heard) && dials(me, &known.node))
+        .flat_map(|known| known.addresses.into_iter().map(move |address| Target { address, node: Some(known.node.clone()) }));
+    let learnt: Vec<_> = if endpoint.config().gossip { learnt.collect() } else { Vec::new() };
+    seeds.chain(learnt).collect()
+}
+
+/// Whether `me` is the one of the two to dial.
+fn dials(me: &NodeId, other: &NodeId) -> bool {
+    match (me.role, other.role) {
+        (Role::Fo, Role::Bo) => true,
+        (Role::Bo, Role::Fo) => false,
+        _ => me.name < other.name,
+    }
+}
+
+/// Dials until the node is linked, or known to be dialled in vain: learnt of and no longer heard of.
+async fn keep_dialling(endpoint: Endpoint, target: Target) {
+    let peers = endpoint.peers().clone();
+    let since = Instant::now();
+    let mut said = None;
+    let mut attempt = 0u32;
+    loop {
+        let linked = match &target.node {
+            Some(node) => peers.linked(&node.name).is_some(),
+            None => peers.is_linked_at(target.address),
+        };
+        if linked || target.node.as_ref().is_some_and(|node| !peers.known().iter().any(|known| known.node == *node)) {
+            return;
+        }
+        let expected = target.node.clone().map_or(Expected::AnyNode, Expected::Node);
+        let patience = if attempt % LONG_EVERY == LONG_EVERY - 1 { LONG_PATIENCE } else { PATIENCE };
+        match endpoint.dial(target.address, expected, patience).await {
+            Ok(()) => {
+                // The session is the supervisor's now; whether it opens is seen by `peers`. Not to dial at once again:
+                let mut changed = peers.changed();
+                let _ = tokio::time::timeout(peers.liveness.hello, async {
+                    while !peers.is_linked_at(target.address) && changed.changed().await.is_ok() {}
+                })
+                .await;
+            }
+            Err(why) => {
+                // Once per reason, not once per dial.
+                if said.as_ref() != Some(&why) {
+                    tracing::info!(address = %target.address, %why, "cannot reach a node; will go on dialling");
+                    said = Some(why);
+                }
+            }
+        }
+        attempt = attempt.saturating_add(1);
+        let longest = if since.elapsed() < EAGER_FOR { EAGER_PAUSE } else { PATIENT_PAUSE };
+        let pause = rand::rng().random_range(Duration::ZERO..=longest);
+        tokio::time::sleep(pause).await;
+    }
+}

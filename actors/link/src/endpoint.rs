@@ -1,0 +1,405 @@
+//! The one QUIC endpoint of a node: who comes in, by which protocol, and who is dialled.
+//!
+//! Started by `nodes` as the first child of the link's supervisor. The accept loop never awaits a
+//! handshake; handshakes have a deadline and a cap for each address. Client certificates are optional to
+//! TLS, which cannot tell protocols apart, so each ALPN's handler looks at its peer before it reads.
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use horos_supervision::{ChildSpec, OnStuck, Restart, Start, StartError, SupervisorHandle, Vitals};
+use horos_wire::{control::Close, tree::Kind};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use quinn::{AckFrequencyConfig, EndpointConfig, Incoming, TransportConfig, VarInt};
+use ractor::Actor;
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use crate::{
+    config::{Admission, Config, Parts},
+    peer::{Peer, PeerArgs, STREAMS, Side},
+    peers::Peers,
+    tls::{self, Expected, RefusedByPeer, SERVER_NAME},
+};
+
+/// The protocol between nodes.
+pub const ALPN: &[u8] = b"horos/1";
+
+/// Serves the connections of one ALPN other than [`ALPN`]. Looks at the peer (see [`tls::peer_identity`]) before it reads a stream.
+pub trait AlpnHandler: Send + Sync + 'static {
+    /// Serves a connection until it ends.
+    fn serve(&self, connection: quinn::Connection) -> BoxFuture<'static, ()>;
+}
+
+/// Why an endpoint could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndpointError {
+    /// The address is taken.
+    #[error("{address} is in use: another node runs there, or choose another listen.cluster")]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A node's endpoint.
+#[derive(Clone)]
+pub struct Endpoint {
+    quinn: quinn::Endpoint,
+    config: Arc<Config>,
+    peers: Arc<Peers>,
+    handlers: Arc<HashMap<Vec<u8>, Arc<dyn AlpnHandler>>>,
+    supervisor: SupervisorHandle,
+    transport: Arc<TransportConfig>,
+    next_session: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({:?})", self.quinn.local_addr())
+    }
+}
+
+/// The transport of every connection; public so that a benchmark's floor uses the same.
+pub fn transport(config: &Config) -> Arc<TransportConfig> {
+    let mut transport = TransportConfig::default();
+    // A lost tail is noticed after the peer's delay, 25 ms by default; 5 ms brings the p99 at 2 % loss from 29 to 7 ms (WIRE.md §2.5).
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(1)).max_ack_delay(Some(Duration::from_millis(5)));
+    transport
+        .ack_frequency_config(Some(acks))
+        .initial_mtu(config.mtu.min(6500))
+        .max_idle_timeout(Some(Duration::from_secs(5).try_into().expect("five seconds fit a varint")))
+        .keep_alive_interval(Some(Duration::from_secs(1)))
+        .max_concurrent_bidi_streams(VarInt::from_u32(8))
+        .max_concurrent_uni_streams(VarInt::from_u32(STREAMS as u32))
+        // What a peer may have sent and we not read: its backlog never costs more than this.
+        .receive_window(VarInt::from_u32(4 * 1024 * 1024))
+        // What we may have written and the peer not acknowledged; it is memory, so it is bounded like the rest.
+        .send_window(4 * 1024 * 1024)
+        .datagram_receive_buffer_size(None);
+    let mut discovery = quinn::MtuDiscoveryConfig::default();
+    discovery.upper_bound(config.mtu.min(6500));
+    transport.mtu_discovery_config(Some(discovery));
+    Arc::new(transport)
+}
+
+/// A UDP socket with the buffers that GSO batches need: the 208 KiB default loses two thousand packets in 256 MB on loopback.
+pub fn socket(address: SocketAddr) -> Result<std::net::UdpSocket, EndpointError> {
+    let bind = || -> io::Result<std::net::UdpSocket> {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, Some(socket2::Protocol::UDP))?;
+        const BUFFER: usize = 4 * 1024 * 1024;
+        // The kernel's own limit may be lower, and then less is what there is.
+        let _ = socket.set_recv_buffer_size(BUFFER);
+        let _ = socket.set_send_buffer_size(BUFFER);
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    };
+    bind().map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => EndpointError::InUse { address },
+        _ => EndpointError::Bind { address, source },
+    })
+}
+
+impl Endpoint {
+    /// Opens the endpoint. Sessions become children of `supervisor`.
+    ///
+    /// # Errors
+    /// [`EndpointError`] when the address cannot be had.
+    pub fn open(
+        config: Config,
+        parts: Parts,
+        handlers: HashMap<Vec<u8>, Arc<dyn AlpnHandler>>,
+        supervisor: SupervisorHandle,
+    ) -> Result<Self, EndpointError> {
+        let transport = transport(&config);
+        let socket = socket(config.listen)?;
+        let mut protocols: Vec<&[u8]> = vec![ALPN];
+        protocols.extend(handlers.keys().map(Vec::as_slice));
+        // One that cannot be called (a person's command line) takes no connections.
+        let server = parts.exchange.node().role.is_node().then(|| {
+            let mut server = parts.tls.server(&protocols);
+            server.transport_config(transport.clone()).max_incoming(config.admission.handshakes);
+            server
+        });
+        let bind = |source| EndpointError::Bind { address: config.listen, source };
+        let quinn = quinn::Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(quinn::TokioRuntime)).map_err(bind)?;
+        let peers = Peers::new(parts, config.liveness, config.limits);
+        if peers.exchange.node().role.is_node() {
+            let bound = quinn.local_addr().map_err(bind)?;
+            *peers.advertised.write() = if config.advertise.is_empty() { vec![bound] } else { config.advertise.clone() };
+        }
+        peers.exchange.connect(peers.clone());
+        Ok(Self {
+            quinn,
+            config: Arc::new(config),
+            peers,
+            handlers: Arc::new(handlers),
+            supervisor,
+            transport,
+            next_session: Arc::default(),
+        })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.quinn.local_addr()
+    }
+
+    /// The node's peers.
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
+    }
+
+    /// The children that the link's supervisor is to start: the accept loop, the dialer, and gossip.
+    pub fn children(&self) -> Vec<ChildSpec> {
+        let mut children = Vec::new();
+        if self.peers.exchange.node().role.is_node() {
+            let endpoint = self.clone();
+            children.push(worker("accept", move |vitals| endpoint.clone().accept(vitals)));
+        }
+        let endpoint = self.clone();
+        children.push(worker("dial", move |vitals| crate::dial::run(endpoint.clone(), vitals)));
+        if self.config.gossip && self.peers.exchange.node().role.is_node() {
+            let peers = self.peers.clone();
+            children.push(worker("gossip", move |vitals| crate::membership::run(peers.clone(), vitals)));
+        }
+        children
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Closes every session with a word, and waits until the peers have it or `within` has passed.
+    pub async fn close(&self, within: Duration) {
+        self.peers.close_all(Close::GoingAway);
+        self.quinn.close((Close::GoingAway as u32).into(), b"the node is stopping");
+        // A peer that is gone cannot acknowledge.
+        let _ = tokio::time::timeout(within, self.quinn.wait_idle()).await;
+    }
+
+    async fn accept(self, vitals: Arc<Vitals>) {
+        let places = Arc::new(Semaphore::new(self.config.admission.handshakes));
+        let by_address = ByAddress::default();
+        let mut handshakes = JoinSet::new();
+        loop {
+            let incoming = tokio::select! {
+                incoming = self.quinn.accept() => incoming,
+                Some(_) = handshakes.join_next() => continue,
+            };
+            let Some(incoming) = incoming else { return std::future::pending().await };
+            vitals.progressed(Instant::now());
+            let from = incoming.remote_address();
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                incoming.refuse();
+                continue;
+            };
+            let Some(turn) = by_address.enter(from.ip(), &self.config.admission) else {
+                // Whoever cannot receive at its address does not get through this.
+                if incoming.may_retry() && !incoming.remote_address_validated() {
+                    // It fails only for one that was validated.
+                    let _ = incoming.retry();
+                } else {
+                    tracing::warn!(%from, "too many handshakes at once from this address");
+                    incoming.refuse();
+                }
+                continue;
+            };
+            let endpoint = self.clone();
+            handshakes.spawn(async move {
+                let (_place, _turn) = (place, turn);
+                endpoint.shake_hands(incoming, from).await;
+            });
+        }
+    }
+
+    async fn shake_hands(&self, incoming: Incoming, from: SocketAddr) {
+        let connecting = match incoming.accept() {
+            Ok(connecting) => connecting,
+            Err(error) => {
+                tracing::info!(%from, %error, "refused");
+                return;
+            }
+        };
+        let connection = match tokio::time::timeout(self.config.admission.handshake_timeout, connecting).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => {
+                tracing::warn!(%from, %error, "handshake failed");
+                return;
+            }
+            Err(_) => {
+                tracing::warn!(%from, "handshake not finished in time");
+                return;
+            }
+        };
+        let protocol = tls::protocol(&connection);
+        match protocol.as_deref() {
+            Some(ALPN) => {
+                if let Err(close) = self.session(connection.clone(), Side::Acceptor).await {
+                    connection.close((close as u32).into(), close.to_string().as_bytes());
+                }
+            }
+            Some(other) => match self.handlers.get(other) {
+                // Served apart: a connection's life is not a handshake's.
+                Some(handler) => drop(tokio::spawn(handler.serve(connection))),
+                None => connection.close((Close::Alpn as u32).into(), b"protocol not served"),
+            },
+            None => connection.close((Close::Alpn as u32).into(), b"no protocol"),
+        }
+    }
+
+    /// Starts the session of a proven connection.
+    pub(crate) async fn session(&self, connection: quinn::Connection, side: Side) -> Result<(), Close> {
+        let from = connection.remote_address();
+        let identity = self.peers.tls.admit(&connection, Timestamp::now()).map_err(|refused| {
+            tracing::warn!(%from, %refused, "refused");
+            match refused {
+                tls::PeerRefused::Revoked { .. } => Close::Revoked,
+                _ => Close::Identity,
+            }
+        })?;
+        if side == Side::Dialer && !identity.id.role.is_node() {
+            tracing::warn!(%from, peer = %identity.id.to_uri(), "refused: only nodes are dialled");
+            return Err(Close::Identity);
+        }
+        if identity.id.name == self.peers.exchange.node().name && identity.id.role.is_node() {
+            return Err(Close::Identity);
+        }
+        if self.peers.sessions() >= self.config.admission.sessions {
+            tracing::warn!(%from, "refused: no more sessions");
+            return Err(Close::Limit);
+        }
+        let number = self.next_session.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("{}@{}#{number}", identity.id.role, identity.id.name);
+        let vitals = Vitals::new(&name, Kind::Worker, Duration::from_secs(2));
+        let peers = self.peers.clone();
+        let once = Mutex::new(Some((connection, identity)));
+        let start = move |start: Start| -> BoxFuture<'static, Result<ractor::ActorCell, StartError>> {
+            let taken = once.lock().take();
+            let peers = peers.clone();
+            Box::pin(async move {
+                let (connection, identity) = taken.ok_or_else(|| StartError::new("a session is started once"))?;
+                let args = PeerArgs { connection, side, identity, peers, vitals: start.vitals };
+                let spawned = Actor::spawn_linked(None, Peer, args, start.supervisor).await;
+                let (actor, _) = spawned.map_err(|error| StartError::new(error.to_string()))?;
+                Ok(actor.get_cell())
+            })
+        };
+        let child = ChildSpec {
+            name: name.as_str().into(),
+            restart: Restart::Temporary,
+            shutdown: Duration::from_secs(1),
+            on_stuck: OnStuck::Report,
+            vitals,
+            start: Arc::new(start),
+        };
+        self.supervisor.add_child(child).await.map_err(|error| {
+            tracing::error!(%from, %error, "the session could not be started");
+            Close::Limit
+        })
+    }
+
+    /// Dials once: an established connection's session, or why there is none.
+    pub(crate) async fn dial(&self, address: SocketAddr, expected: Expected, patience: Duration) -> Result<(), String> {
+        let mut client = self.peers.tls.client(&[ALPN], expected);
+        client.transport_config(self.transport.clone());
+        let connecting = self.quinn.connect_with(client, address, SERVER_NAME).map_err(|error| error.to_string())?;
+        let connection = match tokio::time::timeout(patience, connecting).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => {
+                let told = RefusedByPeer::of(&error).map(|told| told.to_string());
+                return Err(told.unwrap_or_else(|| error.to_string()));
+            }
+            Err(_) => return Err(format!("no answer within {} ms", patience.as_millis())),
+        };
+        match self.session(connection.clone(), Side::Dialer).await {
+            Ok(()) => Ok(()),
+            Err(close) => {
+                connection.close((close as u32).into(), close.to_string().as_bytes());
+                Err(close.to_string())
+            }
+        }
+    }
+}
+
+/// Handshakes at once, by address.
+#[derive(Clone, Default)]
+struct ByAddress(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl ByAddress {
+    fn enter(&self, ip: IpAddr, admission: &Admission) -> Option<Turn> {
+        let mut counts = self.0.lock();
+        let count = counts.entry(ip).or_default();
+        if *count >= admission.handshakes_per_address {
+            return None;
+        }
+        *count += 1;
+        Some(Turn { counts: self.clone(), ip })
+    }
+}
+
+/// One handshake's place among those of its address.
+struct Turn {
+    counts: ByAddress,
+    ip: IpAddr,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut counts = self.counts.0.lock();
+        if let Some(count) = counts.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.ip);
+            }
+        }
+    }
+}
+
+/// A child that runs a loop and nothing else; it dies with an error if the loop ends.
+fn worker<F, R>(name: &'static str, run: R) -> ChildSpec
+where
+    F: Future<Output = ()> + Send + 'static,
+    R: Fn(Arc<Vitals>) -> F + Send + Sync + 'static,
+{
+    let vitals = Vitals::new(name, Kind::Worker, Duration::from_secs(2));
+    let run = Arc::new(run);
+    let start = move |start: Start| -> BoxFuture<'static, Result<ractor::ActorCell, StartError>> {
+        let run = run.clone();
+        Box::pin(async move {
+            start.vitals.started();
+            let future: BoxFuture<'static, ()> = Box::pin(run(start.vitals.clone()));
+            let spawned = Actor::spawn_linked(None, crate::worker::Worker, future, start.supervisor).await;
+            let (actor, _) = spawned.map_err(|error| StartError::new(error.to_string()))?;
+            Ok(actor.get_cell())
+        })
+    };
+    ChildSpec {
+        name: name.into(),
+        restart: Restart::Permanent,
+        shutdown: Duration::from_secs(1),
+        on_stuck: OnStuck::Report,
+        vitals,
+        start: Arc::new(start),
+    }
+}

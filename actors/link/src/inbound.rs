@@ -1,0 +1,410 @@
+//! What the peer sends: from the message stream, and from the streams of large bodies, into mailboxes.
+//!
+//! The reader never waits for an actor. A target whose next message cannot be taken yet (its large body is
+//! still coming, or its mailbox is full) has a *lane*, where what follows for it waits in order while
+//! others pass. Lanes are bounded by the link's credit, which each message takes in the order of the
+//! stream before anything else happens to it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use horos_supervision::{
+    exchange::{Answerer, Inbox},
+    mailbox::{Hold, Pool, Post, Work},
+};
+use horos_wire::{
+    CallContext, NoEffect,
+    control::Close,
+    frame::{Decoder, Frame, Kind, LargeBody, MAX_LARGE_FRAME, MAX_SMALL_FRAME},
+    policy::MethodSet,
+    session::{WINDOW, cost},
+};
+use parking_lot::Mutex;
+use quinn::RecvStream;
+use tokio::sync::oneshot;
+
+use crate::link::Link;
+
+/// What one read takes from a stream at most: a GRO batch.
+const CHUNK: usize = 64 * 1024;
+/// A large body's stream and its placeholder wait this long for each other: QUIC's idle timeout, after
+/// which the connection would be gone anyway.
+const RENDEZVOUS: Duration = Duration::from_secs(5);
+/// Room for casts is given back when this much of the window has come free.
+const GRANT_AT: u32 = WINDOW / 4;
+
+/// A name that the peer has bound here.
+pub(crate) struct Target {
+    link: std::sync::Weak<Link>,
+    number: u32,
+    inbox: Arc<dyn Inbox>,
+    permitted: MethodSet,
+    /// Room for casts that has come free and is not yet given back.
+    freed: AtomicU32,
+    lane: Mutex<Lane>,
+}
+
+/// What waits for one target, in the order it was sent.
+#[derive(Default)]
+struct Lane {
+    slots: VecDeque<Slot>,
+    /// A task waits for room in the mailbox.
+    waiting_for_room: bool,
+    closed: bool,
+}
+
+enum Slot {
+    Ready(Post),
+    /// A large body that is still coming.
+    Coming(u64),
+}
+
+impl Target {
+    pub(crate) fn new(link: &Arc<Link>, number: u32, inbox: Arc<dyn Inbox>, permitted: MethodSet) -> Self {
+        Self { link: Arc::downgrade(link), number, inbox, permitted, freed: AtomicU32::new(0), lane: Mutex::default() }
+    }
+
+    pub(crate) fn inbox(&self) -> &Arc<dyn Inbox> {
+        &self.inbox
+    }
+
+    /// Takes a message, in order.
+    fn deliver(self: &Arc<Self>, post: Post) {
+        let mut lane = self.lane.lock();
+        lane.slots.push_back(Slot::Ready(post));
+        self.flush(&mut lane);
+    }
+
+    /// Delivers what can be from the front of the lane.
+    ///
+    /// A call that finds the mailbox full is refused at once; a cast has been let onto the link and waits.
+    fn flush(self: &Arc<Self>, lane: &mut Lane) {
+        while !lane.waiting_for_room {
+            let post = match lane.slots.pop_front() {
+                Some(Slot::Ready(post)) => post,
+                Some(coming @ Slot::Coming(_)) => {
+                    lane.slots.push_front(coming);
+                    return;
+                }
+                None => return,
+            };
+            let Err((post, why)) = self.inbox.post(post) else { continue };
+            let is_cast = matches!(post.work, Work::Encoded { answer: None, .. });
+            if lane.closed || !is_cast || !matches!(why, NoEffect::Overloaded(_)) {
+                post.refuse(why);
+                continue;
+            }
+            lane.slots.push_front(Slot::Ready(post));
+            lane.waiting_for_room = true;
+            let target = self.clone();
+            // Ends when the mailbox has room or closes for good.
+            tokio::spawn(async move {
+                target.inbox.room().await;
+                let mut lane = target.lane.lock();
+                lane.waiting_for_room = false;
+                target.flush(&mut lane);
+            });
+        }
+    }
+
+    /// Keeps a large body's place.
+    fn expect(&self, id: u64) {
+        self.lane.lock().slots.push_back(Slot::Coming(id));
+    }
+
+    /// A large body has come whole, or will not.
+    fn arrived(self: &Arc<Self>, id: u64, post: Option<Post>) {
+        let mut lane = self.lane.lock();
+        let Some(at) = lane.slots.iter().position(|slot| matches!(slot, Slot::Coming(known) if *known == id)) else {
+            // The link has closed; the message goes with it.
+            return;
+        };
+        match post {
+            Some(post) => lane.slots[at] = Slot::Ready(post),
+            None => drop(lane.slots.remove(at)),
+        }
+        self.flush(&mut lane);
+    }
+
+    /// Drops what waits: the link is closed, and its messages were never promised a reader.
+    pub(crate) fn close(&self) {
+        let slots = {
+            let mut lane = self.lane.lock();
+            lane.closed = true;
+            std::mem::take(&mut lane.slots)
+        };
+        for slot in slots {
+            if let Slot::Ready(post) = slot {
+                post.refuse(NoEffect::Stopping);
+            }
+        }
+    }
+}
+
+impl Pool for Target {
+    /// A cast of `size` bytes is done: gives the credit back, and room to the sender.
+    fn release(&self, size: u32) {
+        let Some(link) = self.link.upgrade() else { return };
+        link.release(size);
+        let units = cost(size as usize);
+        let freed = self.freed.fetch_add(units, Ordering::Relaxed) + units;
+        if freed >= GRANT_AT && !link.is_closed() {
+            let units = self.freed.swap(0, Ordering::Relaxed);
+            if units > 0 {
+                let _ = link.with_session(|session| session.grant(self.number, units));
+            }
+        }
+    }
+}
+
+/// Brings the streams of large bodies together with their placeholders.
+#[derive(Default)]
+pub(crate) struct Lanes {
+    meetings: Mutex<HashMap<u64, Meeting>>,
+}
+
+enum Meeting {
+    /// The placeholder came first.
+    Placeholder(Expected),
+    /// The stream came first.
+    Stream(oneshot::Sender<Expected>),
+}
+
+/// A large message whose body is still coming.
+struct Expected {
+    target: Arc<Target>,
+    post: Post,
+    length: usize,
+}
+
+impl Lanes {
+    pub(crate) fn close(&self) {
+        self.meetings.lock().clear();
+    }
+}
+
+/// Reads the message stream until it ends or breaks.
+pub(crate) async fn read_messages(link: Arc<Link>, mut stream: RecvStream) -> Close {
+    let mut decoder = Decoder::new(MAX_SMALL_FRAME);
+    let mut targets: Vec<Arc<Target>> = Vec::new();
+    loop {
+        let chunk = match stream.read_chunk(CHUNK, true).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) | Err(_) => return Close::Done,
+        };
+        decoder.push(chunk.bytes);
+        let now = Instant::now();
+        loop {
+            let request = match decoder.next_frame() {
+                Ok(None) => break,
+                Ok(Some(frame)) => match frame.header.kind {
+                    Kind::Call | Kind::Cast => match request(&link, &mut targets, frame, now) {
+                        Ok(request) => request,
+                        Err(close) => return close,
+                    },
+                    Kind::Reply | Kind::Failed | Kind::Refused | Kind::Lost if frame.header.large => return Close::Protocol,
+                    kind @ (Kind::Reply | Kind::Failed | Kind::Refused | Kind::Lost) => {
+                        link.answered(frame.header.correlation, kind, frame.header.format, Bytes::copy_from_slice(frame.body));
+                        continue;
+                    }
+                },
+                Err(error) => {
+                    tracing::warn!(peer = %link.caller, %error, "not a frame; the link is closed");
+                    return Close::Protocol;
+                }
+            };
+            let Some(mut request) = request else { continue };
+            let size = request.size();
+            if !link.try_credit(size) && !link.credit(size).await {
+                return Close::Done;
+            }
+            request.hold(&link, size);
+            request.go(&link);
+        }
+    }
+}
+
+/// A request taken off the stream, before it has its credit.
+struct Taken {
+    target: Arc<Target>,
+    post: Post,
+    large: Option<LargeBody>,
+    is_cast: bool,
+}
+
+fn request(link: &Arc<Link>, targets: &mut Vec<Arc<Target>>, frame: Frame<'_>, now: Instant) -> Result<Option<Taken>, Close> {
+    let header = frame.header;
+    let index = (header.target as usize).wrapping_sub(1);
+    if index >= targets.len() {
+        targets.clone_from(&link.targets.read());
+    }
+    // A number that was never given out is no mistake of timing.
+    let target = targets.get(index).ok_or(Close::Protocol)?.clone();
+    let answer = match header.kind {
+        Kind::Call => Some(Answerer::new(link.clone(), header.correlation, header.format)),
+        _ => None,
+    };
+    let is_cast = answer.is_none();
+    if !target.permitted.contains(header.method) {
+        let why = NoEffect::NotAllowed(format!("{} may not call method {} here", link.caller.node().role, header.method).into());
+        tracing::warn!(peer = %link.caller, actor = target.inbox.vitals().name(), method = header.method, "not allowed");
+        if let Some(answer) = answer {
+            answer.refuse(why);
+        }
+        let mut size = frame.body.len();
+        if header.large {
+            // The large body that follows has no reader; its stream is stopped when it comes.
+            let large = LargeBody::from_bytes(frame.body).map_err(|_| Close::Protocol)?;
+            link.lanes.refuse(large.id);
+            size = large.length as usize;
+        }
+        if is_cast {
+            target.release_refused(size);
+        }
+        return Ok(None);
+    }
+    let large = if header.large { Some(LargeBody::from_bytes(frame.body).map_err(|_| Close::Protocol)?) } else { None };
+    let size = large.map_or(frame.body.len(), |large| large.length as usize);
+    let body = if large.is_some() { Bytes::new() } else { Bytes::copy_from_slice(frame.body) };
+    let post = Post {
+        method: header.method,
+        work: Work::Encoded { format: header.format, body, answer },
+        context: CallContext {
+            trace: header.trace,
+            deadline: header.remaining_ms.map(|ms| now + Duration::from_millis(ms.into())),
+            hops: header.hops,
+            claims: header.claims.map(Arc::from),
+        },
+        caller: link.caller.clone(),
+        size: size as u32,
+        received: now,
+        hold: None,
+    };
+    Ok(Some(Taken { target, post, large, is_cast }))
+}
+
+impl Target {
+    /// Gives back what a refused cast took of the sender's window; it never took credit.
+    fn release_refused(&self, size: usize) {
+        let Some(link) = self.link.upgrade() else { return };
+        let _ = link.with_session(|session| session.grant(self.number, cost(size)));
+    }
+}
+
+impl Lanes {
+    /// A placeholder that is not followed up.
+    fn refuse(&self, id: u64) {
+        // A stream that is waiting learns by the drop; one that comes later waits in vain and is stopped.
+        self.meetings.lock().remove(&id);
+    }
+}
+
+impl Taken {
+    fn size(&self) -> usize {
+        self.post.size as usize
+    }
+
+    fn hold(&mut self, link: &Arc<Link>, size: usize) {
+        let pool: Arc<dyn Pool> = if self.is_cast { self.target.clone() } else { link.clone() };
+        self.post.hold = Some(Hold::new(pool, size as u32));
+    }
+
+    fn go(self, link: &Arc<Link>) {
+        let Some(large) = self.large else {
+            self.target.deliver(self.post);
+            return;
+        };
+        self.target.expect(large.id);
+        let expected = Expected { target: self.target, post: self.post, length: large.length as usize };
+        let waiting = {
+            let mut meetings = link.lanes.meetings.lock();
+            match meetings.remove(&large.id) {
+                Some(Meeting::Stream(stream)) => stream,
+                Some(Meeting::Placeholder(_)) | None => {
+                    meetings.insert(large.id, Meeting::Placeholder(expected));
+                    let (link, id) = (link.clone(), large.id);
+                    // A peer that announces a body and never sends it must not hold its target's lane for ever.
+                    tokio::spawn(async move {
+                        tokio::time::sleep(RENDEZVOUS).await;
+                        let late = link.lanes.meetings.lock().remove(&id);
+                        if let Some(Meeting::Placeholder(expected)) = late {
+                            tracing::warn!(peer = %link.caller, "a large body never came");
+                            expected.target.arrived(id, None);
+                        }
+                    });
+                    return;
+                }
+            }
+        };
+        if let Err(expected) = waiting.send(expected) {
+            expected.target.arrived(large.id, None);
+        }
+    }
+}
+
+/// Reads the body of a large message and delivers it.
+pub(crate) async fn read_body(link: Arc<Link>, mut stream: RecvStream) {
+    let id = stream.id().index();
+    let met = {
+        let mut meetings = link.lanes.meetings.lock();
+        match meetings.remove(&id) {
+            Some(Meeting::Placeholder(expected)) => Ok(expected),
+            Some(Meeting::Stream(_)) => return,
+            None => {
+                let (sender, placeholder) = oneshot::channel();
+                meetings.insert(id, Meeting::Stream(sender));
+                Err(placeholder)
+            }
+        }
+    };
+    let expected = match met {
+        Ok(expected) => expected,
+        Err(placeholder) => match tokio::time::timeout(RENDEZVOUS, placeholder).await {
+            Ok(Ok(expected)) => expected,
+            Ok(Err(_)) | Err(_) => {
+                link.lanes.meetings.lock().remove(&id);
+                let _ = stream.stop(0u32.into());
+                return;
+            }
+        },
+    };
+    let Expected { target, mut post, length } = expected;
+    // One byte more than announced is read as too long, not as whole.
+    match stream.read_to_end(length).await {
+        Ok(body) if body.len() == length => {
+            if let Work::Encoded { body: place, .. } = &mut post.work {
+                *place = body.into();
+            }
+            target.arrived(id, Some(post));
+        }
+        Ok(_) | Err(quinn::ReadToEndError::TooLong | quinn::ReadToEndError::Read(_)) => {
+            // Given up by its sender: nothing was done.
+            target.arrived(id, None);
+            post.refuse(NoEffect::Malformed("the body ended before its announced length".into()));
+        }
+    }
+}
+
+/// Reads a large answer.
+pub(crate) async fn read_answer(link: Arc<Link>, mut stream: RecvStream) -> Result<(), Close> {
+    let Ok(bytes) = stream.read_to_end(4 + MAX_LARGE_FRAME).await else { return Ok(()) };
+    let bytes = Bytes::from(bytes);
+    let (header, body) = match horos_wire::frame::read(&bytes, MAX_LARGE_FRAME) {
+        Ok(Some((frame, used))) if used == bytes.len() => (frame.header, bytes.slice_ref(frame.body)),
+        Ok(_) | Err(_) => return Err(Close::Protocol),
+    };
+    match header.kind {
+        Kind::Call | Kind::Cast => Err(Close::Protocol),
+        kind @ (Kind::Reply | Kind::Failed | Kind::Refused | Kind::Lost) => {
+            link.answered(header.correlation, kind, header.format, body);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,664 @@
+//! One link: everything that the connection to one peer shares between senders, its reader and its session.
+//!
+//! Made by [`crate::peer`] for each connection; gone with it. Three nested bounds hold memory (DESIGN §4):
+//! bytes in [`Out`], the [`Credit`] of what this peer's messages hold here, and each actor's own mailbox.
+//! Casts are bound a fourth time, by a window per target, so that a slow actor's backlog waits with the
+//! senders and never on the link.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use horos_supervision::{
+    context::Caller,
+    exchange::{Answer, AnswerSink, Answering, Cancel, Cancels, Exchange, Outgoing, Outlet, Sent, read_answer},
+    mailbox::Pool,
+};
+use horos_wire::{
+    ActorName, Format, NoEffect, NodeId, NodeName, Unknown,
+    codec::{CodecError, MAX_BODY},
+    control::{Bound, Close, DownReason, Hello, Offers},
+    error::Fault,
+    frame::{self, Kind, LargeBody, MAX_SMALL_BODY, Request},
+    policy::Policy,
+    session::{Calls, Credit, Session, WINDOW, cost},
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, oneshot};
+
+use crate::{
+    inbound::{Lanes, Target},
+    out::{Eager, NotTaken, Out},
+    streams,
+};
+
+/// Calls in flight up to which a call is written at once; beyond it, gathering pays (WIRE.md §2.2b).
+const EAGER_CALLS: usize = 64;
+/// Abandoned calls that are remembered; the oldest are forgotten, and then merely run in vain.
+const ABANDONED: usize = 1024;
+
+/// How much one link may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes in the out-buffer before senders wait. Default 1 MiB.
+    pub out_buffer: usize,
+    /// The peer's messages dispatched and not yet done. Default 1,024.
+    pub in_flight_messages: u32,
+    /// Their bytes. Default 8 MiB.
+    pub in_flight_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { out_buffer: 1024 * 1024, in_flight_messages: 1024, in_flight_bytes: 8 * 1024 * 1024 }
+    }
+}
+
+thread_local! {
+    /// A message is encoded here first, so that no lock is held while a user's type writes itself.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+type Waiter = oneshot::Sender<Result<Answer, Fault>>;
+
+pub(crate) struct Link {
+    me: Weak<Link>,
+    pub(crate) quinn: quinn::Connection,
+    /// The peer, as the caller of what it sends.
+    pub(crate) caller: Caller,
+    pub(crate) node: NodeName,
+    pub(crate) hello: OnceLock<Hello>,
+    pub(crate) offers: RwLock<Offers>,
+    pub(crate) suspect: AtomicBool,
+    pub(crate) exchange: Exchange,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) out: Out,
+    calls: Mutex<Calls<Waiter>>,
+    pub(crate) session: Mutex<Session>,
+    /// Wakes the control stream's writer.
+    pub(crate) session_changed: Notify,
+    binding: Mutex<HashMap<u32, oneshot::Sender<Result<Bound, NoEffect>>>>,
+    bound: Mutex<HashMap<(ActorName, Option<&'static str>), Arc<BoundTarget>>>,
+    windows: Mutex<HashMap<u32, Arc<Semaphore>>>,
+    watching: Mutex<HashMap<u32, oneshot::Sender<DownReason>>>,
+    /// What the peer has bound here; a target's number is its index and one.
+    pub(crate) targets: RwLock<Vec<Arc<Target>>>,
+    pub(crate) lanes: Lanes,
+    credit: Mutex<Credit>,
+    credit_freed: Notify,
+    abandoned: Mutex<VecDeque<u64>>,
+    any_abandoned: AtomicBool,
+    large_answers: mpsc::Sender<Bytes>,
+    answer_bytes: AtomicUsize,
+    leaving: AtomicBool,
+    closed: AtomicBool,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Link({})", self.caller)
+    }
+}
+
+impl Link {
+    pub(crate) fn new(
+        quinn: quinn::Connection,
+        peer: NodeId,
+        session: Session,
+        exchange: Exchange,
+        policy: Arc<Policy>,
+        limits: Limits,
+    ) -> (Arc<Self>, mpsc::Receiver<Bytes>) {
+        // Each large answer belongs to a message that still held credit when it was queued; the bytes are bounded apart.
+        let (large_answers, queue) = mpsc::channel(limits.in_flight_messages as usize);
+        let link = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            quinn,
+            node: peer.name.clone(),
+            caller: Caller::remote(Arc::new(peer)),
+            hello: OnceLock::new(),
+            offers: RwLock::default(),
+            suspect: AtomicBool::new(false),
+            exchange,
+            policy,
+            out: Out::new(limits.out_buffer),
+            calls: Mutex::default(),
+            session: Mutex::new(session),
+            session_changed: Notify::new(),
+            binding: Mutex::default(),
+            bound: Mutex::default(),
+            windows: Mutex::default(),
+            watching: Mutex::default(),
+            targets: RwLock::default(),
+            lanes: Lanes::default(),
+            credit: Mutex::new(Credit::new(limits.in_flight_messages, limits.in_flight_bytes)),
+            credit_freed: Notify::new(),
+            abandoned: Mutex::default(),
+            any_abandoned: AtomicBool::new(false),
+            large_answers,
+            answer_bytes: AtomicUsize::new(0),
+            leaving: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        });
+        (link, queue)
+    }
+
+    fn me(&self) -> Arc<Self> {
+        self.me.upgrade().expect("a link calls itself only while it is held")
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether new work may be sent: the peer is there and not about to leave.
+    pub(crate) fn takes_work(&self) -> bool {
+        !self.is_closed() && !self.leaving.load(Ordering::Acquire)
+    }
+
+    /// The peer said that it takes no new work.
+    pub(crate) fn peer_leaves(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    /// Ends the link: every caller learns that its outcome is unknown, every watcher that the node is down.
+    pub(crate) fn close(&self, close: Close) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.quinn.close((close as u32).into(), close.to_string().as_bytes());
+        self.out.close();
+        let waiters: Vec<_> = self.calls.lock().drain().collect();
+        for waiter in waiters {
+            let _ = waiter.send(Err(Fault::Unknown(Unknown::PeerLost(self.node.as_str().into()))));
+        }
+        for (_, asked) in self.binding.lock().drain() {
+            let _ = asked.send(Err(self.no_route()));
+        }
+        for (_, watch) in self.watching.lock().drain() {
+            let _ = watch.send(DownReason::NodeDown);
+        }
+        for (_, window) in self.windows.lock().drain() {
+            window.close();
+        }
+        self.bound.lock().clear();
+        self.lanes.close();
+        let targets = std::mem::take(&mut *self.targets.write());
+        for target in targets {
+            target.close();
+        }
+        self.credit_freed.notify_one();
+        self.session_changed.notify_one();
+    }
+
+    fn no_route(&self) -> NoEffect {
+        NoEffect::NoRoute(self.node.as_str().into())
+    }
+
+    /// Changes the session, and closes the link when that was too much for it.
+    pub(crate) fn with_session<T>(&self, change: impl FnOnce(&mut Session) -> Result<T, Close>) -> Result<T, Close> {
+        let outcome = change(&mut self.session.lock());
+        match outcome {
+            Ok(value) => {
+                self.session_changed.notify_one();
+                Ok(value)
+            }
+            Err(close) => {
+                self.close(close);
+                Err(close)
+            }
+        }
+    }
+
+    // ---- names that the peer offers ----
+
+    /// The outlet for `name` on the peer.
+    pub(crate) async fn bind(&self, name: &ActorName, protocol: Option<(&'static str, u16)>) -> Result<Arc<dyn Outlet>, NoEffect> {
+        let key = (name.clone(), protocol.map(|(name, _)| name));
+        if let Some(bound) = self.bound.lock().get(&key) {
+            return Ok(bound.clone());
+        }
+        if !self.takes_work() {
+            return Err(self.no_route());
+        }
+        let (sender, answer) = oneshot::channel();
+        {
+            // Registered under the session's lock, so that the answer cannot come first.
+            let mut session = self.session.lock();
+            let number = session.bind(name.clone(), protocol.map(|(name, version)| (name.into(), version))).map_err(|_| self.no_route())?;
+            self.binding.lock().insert(number, sender);
+        }
+        self.session_changed.notify_one();
+        let bound = answer.await.map_err(|_| self.no_route())??;
+        let window = Arc::new(Semaphore::new(WINDOW as usize));
+        let target = Arc::new(BoundTarget { link: self.me(), target: bound.target, window: window.clone(), methods: bound.methods });
+        let target = {
+            let mut known = self.bound.lock();
+            // Asked twice at once: the first answer counts, the other number stays unused.
+            known.entry(key).or_insert_with(|| target.clone()).clone()
+        };
+        self.windows.lock().entry(target.target).or_insert_with(|| target.window.clone());
+        if self.is_closed() {
+            target.window.close();
+        }
+        Ok(target)
+    }
+
+    pub(crate) fn bound(&self, binding: u32, outcome: Result<Bound, NoEffect>) {
+        if let Some(asked) = self.binding.lock().remove(&binding) {
+            let _ = asked.send(outcome);
+        }
+    }
+
+    pub(crate) fn granted(&self, target: u32, units: u32) -> Result<(), Close> {
+        let window = self.windows.lock().get(&target).cloned().ok_or(Close::Protocol)?;
+        // More than was taken would be room that the peer does not have.
+        if window.available_permits() + units as usize > WINDOW as usize {
+            return Err(Close::Protocol);
+        }
+        window.add_permits(units as usize);
+        Ok(())
+    }
+
+    pub(crate) fn watch_ended(&self, watch: u32, reason: DownReason) {
+        if let Some(watcher) = self.watching.lock().remove(&watch) {
+            let _ = watcher.send(reason);
+        }
+    }
+
+    // ---- answers to our calls ----
+
+    pub(crate) fn answered(&self, correlation: u64, kind: Kind, format: Format, body: Bytes) {
+        // One that is not in flight came after its caller gave up.
+        let waiter = self.calls.lock().take(correlation);
+        if let Some(waiter) = waiter {
+            let _ = waiter.send(read_answer(kind, format, body));
+        }
+    }
+
+    pub(crate) fn calls_in_flight(&self) -> usize {
+        self.calls.lock().len()
+    }
+
+    // ---- the peer's messages ----
+
+    pub(crate) fn try_credit(&self, size: usize) -> bool {
+        self.answer_bytes.load(Ordering::Relaxed) < crate::out::MAX_ANSWERS && self.credit.lock().take(size)
+    }
+
+    /// Waits until the peer's message of `size` bytes has room here; false when the link has closed.
+    pub(crate) async fn credit(&self, size: usize) -> bool {
+        loop {
+            if self.is_closed() {
+                return false;
+            }
+            if self.try_credit(size) {
+                return true;
+            }
+            self.credit_freed.notified().await;
+        }
+    }
+
+    /// The peer's messages dispatched and not yet done.
+    pub(crate) fn outstanding(&self) -> u32 {
+        self.credit.lock().outstanding()
+    }
+
+    pub(crate) fn abandoned(&self, correlation: u64) {
+        let mut abandoned = self.abandoned.lock();
+        if abandoned.len() == ABANDONED {
+            abandoned.pop_front();
+        }
+        abandoned.push_back(correlation);
+        self.any_abandoned.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn answer_sent(&self, size: usize) {
+        self.answer_bytes.fetch_sub(size, Ordering::Relaxed);
+        self.credit_freed.notify_one();
+    }
+
+    /// Queues a large answer; the peer that leaves too many unread is given up.
+    fn answer_large(&self, answer: Vec<u8>) {
+        let size = answer.len();
+        let waiting = self.answer_bytes.fetch_add(size, Ordering::Relaxed);
+        // One answer of any size always goes; beside others it must fit.
+        if (waiting > 0 && waiting + size > 2 * crate::out::MAX_ANSWERS) || self.large_answers.try_send(answer.into()).is_err() {
+            self.answer_bytes.fetch_sub(size, Ordering::Relaxed);
+            self.close(Close::Limit);
+        }
+    }
+}
+
+impl Pool for Link {
+    fn release(&self, size: u32) {
+        self.credit.lock().give(size as usize);
+        self.credit_freed.notify_one();
+    }
+}
+
+impl Cancels for Link {
+    fn cancel(&self, correlation: u64) {
+        let waiting = self.calls.lock().take(correlation).is_some();
+        if waiting && !self.is_closed() {
+            let _ = self.with_session(|session| session.cancel(correlation));
+        }
+    }
+}
+
+impl AnswerSink for Link {
+    fn answer(&self, correlation: u64, kind: Kind, format: Format, body: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), CodecError>) {
+        if self.is_closed() {
+            return;
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.clear();
+            if let Err(error) = frame::write_answer(scratch, kind, format, correlation, body) {
+                // The handler ran, and what it said cannot be told.
+                let lost = match error {
+                    CodecError::TooLarge(size) => Unknown::ReplyTooLarge(format!("{size} bytes, more than {MAX_BODY}").into()),
+                    error => Unknown::MalformedReply(error.to_string().into()),
+                };
+                let written = frame::write_answer(scratch, Kind::Lost, Format::Bincode, correlation, |into| {
+                    horos_wire::codec::encode(Format::Bincode, &lost, into)
+                });
+                if written.is_err() {
+                    return;
+                }
+            }
+            if scratch.len() > frame::MAX_SMALL_FRAME {
+                self.answer_large(std::mem::take(scratch));
+                return;
+            }
+            let eager = if self.outstanding() as usize <= EAGER_CALLS { Eager::IfIdle } else { Eager::No };
+            if self.out.answer(scratch, eager) == Err(NotTaken::Full) {
+                self.close(Close::Limit);
+            }
+        });
+    }
+
+    fn is_abandoned(&self, correlation: u64) -> bool {
+        if self.is_closed() {
+            return true;
+        }
+        if !self.any_abandoned.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut abandoned = self.abandoned.lock();
+        let Some(at) = abandoned.iter().position(|known| *known == correlation) else { return false };
+        abandoned.remove(at);
+        self.any_abandoned.store(!abandoned.is_empty(), Ordering::Release);
+        true
+    }
+}
+
+/// A name bound on the peer.
+pub(crate) struct BoundTarget {
+    link: Arc<Link>,
+    target: u32,
+    window: Arc<Semaphore>,
+    methods: Vec<(u16, Box<str>)>,
+}
+
+/// A message encoded for the wire.
+enum Encoded {
+    /// In the thread's scratch.
+    Small { body: usize },
+    /// On its own.
+    Large { body: Bytes },
+}
+
+impl BoundTarget {
+    /// Encodes a message into the scratch; a large body is taken out again.
+    fn encode(&self, scratch: &mut Vec<u8>, kind: Kind, correlation: u64, message: &mut Outgoing<'_>) -> Result<Encoded, NoEffect> {
+        scratch.clear();
+        let remaining_ms = message.context.deadline.map(|deadline| remaining_ms(deadline.saturating_duration_since(message.now)));
+        let request = Request {
+            kind,
+            format: message.format,
+            method: message.method,
+            target: self.target,
+            correlation,
+            remaining_ms,
+            context: message.context,
+        };
+        let mut body = 0;
+        frame::write_request::<CodecError>(scratch, request, false, |into| {
+            let start = into.len();
+            (message.encode)(into)?;
+            body = into.len() - start;
+            Ok(())
+        })
+        .map_err(|error| match error {
+            CodecError::TooLarge(size) => {
+                NoEffect::TooLarge(format!("{size} bytes, more than {MAX_BODY}; send it as a bulk stream").into())
+            }
+            error => NoEffect::Malformed(error.to_string().into()),
+        })?;
+        if body <= MAX_SMALL_BODY {
+            return Ok(Encoded::Small { body });
+        }
+        let body = Bytes::copy_from_slice(&scratch[scratch.len() - body..]);
+        // A burst's memory is not kept for ever.
+        scratch.clear();
+        scratch.shrink_to(4 * MAX_SMALL_BODY);
+        Ok(Encoded::Large { body })
+    }
+
+    /// Writes a message whose body takes a stream of its own.
+    async fn send_large(
+        link: Arc<Link>,
+        target: u32,
+        head: LargeHead,
+        body: Bytes,
+        room: Option<SemaphorePermit<'_>>,
+    ) -> Result<(), NoEffect> {
+        let lost = |_| NoEffect::NoRoute(link.node.as_str().into());
+        // The stream first: once the placeholder is out, only the stream's end, good or bad, lets the target go on.
+        let mut stream = streams::open(&link.quinn, streams::Type::Body).await.map_err(lost)?;
+        let id = stream.id().index();
+        let length = body.len() as u32;
+        let mut placeholder = Vec::with_capacity(64);
+        let request = Request {
+            kind: head.kind,
+            format: head.format,
+            method: head.method,
+            target,
+            correlation: head.correlation,
+            remaining_ms: head.context.deadline.map(|deadline| remaining_ms(deadline.saturating_duration_since(Instant::now()))),
+            context: &head.context,
+        };
+        frame::write_request::<CodecError>(&mut placeholder, request, true, |into| {
+            into.extend_from_slice(&LargeBody { id, length }.to_bytes());
+            Ok(())
+        })
+        .map_err(|error| NoEffect::Malformed(error.to_string().into()))?;
+        // Given up half way, the stream is reset and not ended, so that the peer knows that the body is not whole.
+        let mut stream = streams::ResetOnDrop::new(&mut stream);
+        if !link.out.send_waiting(&placeholder).await {
+            return Err(NoEffect::NoRoute(link.node.as_str().into()));
+        }
+        // From here on the peer gives the room back, whole body or not.
+        if let Some(room) = room {
+            room.forget();
+        }
+        stream.write_all(&body).await.map_err(|_| NoEffect::NoRoute(link.node.as_str().into()))?;
+        stream.finish();
+        Ok(())
+    }
+}
+
+/// What a large message says besides its body.
+struct LargeHead {
+    kind: Kind,
+    format: Format,
+    method: u16,
+    correlation: u64,
+    context: horos_wire::CallContext,
+}
+
+/// Rounded up: a caller's last millisecond is still its own.
+fn remaining_ms(remaining: Duration) -> u32 {
+    u32::try_from(remaining.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+}
+
+impl Outlet for BoundTarget {
+    fn node(&self) -> &NodeName {
+        &self.link.node
+    }
+
+    fn is_open(&self) -> bool {
+        self.link.takes_work()
+    }
+
+    fn methods(&self) -> &[(u16, Box<str>)] {
+        &self.methods
+    }
+
+    fn call(&self, mut message: Outgoing<'_>) -> Result<Sent<Answering>, NoEffect> {
+        let link = &self.link;
+        if !link.takes_work() {
+            return Err(link.no_route());
+        }
+        let (waiter, answer) = oneshot::channel();
+        let (correlation, in_flight) = {
+            let mut calls = link.calls.lock();
+            let correlation = calls.insert(waiter).ok_or_else(|| NoEffect::Overloaded("too many calls in flight on this link".into()))?;
+            (correlation, calls.len())
+        };
+        if link.is_closed() {
+            // Closed between the first look and the registration; whoever closed it did not see this call.
+            link.calls.lock().take(correlation);
+            return Err(link.no_route());
+        }
+        let answering = Answering { answer, cancel: Cancel::new(link.clone(), correlation) };
+        SCRATCH.with_borrow_mut(|scratch| match self.encode(scratch, Kind::Call, correlation, &mut message) {
+            Err(why) => {
+                link.calls.lock().take(correlation);
+                Err(why)
+            }
+            Ok(Encoded::Small { .. }) => {
+                let eager = if in_flight <= EAGER_CALLS { Eager::IfIdle } else { Eager::No };
+                match link.out.send(scratch, eager) {
+                    Ok(()) => Ok(Sent::Now(answering)),
+                    Err(NotTaken::Closed) => {
+                        link.calls.lock().take(correlation);
+                        Err(link.no_route())
+                    }
+                    Err(NotTaken::Full) => {
+                        let (link, frame) = (link.clone(), scratch.clone());
+                        Ok(Sent::Later(Box::pin(async move {
+                            if link.out.send_waiting(&frame).await { Ok(answering) } else { Err(link.no_route()) }
+                        })))
+                    }
+                }
+            }
+            Ok(Encoded::Large { body }) => {
+                let (link, target) = (link.clone(), self.target);
+                let head = LargeHead {
+                    kind: Kind::Call,
+                    format: message.format,
+                    method: message.method,
+                    correlation,
+                    context: message.context.clone(),
+                };
+                Ok(Sent::Later(Box::pin(async move {
+                    Self::send_large(link, target, head, body, None).await?;
+                    Ok(answering)
+                })))
+            }
+        })
+    }
+
+    fn cast(&self, mut message: Outgoing<'_>) -> Result<Sent<()>, NoEffect> {
+        let link = &self.link;
+        if !link.takes_work() {
+            return Err(link.no_route());
+        }
+        SCRATCH.with_borrow_mut(|scratch| match self.encode(scratch, Kind::Cast, 0, &mut message)? {
+            Encoded::Small { body } => {
+                let units = cost(body);
+                if let Ok(room) = self.window.try_acquire_many(units) {
+                    match link.out.send(scratch, Eager::No) {
+                        Ok(()) => {
+                            room.forget();
+                            return Ok(Sent::Now(()));
+                        }
+                        Err(NotTaken::Closed) => return Err(link.no_route()),
+                        Err(NotTaken::Full) => {}
+                    }
+                }
+                let (link, window, frame) = (link.clone(), self.window.clone(), scratch.clone());
+                Ok(Sent::Later(Box::pin(async move {
+                    let room = window.acquire_many(units).await.map_err(|_| link.no_route())?;
+                    if !link.out.send_waiting(&frame).await {
+                        return Err(link.no_route());
+                    }
+                    room.forget();
+                    Ok(())
+                })))
+            }
+            Encoded::Large { body } => {
+                let (link, window, target) = (link.clone(), self.window.clone(), self.target);
+                let head = LargeHead {
+                    kind: Kind::Cast,
+                    format: message.format,
+                    method: message.method,
+                    correlation: 0,
+                    context: message.context.clone(),
+                };
+                Ok(Sent::Later(Box::pin(async move {
+                    let room = window.acquire_many(cost(body.len())).await.map_err(|_| link.no_route())?;
+                    Self::send_large(link.clone(), target, head, body, Some(room)).await
+                })))
+            }
+        })
+    }
+
+    fn watch(&self) -> BoxFuture<'static, DownReason> {
+        let (sender, down) = oneshot::channel();
+        let asked = {
+            let mut session = self.link.session.lock();
+            let asked = session.watch(self.target);
+            if let Ok(watch) = asked {
+                self.link.watching.lock().insert(watch, sender);
+            }
+            asked
+        };
+        self.link.session_changed.notify_one();
+        let link = self.link.clone();
+        Box::pin(async move {
+            let Ok(watch) = asked else { return DownReason::NodeDown };
+            let unwatch = Unwatch { link: &link, watch };
+            if link.is_closed() {
+                return DownReason::NodeDown;
+            }
+            let reason = down.await.unwrap_or(DownReason::NodeDown);
+            drop(unwatch);
+            reason
+        })
+    }
+}
+
+/// Takes a watch back when whoever set it no longer waits.
+struct Unwatch<'a> {
+    link: &'a Link,
+    watch: u32,
+}
+
+impl Drop for Unwatch<'_> {
+    fn drop(&mut self) {
+        if self.link.watching.lock().remove(&self.watch).is_some() && !self.link.is_closed() {
+            let _ = self.link.with_session(|session| session.unwatch(self.watch));
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! Every peer of a node: who is linked, who is known, and which way an address leads.
+//!
+//! Shared by the endpoint's actors. A link is the only authority on what its peer offers; gossip only
+//! tells where to dial.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use horos_supervision::{
+    Exchange,
+    bulk::BulkWriter,
+    exchange::{Carrier, Route},
+};
+use horos_wire::{
+    ActorName, Address, Bulk, Incarnation, NoEffect, NodeId, NodeName, Scope,
+    control::{self, Close, Hello, Offers},
+    policy::Policy,
+    session::Liveness,
+    tree::Health,
+};
+use jiff::Timestamp;
+use parking_lot::{Mutex, RwLock};
+use quinn::RecvStream;
+use tokio::sync::watch;
+
+use crate::{
+    config::Parts,
+    identity::{PeerIdentity, revocation::Adopted},
+    link::{Limits, Link},
+    peer::Side,
+    tls::Tls,
+};
+
+/// Two connections between the same two lives that open within this time of each other were dialled from
+/// both ends at once, and both ends keep the same one; later, the newer replaces the older.
+const SIMULTANEOUS: Duration = Duration::from_secs(1);
+/// Nodes remembered, linked or not; those heard of last are not taken in beyond it.
+pub(crate) const MAX_NODES: usize = 1024;
+/// How long a route to a node that has just been lost is waited for, at most: a restart's length. A call
+/// that finds the node down longer than that is told so at once.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// A node as this one knows it.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Who.
+    pub node: NodeId,
+    /// Which life was last linked or heard of.
+    pub incarnation: Incarnation,
+    /// Where it can be dialled.
+    pub addresses: Vec<SocketAddr>,
+    /// How it is, seen from here.
+    pub health: Health,
+}
+
+#[derive(Debug)]
+struct Record {
+    node: NodeId,
+    incarnation: Incarnation,
+    addresses: Vec<SocketAddr>,
+    lost: Option<Instant>,
+    linked_before: bool,
+}
+
+struct Linked {
+    link: Arc<Link>,
+    side: Side,
+    since: Instant,
+}
+
+/// See the [module](self).
+pub struct Peers {
+    pub(crate) exchange: Exchange,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) tls: Arc<Tls>,
+    release: &'static str,
+    pub(crate) liveness: Liveness,
+    pub(crate) limits: Limits,
+    /// Where peers are told to dial this node; empty for one that only dials.
+    pub(crate) advertised: RwLock<Vec<SocketAddr>>,
+    links: RwLock<HashMap<NodeName, Linked>>,
+    /// Operators and viewers: they call and are never called, so nothing leads to them.
+    people: Mutex<Vec<Arc<Link>>>,
+    known: Mutex<BTreeMap<NodeName, Record>>,
+    identities: Mutex<HashMap<usize, PeerIdentity>>,
+    changed: watch::Sender<u64>,
+    pub(crate) ready: watch::Sender<bool>,
+    turn: AtomicUsize,
+    pub(crate) gossip: crate::membership::Inlet,
+}
+
+impl std::fmt::Debug for Peers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Peers({})", self.exchange.node())
+    }
+}
+
+impl Peers {
+    pub(crate) fn new(parts: Parts, liveness: Liveness, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            exchange: parts.exchange,
+            policy: parts.policy,
+            tls: parts.tls,
+            release: parts.release,
+            liveness,
+            limits,
+            advertised: RwLock::default(),
+            links: RwLock::default(),
+            people: Mutex::default(),
+            known: Mutex::default(),
+            identities: Mutex::default(),
+            changed: watch::Sender::new(0),
+            ready: watch::Sender::new(false),
+            turn: AtomicUsize::new(0),
+            gossip: crate::membership::Inlet::default(),
+        })
+    }
+
+    pub(crate) fn hello(&self) -> Hello {
+        Hello {
+            version_min: control::VERSION_MIN,
+            version_max: control::VERSION_MAX,
+            features: 0,
+            node: (**self.exchange.node()).clone(),
+            incarnation: self.exchange.incarnation(),
+            release: self.release.into(),
+            addresses: self.advertised.read().clone(),
+        }
+    }
+
+    /// Says whether this node takes work; peers are told.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.send_if_modified(|was| std::mem::replace(was, ready) != ready);
+    }
+
+    /// Changes whenever a node comes, goes, or offers something else.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    pub(crate) fn touch(&self) {
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    // ---- sessions ----
+
+    /// Takes an open session in, or says with which code it is to be closed.
+    pub(crate) fn admit(&self, link: &Arc<Link>, side: Side, identity: &PeerIdentity) -> Result<(), Close> {
+        self.identities.lock().insert(Arc::as_ptr(link) as usize, identity.clone());
+        let hello = link.hello.get().expect("a session is open after its hello");
+        if !hello.node.role.is_node() {
+            self.people.lock().push(link.clone());
+            return Ok(());
+        }
+        let now = Instant::now();
+        let mut links = self.links.write();
+        if let Some(old) = links.get(&link.node) {
+            let same_life = old.link.hello.get().is_some_and(|old| old.incarnation == hello.incarnation);
+            if same_life && now.duration_since(old.since) < SIMULTANEOUS && old.side != side && self.preferred(&link.node, old.side) {
+                return Err(Close::Duplicate);
+            }
+            old.link.close(if same_life { Close::Duplicate } else { Close::Stale });
+        }
+        links.insert(link.node.clone(), Linked { link: link.clone(), side, since: now });
+        drop(links);
+        let mut known = self.known.lock();
+        // A linked node is never turned away for one that was only heard of.
+        if known.len() >= MAX_NODES && !known.contains_key(&link.node) {
+            let heard = known.iter().find(|(_, record)| !record.linked_before).map(|(name, _)| name.clone());
+            if let Some(heard) = heard {
+                known.remove(&heard);
+            }
+        }
+        let record = Record {
+            node: hello.node.clone(),
+            incarnation: hello.incarnation,
+            addresses: hello.addresses.clone(),
+            lost: None,
+            linked_before: true,
+        };
+        known.insert(link.node.clone(), record);
+        drop(known);
+        self.touch();
+        Ok(())
+    }
+
+    /// Of two connections dialled at once, both ends keep the one that the smaller name dialled.
+    fn preferred(&self, peer: &NodeName, side: Side) -> bool {
+        let ours = self.exchange.node().name < *peer;
+        ours == (side == Side::Dialer)
+    }
+
+    pub(crate) fn remove(&self, link: &Arc<Link>) {
+        self.identities.lock().remove(&(Arc::as_ptr(link) as usize));
+        self.people.lock().retain(|person| !Arc::ptr_eq(person, link));
+        let mut links = self.links.write();
+        if links.get(&link.node).is_some_and(|linked| Arc::ptr_eq(&linked.link, link)) {
+            links.remove(&link.node);
+            drop(links);
+            if let Some(record) = self.known.lock().get_mut(&link.node) {
+                record.lost = Some(Instant::now());
+            }
+            self.touch();
+        }
+    }
+
+    pub(crate) fn offers(&self, link: &Arc<Link>, offers: Offers) {
+        let role = link.caller.node().role;
+        let (names, refused): (Vec<_>, Vec<_>) = offers.names.into_iter().partition(|offer| self.policy.may_offer(role, &offer.protocol));
+        if let Some(first) = refused.first() {
+            tracing::warn!(peer = %link.caller, name = %first.name, protocol = %first.protocol, refused = refused.len(),
+                "offers what its role may not; not believed");
+        }
+        *link.offers.write() = Offers { names, ready: offers.ready };
+        self.touch();
+    }
+
+    pub(crate) fn linked(&self, node: &NodeName) -> Option<Arc<Link>> {
+        self.links.read().get(node).map(|linked| linked.link.clone())
+    }
+
+    pub(crate) fn links(&self) -> Vec<Arc<Link>> {
+        self.links.read().values().map(|linked| linked.link.clone()).collect()
+    }
+
+    pub(crate) fn sessions(&self) -> usize {
+        self.links.read().len() + self.people.lock().len()
+    }
+
+    /// Whether a node of this name, or at this address, is linked.
+    pub(crate) fn is_linked_at(&self, address: SocketAddr) -> bool {
+        self.links.read().values().any(|linked| {
+            linked.link.quinn.remote_address() == address || linked.link.hello.get().is_some_and(|hello| hello.addresses.contains(&address))
+        })
+    }
+
+    /// Tells every peer that no new work is taken; returns when nothing of theirs is in hand here and
+    /// nothing of ours there, or at `until`.
+    pub async fn drain(&self, until: Instant) {
+        self.set_ready(false);
+        let everyone: Vec<_> = self.links().into_iter().chain(self.people.lock().iter().cloned()).collect();
+        for link in &everyone {
+            // It fails only when the session is over.
+            let _ = link.with_session(horos_wire::session::Session::go_away);
+        }
+        let mut look = tokio::time::interval(Duration::from_millis(5));
+        while everyone
+            .iter()
+            .any(|link| !link.is_closed() && (link.outstanding() > 0 || link.calls_in_flight() > 0 || !link.out.is_drained()))
+            && Instant::now() < until
+        {
+            look.tick().await;
+        }
+    }
+
+    pub(crate) fn close_all(&self, close: Close) {
+        let everyone: Vec<_> = self.links().into_iter().chain(self.people.lock().iter().cloned()).collect();
+        for link in everyone {
+            link.close(close);
+        }
+    }
+
+    /// Every node this one knows, itself excluded, sorted by name.
+    pub fn known(&self) -> Vec<Known> {
+        let links = self.links.read();
+        self.known
+            .lock()
+            .iter()
+            .map(|(name, record)| {
+                let health = match links.get(name) {
+                    Some(linked) if linked.link.suspect.load(Ordering::Relaxed) => Health::Suspect,
+                    Some(_) => Health::Up,
+                    None if record.linked_before => Health::Down,
+                    None => Health::Heard,
+                };
+                Known { node: record.node.clone(), incarnation: record.incarnation, addresses: record.addresses.clone(), health }
+            })
+            .collect()
+    }
+
+    /// A node was heard of; where it says it can be dialled is worth a try, and nothing more.
+    pub(crate) fn heard(&self, node: NodeId, incarnation: Incarnation, addresses: Vec<SocketAddr>) {
+        if node.cluster != self.exchange.node().cluster || node.name == self.exchange.node().name || !node.role.is_node() {
+            return;
+        }
+        let mut known = self.known.lock();
+        let room = known.len() < MAX_NODES;
+        match known.get_mut(&node.name) {
+            // What a link has proven is not changed by hearsay, except where a lost node may have moved to.
+            Some(record) if record.linked_before => {
+                if record.lost.is_some() && record.node == node {
+                    record
+                        .addresses
+                        .extend(addresses.into_iter().filter(|new| !record.addresses.contains(new)).take(4).collect::<Vec<_>>());
+                    record.addresses.truncate(8);
+                }
+            }
+            Some(record) => {
+                record.node = node;
+                record.incarnation = incarnation;
+                record.addresses = addresses;
+            }
+            None if room => {
+                known.insert(node.name.clone(), Record { node, incarnation, addresses, lost: None, linked_before: false });
+            }
+            None => return,
+        }
+        drop(known);
+        self.touch();
+    }
+
+    /// Forgets a node that was only heard of, and is heard of no longer.
+    pub(crate) fn unheard(&self, node: &NodeName) {
+        let mut known = self.known.lock();
+        if known.get(node).is_some_and(|record| !record.linked_before) {
+            known.remove(node);
+            drop(known);
+            self.touch();
+        }
+    }
+
+    // ---- the deny list ----
+
+    /// Puts a deny list in force if it is newer, closes the sessions that it ends, and passes it on.
+    pub(crate) async fn deny(&self, text: Box<str>, from: Option<&Arc<Link>>) {
+        let tls = self.tls.clone();
+        // It is kept on disk, and a disk may be slow.
+        let adopted = tokio::task::spawn_blocking(move || tls.deny(&text)).await;
+        match adopted {
+            Ok(Ok(Adopted::Newer)) => {
+                tracing::info!(number = self.tls.denied().number(), "a newer deny list is in force");
+                self.enforce();
+                if let Some(list) = self.tls.denied().text() {
+                    for link in self.links() {
+                        if from.is_none_or(|from| !Arc::ptr_eq(from, &link)) {
+                            let _ = link.with_session(|session| session.deny_list((&*list).into()));
+                        }
+                    }
+                }
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, from = from.map(|link| link.caller.to_string()), "a deny list was not taken"),
+            Err(error) => tracing::error!(%error, "the deny list could not be looked at"),
+        }
+    }
+
+    /// Takes a deny list from an operator.
+    ///
+    /// # Errors
+    /// Why it is not in force.
+    pub async fn revoke(&self, list: Box<str>) -> Result<(), String> {
+        let (tls, text) = (self.tls.clone(), list.clone());
+        match tokio::task::spawn_blocking(move || tls.deny(&text)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(error) => return Err(error.to_string()),
+        }
+        self.enforce();
+        for link in self.links() {
+            let _ = link.with_session(|session| session.deny_list(list.clone()));
+        }
+        Ok(())
+    }
+
+    /// Closes every session whose peer is no longer admitted.
+    pub(crate) fn enforce(&self) {
+        let now = Timestamp::now();
+        let everyone: Vec<_> = self.links().into_iter().chain(self.people.lock().iter().cloned()).collect();
+        for link in everyone {
+            let identity = self.identities.lock().get(&(Arc::as_ptr(&link) as usize)).cloned();
+            if let Some(identity) = identity
+                && let Err(refused) = self.tls.still_admits(&identity, now)
+            {
+                tracing::warn!(peer = %link.caller, %refused, "session closed");
+                link.close(Close::Revoked);
+            }
+        }
+    }
+
+    // ---- gossip ----
+
+    pub(crate) async fn gossip_from(&self, link: &Arc<Link>, mut stream: RecvStream) {
+        if let Ok(message) = stream.read_to_end(crate::membership::MAX_MESSAGE).await
+            && link.caller.node().role.is_node()
+        {
+            self.gossip.received(link, message);
+        }
+    }
+
+    // ---- the way ----
+
+    /// The nodes that offer `name` within `scope`, as links.
+    fn offering(&self, name: &ActorName, scope: &Scope) -> Vec<Arc<Link>> {
+        let mut links: Vec<_> = self
+            .links
+            .read()
+            .values()
+            .filter(|linked| {
+                let link = &linked.link;
+                let in_scope = match scope {
+                    Scope::Any => true,
+                    Scope::Node(node) => link.node == *node,
+                    Scope::Role(role) => link.caller.node().role == *role,
+                };
+                let offers = link.offers.read();
+                in_scope && link.takes_work() && offers.ready && offers.names.iter().any(|offer| offer.name == *name)
+            })
+            .map(|linked| linked.link.clone())
+            .collect();
+        // The suspect are called only where nobody else is left.
+        if links.iter().any(|link| !link.suspect.load(Ordering::Relaxed)) {
+            links.retain(|link| !link.suspect.load(Ordering::Relaxed));
+        }
+        links.sort_by(|a, b| a.node.cmp(&b.node));
+        links
+    }
+
+    async fn find(&self, address: &Address, protocol: Option<(&'static str, u16)>, deadline: Instant) -> Result<Route, NoEffect> {
+        let mut changed = self.changed.subscribe();
+        let patience = deadline.min(Instant::now() + GRACE);
+        loop {
+            changed.mark_unchanged();
+            if let Scope::Node(node) = &address.scope {
+                if let Some(link) = self.linked(node).filter(|link| link.takes_work()) {
+                    return link.bind(&address.name, protocol).await.map(Route::Remote);
+                }
+            } else {
+                let links = self.offering(&address.name, &address.scope);
+                let here = matches!(address.scope, Scope::Role(role) if role == self.exchange.node().role);
+                let here = if here { self.exchange.find(&address.name) } else { None };
+                let count = links.len() + usize::from(here.is_some());
+                if count > 0 {
+                    let turn = self.turn.fetch_add(1, Ordering::Relaxed) % count;
+                    return match (links.get(turn), here) {
+                        (Some(link), _) => link.bind(&address.name, protocol).await.map(Route::Remote),
+                        (None, Some(inbox)) => Ok(Route::Local(inbox)),
+                        (None, None) => unreachable!("the turn is below the count"),
+                    };
+                }
+            }
+            if !self.may_come_back(&address.scope) {
+                return Err(self.no_way(address));
+            }
+            if tokio::time::timeout_at(patience.into(), changed.changed()).await.is_err() {
+                return Err(self.no_way(address));
+            }
+        }
+    }
+
+    /// Whether a node in `scope` was lost so lately, or is linked but not heard out, that waiting is worth it.
+    fn may_come_back(&self, scope: &Scope) -> bool {
+        let links = self.links.read();
+        self.known.lock().iter().any(|(name, record)| {
+            let in_scope = match scope {
+                Scope::Any => true,
+                Scope::Node(node) => name == node,
+                Scope::Role(role) => record.node.role == *role,
+            };
+            in_scope
+                && match links.get(name) {
+                    Some(linked) => linked.since.elapsed() < GRACE,
+                    None => record.lost.is_some_and(|lost| lost.elapsed() < GRACE),
+                }
+        })
+    }
+
+    fn no_way(&self, address: &Address) -> NoEffect {
+        match &address.scope {
+            Scope::Node(node) if self.known.lock().contains_key(node) => NoEffect::NoRoute(node.as_str().into()),
+            Scope::Node(node) => NoEffect::NoRoute(format!("{node}: no node of that name is known here").into()),
+            Scope::Any | Scope::Role(_) => NoEffect::NoSuchActor(address.to_string().into()),
+        }
+    }
+}
+
+impl Carrier for Peers {
+    fn route(&self, address: Address, protocol: Option<(&'static str, u16)>, deadline: Instant) -> BoxFuture<'_, Result<Route, NoEffect>> {
+        Box::pin(async move {
+            tokio::time::timeout_at(deadline.into(), self.find(&address, protocol, deadline))
+                .await
+                .unwrap_or_else(|_| Err(self.no_way(&address)))
+        })
+    }
+
+    fn bulk(&self, node: NodeName, bulk: Bulk) -> BoxFuture<'_, Result<BulkWriter, NoEffect>> {
+        Box::pin(async move {
+            let link = self.linked(&node).filter(|link| link.takes_work()).ok_or_else(|| NoEffect::NoRoute(node.as_str().into()))?;
+            crate::bulk::open(link, bulk).await.map(BulkWriter::new)
+        })
+    }
+}

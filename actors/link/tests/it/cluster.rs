@@ -1,0 +1,242 @@
+//! Nodes for tests: an authority, certificates, endpoints on loopback, and a service to call.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use horos_link::{
+    Config, Endpoint, Parts,
+    identity::{authority::Authority, certificate::Validity, request},
+    tls::Tls,
+};
+use horos_supervision::{
+    ChildSpec, Context, Exchange, Handle, Service, ServiceSpec, Strategy, Supervisor, SupervisorHandle, SupervisorSpec, service,
+};
+use horos_wire::{
+    Incarnation, Never, NodeId, Role,
+    policy::{Allowed, Policy, Rule},
+    protocol,
+};
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Echo {
+    #[serde(with = "serde_bytes")]
+    #[schemars(with = "Vec<u8>")]
+    pub(crate) body: Vec<u8>,
+}
+#[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Echoed {
+    #[serde(with = "serde_bytes")]
+    #[schemars(with = "Vec<u8>")]
+    pub(crate) body: Vec<u8>,
+}
+/// Appends to the log; numbers are to arrive in order.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Log {
+    pub(crate) number: u64,
+    #[serde(with = "serde_bytes")]
+    #[schemars(with = "Vec<u8>")]
+    pub(crate) padding: Vec<u8>,
+}
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Logged {}
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Refuse {
+    pub(crate) why: String,
+}
+#[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
+#[error("refused: {why}")]
+pub(crate) struct Refused {
+    pub(crate) why: String,
+}
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Panic {}
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Hang {}
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Secret {}
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Take {
+    pub(crate) body: horos_wire::Bulk,
+}
+
+protocol! {
+    pub(crate) Test = "test" v1 {
+        1 echo: Echo => Echoed;
+        2 log: Log => ();
+        3 logged: Logged => Vec<u64>;
+        4 refuse: Refuse => (), Refused;
+        5 panic: Panic => ();
+        6 hang: Hang => ();
+        7 secret: Secret => ();
+        8 take: Take => u64;
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Tester {
+    log: Vec<u64>,
+}
+
+impl Service for Tester {
+    type Protocol = Test;
+}
+impl Handle<Echo> for Tester {
+    async fn handle(&mut self, echo: Echo, _: &Context) -> Result<Echoed, Never> {
+        Ok(Echoed { body: echo.body })
+    }
+}
+impl Handle<Log> for Tester {
+    async fn handle(&mut self, log: Log, _: &Context) -> Result<(), Never> {
+        self.log.push(log.number);
+        Ok(())
+    }
+}
+impl Handle<Logged> for Tester {
+    async fn handle(&mut self, _: Logged, _: &Context) -> Result<Vec<u64>, Never> {
+        Ok(std::mem::take(&mut self.log))
+    }
+}
+impl Handle<Refuse> for Tester {
+    async fn handle(&mut self, refuse: Refuse, _: &Context) -> Result<(), Refused> {
+        Err(Refused { why: refuse.why })
+    }
+}
+impl Handle<Panic> for Tester {
+    async fn handle(&mut self, _: Panic, _: &Context) -> Result<(), Never> {
+        panic!("asked to")
+    }
+}
+impl Handle<Hang> for Tester {
+    async fn handle(&mut self, _: Hang, _: &Context) -> Result<(), Never> {
+        std::future::pending().await
+    }
+}
+impl Handle<Secret> for Tester {
+    async fn handle(&mut self, _: Secret, _: &Context) -> Result<(), Never> {
+        Ok(())
+    }
+}
+impl Handle<Take> for Tester {
+    async fn handle(&mut self, take: Take, cx: &Context) -> Result<u64, Never> {
+        let mut body = cx.claim(take.body, Duration::from_secs(5)).await.unwrap();
+        let mut size = 0;
+        while let Some(chunk) = body.chunk().await.unwrap() {
+            size += chunk.len() as u64;
+        }
+        Ok(size)
+    }
+}
+
+pub(crate) struct Cluster {
+    directory: TempDir,
+    authority: Authority,
+}
+
+static LIVES: AtomicU64 = AtomicU64::new(1);
+
+impl Cluster {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let authority =
+            Authority::create(&directory.path().join("ca"), &"shop".parse().unwrap(), Validity::days(Timestamp::now(), 365)).unwrap();
+        Self { directory, authority }
+    }
+
+    pub(crate) fn tls(&self, role: Role, name: &str) -> Arc<Tls> {
+        let id = NodeId { cluster: "shop".parse().unwrap(), role, name: name.parse().unwrap() };
+        let directory = self.directory.path().join(name);
+        if !directory.exists() {
+            let csr = request::create(&directory, &id).unwrap();
+            let csr = std::fs::read_to_string(csr).unwrap();
+            let (certificate, _) = self.authority.sign(&csr, &id, Validity::usual(Timestamp::now(), &id)).unwrap();
+            request::install(&directory, &certificate, self.authority.certificate_pem(), Timestamp::now()).unwrap();
+        }
+        Arc::new(Tls::open(&directory, Timestamp::now()).unwrap())
+    }
+
+    pub(crate) async fn node(&self, role: Role, name: &str, seeds: Vec<SocketAddr>) -> Node {
+        self.node_with(role, name, |config| config.seeds = seeds).await
+    }
+
+    pub(crate) async fn node_with(&self, role: Role, name: &str, adjust: impl FnOnce(&mut Config)) -> Node {
+        let tls = self.tls(role, name);
+        let incarnation = Incarnation(LIVES.fetch_add(1, Ordering::Relaxed));
+        let exchange = Exchange::new(tls.credentials().id().clone(), incarnation);
+        let root = Supervisor::start(SupervisorSpec::new("root", Strategy::OneForOne, Vec::new()), None).await.unwrap();
+        let parts = Parts { exchange: exchange.clone(), policy: Arc::new(policy()), tls, release: "test" };
+        let mut config = Config::new("127.0.0.1:0".parse().unwrap());
+        adjust(&mut config);
+        let endpoint = Endpoint::open(config, parts, HashMap::new(), root.clone()).unwrap();
+        for child in endpoint.children() {
+            root.add_child(child).await.unwrap();
+        }
+        endpoint.peers().set_ready(true);
+        Node { exchange, root, endpoint }
+    }
+}
+
+fn policy() -> Policy {
+    let mut policy = Policy::builtin();
+    policy.declare::<Test>();
+    for role in [Role::Bo, Role::Fo] {
+        policy.offer(role, "test").unwrap();
+    }
+    for (caller, callee) in [(Role::Fo, Role::Bo), (Role::Bo, Role::Bo), (Role::Fo, Role::Fo), (Role::Bo, Role::Fo)] {
+        let methods = Allowed::List([1, 2, 3, 4, 5, 6, 8].into());
+        policy.allow(Rule { caller, callee, protocol: "test".into(), methods }).unwrap();
+    }
+    policy
+}
+
+pub(crate) struct Node {
+    pub(crate) exchange: Exchange,
+    pub(crate) root: SupervisorHandle,
+    pub(crate) endpoint: Endpoint,
+}
+
+impl Node {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.endpoint.local_addr().unwrap()
+    }
+
+    pub(crate) async fn serve(&self, name: &str) {
+        self.serve_with(ServiceSpec::new(name.parse().unwrap())).await;
+    }
+
+    pub(crate) async fn serve_with(&self, spec: ServiceSpec) {
+        let child: ChildSpec =
+            service(&self.exchange, &tokio::runtime::Handle::current(), spec, |_| async { Ok(Tester::default()) }).unwrap();
+        self.root.add_child(child).await.unwrap();
+    }
+
+    pub(crate) fn context(&self) -> Context {
+        Context::new(self.exchange.clone(), "test")
+    }
+
+    pub(crate) async fn stop(self) {
+        self.endpoint.close(Duration::from_secs(1)).await;
+        self.root.stop().await;
+    }
+
+    /// Waits until this node is linked to `count` others.
+    pub(crate) async fn linked(&self, count: usize) {
+        let mut changed = self.endpoint.peers().changed();
+        let up = || self.endpoint.peers().known().iter().filter(|known| known.health == horos_wire::tree::Health::Up).count();
+        let end = Instant::now() + Duration::from_secs(10);
+        while up() < count {
+            let waited = tokio::time::timeout_at(end.into(), changed.changed()).await;
+            assert!(waited.is_ok(), "linked to {} of {count}", up());
+        }
+    }
+}

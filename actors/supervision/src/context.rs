@@ -1,0 +1,198 @@
+//! Who sent a message, and what its handler may do besides answering.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use horos_wire::{ActorName, Bulk, CallContext, NoEffect, NodeId, NodeName, Protocol, TraceId, context::Claims};
+
+use crate::{
+    bulk::{self, BulkReader, BulkWriter},
+    exchange::Exchange,
+    reference::Ref,
+};
+
+/// Who sent a message: an actor of this node, or the holder of a certificate.
+///
+/// A user named in the message's claims is only what this caller asserts.
+#[derive(Clone)]
+pub struct Caller {
+    node: Arc<NodeId>,
+    /// What stands in the recorder and in logs: made once per sender, not once per message.
+    label: Arc<str>,
+    local: bool,
+}
+
+impl Caller {
+    /// An actor (or other part) of this node, called `label`.
+    pub fn local(node: Arc<NodeId>, label: impl Into<Arc<str>>) -> Self {
+        Self { node, label: label.into(), local: true }
+    }
+
+    /// The node or person on the other end of a link.
+    pub fn remote(node: Arc<NodeId>) -> Self {
+        let label = format!("{}@{}", node.role, node.name).into();
+        Self { node, label, local: false }
+    }
+
+    /// The identity that the caller's certificate proves; this node's own for a local caller.
+    pub fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// Whether the caller is on this node.
+    pub fn is_local(&self) -> bool {
+        self.local
+    }
+
+    pub(crate) fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.label)
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.label, f)
+    }
+}
+
+/// What a handler is given with each message, and what code outside actors calls from.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub(crate) call: CallContext,
+    pub(crate) caller: Caller,
+    exchange: Exchange,
+    me: Caller,
+}
+
+impl Context {
+    /// A context that no message caused: for an actor's own doings, for tests, for `main`.
+    pub fn new(exchange: Exchange, label: impl Into<Arc<str>>) -> Self {
+        let me = Caller::local(exchange.node().clone(), label);
+        Self { call: CallContext { trace: TraceId(rand::random()), ..CallContext::default() }, caller: me.clone(), exchange, me }
+    }
+
+    pub(crate) fn for_actor(exchange: Exchange, name: &ActorName) -> Self {
+        Self::new(exchange, name.as_str())
+    }
+
+    /// The same with other claims, for a request from outside.
+    #[must_use]
+    pub fn with_claims(mut self, claims: Claims) -> Self {
+        self.call.claims = Some(Arc::new(claims));
+        self
+    }
+
+    /// The same with an earlier deadline.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.call.deadline = self.call.sooner(Some(deadline));
+        self
+    }
+
+    /// A reference to whatever answers at `address`, typed by its protocol.
+    ///
+    /// Nothing is looked up yet; an address that is none is reported by the first call.
+    pub fn at<P: Protocol>(&self, address: &str) -> Ref<P> {
+        Ref::new(self.clone(), address)
+    }
+
+    /// Claims the bulk body that a message or a reply named, waiting for it until `deadline`.
+    ///
+    /// # Errors
+    /// [`NoEffect`] when it has not come by then, or was claimed before.
+    pub async fn claim(&self, bulk: Bulk, deadline: impl Into<Deadline>) -> Result<BulkReader, NoEffect> {
+        let until = deadline.into().instant(Instant::now());
+        self.exchange.parking().claim(bulk, self.call.sooner(Some(until)).unwrap_or(until)).await
+    }
+
+    /// Opens a bulk body towards the caller's node, to be named in the reply.
+    ///
+    /// # Errors
+    /// [`NoEffect`] when the node is out of reach.
+    pub async fn bulk_to_caller(&self, deadline: impl Into<Deadline>) -> Result<(Bulk, BulkWriter), NoEffect> {
+        let name = Bulk(rand::random());
+        if self.caller.is_local() {
+            let (reader, writer) = bulk::local();
+            self.exchange.bulk_arrived(name, reader);
+            return Ok((name, writer));
+        }
+        let until = deadline.into().instant(Instant::now());
+        let writer = self.bulk_to(self.caller.node().name.clone(), name, until).await?;
+        Ok((name, writer))
+    }
+
+    pub(crate) async fn bulk_to(&self, node: NodeName, name: Bulk, until: Instant) -> Result<BulkWriter, NoEffect> {
+        let no_route = || NoEffect::NoRoute(node.as_str().into());
+        let carrier = self.exchange.carrier().ok_or_else(no_route)?;
+        tokio::time::timeout_at(until.into(), carrier.bulk(node.clone(), name)).await.unwrap_or_else(|_| Err(no_route()))
+    }
+
+    /// Who sent the message.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Trace, deadline, hops and claims of the message.
+    pub fn call(&self) -> &CallContext {
+        &self.call
+    }
+
+    /// What is left until the caller gives up.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.call.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// The node that the handler runs on.
+    pub fn node(&self) -> &NodeId {
+        self.exchange.node()
+    }
+
+    /// The node's exchange.
+    pub fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    pub(crate) fn me(&self) -> &Caller {
+        &self.me
+    }
+}
+
+/// When a caller gives up: a span from now, or an instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// So long from the moment of the call.
+    Within(Duration),
+    /// Then.
+    At(Instant),
+}
+
+impl Deadline {
+    pub(crate) fn instant(self, now: Instant) -> Instant {
+        match self {
+            // A century is as good as never, and does not overflow.
+            Self::Within(span) => now.checked_add(span).unwrap_or_else(|| now + Duration::from_secs(3_153_600_000)),
+            Self::At(instant) => instant,
+        }
+    }
+}
+
+impl From<Duration> for Deadline {
+    fn from(span: Duration) -> Self {
+        Self::Within(span)
+    }
+}
+
+impl From<Instant> for Deadline {
+    fn from(instant: Instant) -> Self {
+        Self::At(instant)
+    }
+}

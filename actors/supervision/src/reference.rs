@@ -1,0 +1,439 @@
+//! Typed references: how an actor is called, wherever it is.
+
+use std::{fmt, marker::PhantomData, sync::Arc, time::Instant};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use horos_wire::{
+    Address, Bulk, CallContext, CallError, Format, NoEffect, Protocol, Request, Scope, Unknown,
+    codec::{self, CodecError},
+    context::MAX_HOPS,
+    control::DownReason,
+    error::Fault,
+    frame::Kind,
+};
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, time::timeout_at};
+
+use crate::{
+    bulk::{self, BulkWriter},
+    context::{Context, Deadline},
+    exchange::{Answer, AnswerSink, Answerer, Answering, Outgoing, Route, Sent, ends, read_answer},
+    mailbox::{Post, Work},
+};
+
+/// A reference to an actor, typed by its protocol and good for as long as the name is.
+///
+/// It survives the actor's restarts, its node's, and the link's: each call goes where the address leads then.
+pub struct Ref<P> {
+    context: Context,
+    address: Result<Address, Box<str>>,
+    /// The way found last; a role's address has none, because its calls spread.
+    way: ArcSwapOption<Route>,
+    protocol: PhantomData<fn() -> P>,
+}
+
+impl<P: Protocol> Clone for Ref<P> {
+    fn clone(&self) -> Self {
+        let way = ArcSwapOption::new(self.way.load_full());
+        Self { context: self.context.clone(), address: self.address.clone(), way, protocol: PhantomData }
+    }
+}
+
+impl<P: Protocol> fmt::Debug for Ref<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ref<{}>({:?})", P::NAME, self.address)
+    }
+}
+
+impl<P: Protocol> Ref<P> {
+    pub(crate) fn new(context: Context, address: &str) -> Self {
+        let address = address.parse::<Address>().map_err(|error| error.to_string().into());
+        Self { context, address, way: ArcSwapOption::empty(), protocol: PhantomData }
+    }
+
+    /// Sends `request` and waits for its answer until `deadline`, or the context's if that is sooner.
+    ///
+    /// # Errors
+    /// [`CallError::NoEffect`]: nothing was done, try again as you like. [`CallError::Unknown`]: it may
+    /// have been done. [`CallError::Failed`]: the callee's own answer.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the call: a callee that has not begun will not.
+    pub async fn call<R: Request<Protocol = P>>(&self, request: R, deadline: impl Into<Deadline>) -> Result<R::Reply, CallError<R::Error>> {
+        let (context, now, until) = self.onward(deadline.into())?;
+        match &*self.way(until).await? {
+            Route::Local(inbox) => {
+                let (reply, answer) = oneshot::channel();
+                let work = Work::Local(Box::new(LocalCall::<R> { request: Some(request), reply: Some(reply), begun: false }));
+                let post = Post { method: R::METHOD, work, context, caller: self.context.me().clone(), size: 0, received: now, hold: None };
+                inbox.post(post).map_err(|(_, why)| why)?;
+                match timeout_at(until.into(), answer).await {
+                    Ok(Ok(outcome)) => outcome,
+                    Ok(Err(_)) => Err(Unknown::NoReply.into()),
+                    Err(_) => Err(Unknown::DeadlinePassed.into()),
+                }
+            }
+            Route::Remote(outlet) => {
+                let mut encode = |into: &mut Vec<u8>| codec::encode(Format::Bincode, &request, into);
+                let message = Outgoing { method: R::METHOD, format: Format::Bincode, context: &context, now, encode: &mut encode };
+                let answer = answered(outlet.call(message)?, until).await?;
+                decode_answer::<R>(&answer)
+            }
+        }
+    }
+
+    /// Sends `request` and waits only for room: until `deadline`, or the context's if that is sooner.
+    ///
+    /// Success means that it is on its way, no more: at most once.
+    ///
+    /// # Errors
+    /// [`NoEffect`]; [`NoEffect::Overloaded`] when there was no room in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future before it ends takes the message back.
+    pub async fn cast<R: Request<Protocol = P>>(&self, request: R, deadline: impl Into<Deadline>) -> Result<(), NoEffect> {
+        let (context, now, until) = self.onward(deadline.into())?;
+        match &*self.way(until).await? {
+            Route::Local(inbox) => {
+                let work = Work::Local(Box::new(LocalCast::<R> { request: Some(request) }));
+                let post = Post { method: R::METHOD, work, context, caller: self.context.me().clone(), size: 0, received: now, hold: None };
+                inbox.post(post).map_err(|(_, why)| why)
+            }
+            Route::Remote(outlet) => {
+                let mut encode = |into: &mut Vec<u8>| codec::encode(Format::Bincode, &request, into);
+                let message = Outgoing { method: R::METHOD, format: Format::Bincode, context: &context, now, encode: &mut encode };
+                sent(outlet.cast(message)?, until).await
+            }
+        }
+    }
+
+    /// Resolves when the actor dies or is stopped, or its node is out of reach: at once when the node
+    /// says so, within 3 s when it vanishes.
+    ///
+    /// # Errors
+    /// [`NoEffect`] when there is no such actor to watch before `deadline`.
+    pub async fn watch(&self, deadline: impl Into<Deadline>) -> Result<Watch, NoEffect> {
+        let (_, _, until) = self.onward(deadline.into())?;
+        Ok(match &*self.way(until).await? {
+            Route::Local(inbox) => Watch(ends(inbox.vitals())),
+            Route::Remote(outlet) => Watch(outlet.watch()),
+        })
+    }
+
+    /// A reference to the one node that a call would go to now, for what belongs together: a bulk body and
+    /// the message that names it.
+    ///
+    /// # Errors
+    /// [`NoEffect`] when nobody answers at the address before `deadline`.
+    pub async fn pinned(&self, deadline: impl Into<Deadline>) -> Result<Self, NoEffect> {
+        let (_, _, until) = self.onward(deadline.into())?;
+        let way = self.way(until).await?;
+        let node = match &*way {
+            Route::Local(_) => self.context.exchange().node().name.clone(),
+            Route::Remote(outlet) => outlet.node().clone(),
+        };
+        let address = self.address.clone().map(|address| Address { scope: Scope::Node(node), ..address });
+        Ok(Self { context: self.context.clone(), address, way: ArcSwapOption::new(Some(way)), protocol: PhantomData })
+    }
+
+    /// Opens a bulk body towards the actor's node. To be named in a message to the same reference, which
+    /// must be to one node (see [`Ref::pinned`]).
+    ///
+    /// # Errors
+    /// [`NoEffect`] when the node is out of reach.
+    pub async fn bulk(&self, deadline: impl Into<Deadline>) -> Result<(Bulk, BulkWriter), NoEffect> {
+        let (_, _, until) = self.onward(deadline.into())?;
+        let name = Bulk(rand::random());
+        let writer = match &*self.way(until).await? {
+            Route::Local(_) => {
+                let (reader, writer) = bulk::local();
+                self.context.exchange().bulk_arrived(name, reader);
+                writer
+            }
+            Route::Remote(outlet) => self.context.bulk_to(outlet.node().clone(), name, until).await?,
+        };
+        Ok((name, writer))
+    }
+
+    fn onward(&self, deadline: Deadline) -> Result<(CallContext, Instant, Instant), NoEffect> {
+        let now = Instant::now();
+        let mut context = self.context.call.onward();
+        if context.hops > MAX_HOPS {
+            return Err(NoEffect::TooManyHops);
+        }
+        let until = deadline.instant(now);
+        let until = context.deadline.map_or(until, |ours| ours.min(until));
+        if until <= now {
+            return Err(NoEffect::Expired);
+        }
+        context.deadline = Some(until);
+        Ok((context, now, until))
+    }
+
+    async fn way(&self, until: Instant) -> Result<Arc<Route>, NoEffect> {
+        if let Some(way) = self.way.load_full().filter(|way| way.is_open()) {
+            return Ok(way);
+        }
+        let address = self.address.as_ref().map_err(|why| NoEffect::InvalidAddress(why.clone()))?;
+        let way = Arc::new(find(&self.context, address, Some((P::NAME, P::VERSION)), until).await?);
+        if let Route::Local(inbox) = &*way
+            && inbox.protocol_type() != std::any::TypeId::of::<P>()
+        {
+            let (name, version) = inbox.protocol();
+            return Err(NoEffect::VersionNotSpoken(format!("{address} speaks {name}/{version}, not {}/{}", P::NAME, P::VERSION).into()));
+        }
+        if !matches!(address.scope, Scope::Role(_)) {
+            self.way.store(Some(way.clone()));
+        }
+        Ok(way)
+    }
+}
+
+/// A watch that has been set; resolves to why the actor is down.
+pub struct Watch(futures_util::future::BoxFuture<'static, DownReason>);
+
+impl Future for Watch {
+    type Output = DownReason;
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<DownReason> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watch")
+    }
+}
+
+/// Where `address` leads from here.
+async fn find(context: &Context, address: &Address, protocol: Option<(&'static str, u16)>, until: Instant) -> Result<Route, NoEffect> {
+    let exchange = context.exchange();
+    let here = exchange.node();
+    let may_be_here = match &address.scope {
+        Scope::Any => true,
+        Scope::Node(node) => *node == here.name,
+        // A role's calls spread over all its nodes, so the carrier chooses, among them this one.
+        Scope::Role(role) => *role == here.role && exchange.carrier().is_none(),
+    };
+    if may_be_here && let Some(inbox) = exchange.find(&address.name) {
+        return Ok(Route::Local(inbox));
+    }
+    match (exchange.carrier(), &address.scope) {
+        (Some(carrier), scope) if *scope != Scope::Node(here.name.clone()) => carrier.route(address.clone(), protocol, until).await,
+        _ => Err(NoEffect::NoSuchActor(address.to_string().into())),
+    }
+}
+
+async fn sent<T>(sent: Sent<T>, until: Instant) -> Result<T, NoEffect> {
+    match sent {
+        Sent::Now(done) => Ok(done),
+        Sent::Later(room) => match timeout_at(until.into(), room).await {
+            Ok(done) => done,
+            Err(_) => Err(NoEffect::Overloaded("no room on the way before the deadline".into())),
+        },
+    }
+}
+
+async fn answered(call: Sent<Answering>, until: Instant) -> Result<Answer, Fault> {
+    let Answering { answer, cancel } = sent(call, until).await?;
+    let outcome = match timeout_at(until.into(), answer).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(Fault::Unknown(Unknown::NoReply)),
+        Err(_) => Err(Fault::Unknown(Unknown::DeadlinePassed)),
+    };
+    drop(cancel);
+    outcome
+}
+
+fn decode_answer<R: Request>(answer: &Answer) -> Result<R::Reply, CallError<R::Error>> {
+    let malformed = |error: CodecError| CallError::Unknown(Unknown::MalformedReply(error.to_string().into()));
+    if answer.failed {
+        Err(CallError::Failed(codec::decode::<R::Error>(answer.format, &answer.body).map_err(malformed)?))
+    } else {
+        codec::decode::<R::Reply>(answer.format, &answer.body).map_err(malformed)
+    }
+}
+
+/// A call within the node: the values move.
+pub(crate) struct LocalCall<R: Request> {
+    request: Option<R>,
+    reply: Option<oneshot::Sender<Result<R::Reply, CallError<R::Error>>>>,
+    begun: bool,
+}
+
+/// A cast within the node.
+pub(crate) struct LocalCast<R: Request> {
+    request: Option<R>,
+}
+
+impl<R: Request> LocalCall<R> {
+    /// The request; `None` when the caller has given up.
+    pub(crate) fn begin(&mut self) -> Option<R> {
+        if self.reply.as_ref().is_none_or(oneshot::Sender::is_closed) {
+            self.reply = None;
+            return None;
+        }
+        self.begun = true;
+        self.request.take()
+    }
+
+    pub(crate) fn end(mut self, outcome: Result<R::Reply, R::Error>) {
+        self.send(outcome.map_err(CallError::Failed));
+    }
+
+    fn send(&mut self, outcome: Result<R::Reply, CallError<R::Error>>) {
+        if let Some(reply) = self.reply.take() {
+            // The caller may have given up meanwhile; nobody else wants the answer.
+            let _ = reply.send(outcome);
+        }
+    }
+}
+
+impl<R: Request> LocalCast<R> {
+    pub(crate) fn begin(&mut self) -> Option<R> {
+        self.request.take()
+    }
+}
+
+impl<R: Request> Drop for LocalCall<R> {
+    fn drop(&mut self) {
+        self.send(Err(if self.begun { CallError::Unknown(Unknown::ActorDied) } else { CallError::NoEffect(NoEffect::ActorDied) }));
+    }
+}
+
+// Calls in JSON, for callers that were not compiled with the protocol: `{"method": {…}}` in, a JSON value out.
+impl Context {
+    /// Calls `address` with `{"method": {…}}`.
+    ///
+    /// # Errors
+    /// As [`Ref::call`]; the callee's own error is JSON too.
+    pub async fn call_json(
+        &self,
+        address: &str,
+        message: &str,
+        deadline: impl Into<Deadline>,
+    ) -> Result<serde_json::Value, CallError<serde_json::Value>> {
+        let (route, method, body, context, now, until) = self.json_route(address, message, deadline.into()).await?;
+        let answer = match route {
+            Route::Local(inbox) => {
+                let (sender, answer) = oneshot::channel();
+                let sink = Arc::new(OneAnswer(Mutex::new(Some(sender))));
+                let work = Work::Encoded { format: Format::Json, body, answer: Some(Answerer::new(sink, 1, Format::Json)) };
+                let post = Post { method, work, context, caller: self.me().clone(), size: 0, received: now, hold: None };
+                inbox.post(post).map_err(|(post, why)| {
+                    post.refuse(why.clone());
+                    why
+                })?;
+                match timeout_at(until.into(), answer).await {
+                    Ok(Ok(outcome)) => outcome?,
+                    Ok(Err(_)) => return Err(Unknown::NoReply.into()),
+                    Err(_) => return Err(Unknown::DeadlinePassed.into()),
+                }
+            }
+            Route::Remote(outlet) => {
+                let mut encode = json_body(&body);
+                let message = Outgoing { method, format: Format::Json, context: &context, now, encode: &mut encode };
+                answered(outlet.call(message)?, until).await?
+            }
+        };
+        let value = codec::decode::<serde_json::Value>(Format::Json, &answer.body)
+            .map_err(|error| CallError::Unknown(Unknown::MalformedReply(error.to_string().into())))?;
+        if answer.failed { Err(CallError::Failed(value)) } else { Ok(value) }
+    }
+
+    /// Casts `{"method": {…}}` to `address`.
+    ///
+    /// # Errors
+    /// As [`Ref::cast`].
+    pub async fn cast_json(&self, address: &str, message: &str, deadline: impl Into<Deadline>) -> Result<(), NoEffect> {
+        let (route, method, body, context, now, until) = self.json_route(address, message, deadline.into()).await?;
+        match route {
+            Route::Local(inbox) => {
+                let work = Work::Encoded { format: Format::Json, body, answer: None };
+                let post = Post { method, work, context, caller: self.me().clone(), size: 0, received: now, hold: None };
+                inbox.post(post).map_err(|(_, why)| why)
+            }
+            Route::Remote(outlet) => {
+                let mut encode = json_body(&body);
+                let message = Outgoing { method, format: Format::Json, context: &context, now, encode: &mut encode };
+                sent(outlet.cast(message)?, until).await
+            }
+        }
+    }
+
+    async fn json_route(
+        &self,
+        address: &str,
+        message: &str,
+        deadline: Deadline,
+    ) -> Result<(Route, u16, Bytes, CallContext, Instant, Instant), NoEffect> {
+        let target: Ref<JsonCaller> = Ref::new(self.clone(), address);
+        let (context, now, until) = target.onward(deadline)?;
+        let address = target.address.map_err(NoEffect::InvalidAddress)?;
+        let (name, body) = split_json(message)?;
+        let route = find(self, &address, None, until).await?;
+        let methods: Vec<(u16, &str)> = match &route {
+            Route::Local(inbox) => inbox.methods().iter().map(|method| (method.number, method.name)).collect(),
+            Route::Remote(outlet) => outlet.methods().iter().map(|(number, name)| (*number, &**name)).collect(),
+        };
+        let Some((number, _)) = methods.iter().find(|(_, known)| *known == name) else {
+            let known: Vec<_> = methods.iter().map(|(_, name)| *name).collect();
+            return Err(NoEffect::Malformed(format!("{address} has no method {name:?}; it has {}", known.join(", ")).into()));
+        };
+        let number = *number;
+        Ok((route, number, body, context, now, until))
+    }
+}
+
+/// Stands for the protocol that a caller in JSON does not know.
+struct JsonCaller;
+
+impl Protocol for JsonCaller {
+    const NAME: &'static str = "";
+    const VERSION: u16 = 0;
+    fn methods() -> &'static [horos_wire::protocol::Method] {
+        &[]
+    }
+}
+
+fn json_body(body: &Bytes) -> impl FnMut(&mut Vec<u8>) -> Result<(), CodecError> + use<'_> {
+    |into| {
+        if body.len() > codec::MAX_BODY {
+            return Err(CodecError::TooLarge(body.len()));
+        }
+        into.extend_from_slice(body);
+        Ok(())
+    }
+}
+
+/// Takes `{"method": {…}}` apart.
+fn split_json(message: &str) -> Result<(String, Bytes), NoEffect> {
+    let example = r#"expected one method with its arguments, as in {"reserve": {"sku": "A1", "quantity": 2}}"#;
+    let parts: std::collections::BTreeMap<String, Box<serde_json::value::RawValue>> =
+        serde_json::from_str(message).map_err(|error| NoEffect::Malformed(format!("{error}; {example}").into()))?;
+    let mut parts = parts.into_iter();
+    match (parts.next(), parts.next()) {
+        (Some((name, body)), None) => Ok((name, Bytes::from(String::from(Box::<str>::from(body))))),
+        _ => Err(NoEffect::Malformed(example.into())),
+    }
+}
+
+/// Takes the one answer to a local call in JSON.
+struct OneAnswer(Mutex<Option<oneshot::Sender<Result<Answer, Fault>>>>);
+
+impl AnswerSink for OneAnswer {
+    fn answer(&self, _: u64, kind: Kind, format: Format, body: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), CodecError>) {
+        let Some(sender) = self.0.lock().take() else { return };
+        let mut bytes = Vec::new();
+        let outcome = match body(&mut bytes) {
+            Ok(()) => read_answer(kind, format, bytes.into()),
+            Err(error) => Err(Fault::Unknown(Unknown::MalformedReply(error.to_string().into()))),
+        };
+        let _ = sender.send(outcome);
+    }
+
+    fn is_abandoned(&self, _: u64) -> bool {
+        self.0.lock().as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+}
