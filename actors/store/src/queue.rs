@@ -42,11 +42,14 @@ impl<J> Queue<J> {
         Queue { state: Mutex::new(State { jobs: VecDeque::new(), closed: false }), ready: Condvar::new(), bound }
     }
 
-    /// Admits `job` or refuses it at once: nobody waits here for room.
-    pub(crate) fn push(&self, job: J) -> Result<(), Refused> {
+    /// Admits `job` or refuses it at once: nobody waits here for room. Jobs that are not `wanted` any more make it.
+    pub(crate) fn push(&self, job: J, wanted: impl Fn(&J) -> bool) -> Result<(), Refused> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(Refused::Closed);
+        }
+        if state.jobs.len() >= self.bound {
+            state.jobs.retain(wanted);
         }
         if state.jobs.len() >= self.bound {
             return Err(Refused::Full);

@@ -130,7 +130,7 @@ impl Readers {
     {
         let (reply, answer) = oneshot::channel();
         let job = Read { closure: Some(work), deadline, reply };
-        self.shared.queue.push(Box::new(job)).map_err(|refused| match refused {
+        self.shared.queue.push(Box::new(job), |job| job.is_wanted()).map_err(|refused| match refused {
             Refused::Full => ReadError::Overloaded,
             Refused::Closed => ReadError::Stopped,
         })?;

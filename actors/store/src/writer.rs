@@ -20,7 +20,7 @@ use std::{
     any::Any,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -188,6 +188,8 @@ struct Shared {
     counters: Counters,
     /// Held by the thread that serves: a successor waits until its predecessor has let go of the file.
     serving: Arc<tokio::sync::Mutex<()>>,
+    /// What tells the thread of the latest incarnation to leave.
+    incarnation: Mutex<Option<Arc<AtomicBool>>>,
     /// The job that runs now and the handle to interrupt it. Compared under the lock, so that a late interrupt never hits
     /// the next job.
     current: Mutex<Option<(Arc<Progress>, Arc<rusqlite::InterruptHandle>)>>,
@@ -210,6 +212,7 @@ impl Writer {
                 announcer: Announcer::default(),
                 counters: Counters::default(),
                 serving: Arc::default(),
+                incarnation: Mutex::new(None),
                 current: Mutex::new(None),
             }),
         }
@@ -234,7 +237,7 @@ impl Writer {
         let progress = Arc::new(Progress::default());
         let (reply, answer) = oneshot::channel();
         let job = Work { closure: work, deadline, progress: Arc::clone(&progress), result: None, reply };
-        self.shared.queue.push(Box::new(job)).map_err(|refused| match refused {
+        self.shared.queue.push(Box::new(job), |job| job.progress().is_wanted()).map_err(|refused| match refused {
             Refused::Full => WriteError::Overloaded,
             Refused::Closed => WriteError::Stopped,
         })?;

@@ -66,10 +66,14 @@ impl Actor for WriterActor {
     type Arguments = Writer;
 
     async fn pre_start(&self, me: ActorRef<WriterMsg>, writer: Writer) -> Result<WriterState, ActorProcessingErr> {
+        let leave = Arc::new(AtomicBool::new(false));
+        // A killed predecessor's state may outlive it inside the event that reports its death, so its drop is not waited for.
+        if let Some(predecessor) = writer.shared.incarnation.lock().replace(Arc::clone(&leave)) {
+            writer.shared.queue.dismiss(&predecessor);
+        }
         let serving = timeout(HANDOVER, Arc::clone(&writer.shared.serving).lock_owned())
             .await
             .map_err(|_| WriterFailure::Open(OpenError::Owned { path: writer.config().open.path().map(Into::into).unwrap_or_default() }))?;
-        let leave = Arc::new(AtomicBool::new(false));
         let (started, opened) = oneshot::channel();
         let (going, gone) = oneshot::channel();
         let shared = Arc::clone(&writer.shared);

@@ -47,6 +47,11 @@ impl Progress {
         self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |s| (s != RELEASED).then_some(ABANDONED)).is_ok()
     }
 
+    /// Whether somebody still waits for it.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.0.load(Ordering::Acquire) != ABANDONED
+    }
+
     /// Whether it may be in the file although nobody answered.
     pub(super) fn is_released(&self) -> bool {
         self.0.load(Ordering::Acquire) == RELEASED

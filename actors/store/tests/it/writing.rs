@@ -168,8 +168,13 @@ async fn a_full_queue_says_overloaded_and_a_withdrawn_job_has_no_effect() {
     assert!(tokio::time::timeout(Duration::ZERO, &mut waiting).await.is_err());
     assert!(matches!(world.insert("x").await, Err(WriteError::Overloaded)));
     assert!(matches!(waiting.await, Err(WriteError::DeadlinePassed)));
+    // The withdrawn job makes room for one that is wanted.
+    let w = world.writer.clone();
+    let next = tokio::spawn(async move { w.transaction(soon(), |_| Ok::<_, Failure>(())).await });
+    crate::support::until(|| next.is_finished() || world.writer.stats().waiting == 1, |sent| *sent).await;
     drop(release);
     held.await.unwrap();
+    next.await.unwrap().unwrap();
     world.insert("after").await.unwrap();
     assert_eq!(world.labels(), ["after"]);
     world.stop().await;
@@ -299,9 +304,8 @@ async fn a_killed_writer_is_replaced_and_the_queue_survives() {
     let (parent, end) = Actor::spawn(None, Parent, writer.clone()).await.unwrap();
     early.await.unwrap().unwrap();
     for round in 0..3 {
-        for child in parent.get_children() {
-            child.kill();
-        }
+        let served = crate::support::until(|| parent.get_children(), |children| children.len() == 1).await;
+        served[0].kill();
         let label = format!("round {round}");
         writer
             .transaction(soon(), move |tx| Ok::<_, Failure>(tx.execute("INSERT INTO item (label) VALUES (?1)", [&label])?))
@@ -309,7 +313,8 @@ async fn a_killed_writer_is_replaced_and_the_queue_survives() {
             .unwrap();
         crate::support::until(|| writer.stats().opened, |n| *n == round + 2).await;
     }
-    let child: ActorRef<horos_store::writer::WriterMsg> = parent.get_children()[0].clone().into();
+    let served = crate::support::until(|| parent.get_children(), |children| children.len() == 1).await;
+    let child: ActorRef<horos_store::writer::WriterMsg> = served[0].clone().into();
     let stats = call_t!(child, |reply| horos_store::writer::WriterMsg::Observe { reply }, 5_000).unwrap();
     assert_eq!(stats.opened, 4);
     parent.stop(None);
