@@ -24,7 +24,8 @@ use std::{
 use horos_wire::{ClusterName, NodeName, Role};
 use serde_json::{Map, Value};
 
-pub use data_dir::{DataDir, DataDirError};
+pub(crate) use data_dir::open_to_others;
+pub use data_dir::{DataDir, DataDirError, create_private};
 pub use layers::{MAX_FILE, PREFIX};
 pub use problem::{MAX_PROBLEMS, Origin, Problem, Problems, nearest};
 pub use template::{Settings, template};

@@ -1,0 +1,310 @@
+//! Copies of a node's databases, taken while it runs and put back while it does not.
+//!
+//! A backup is a directory of database files and a manifest with their digests, which is written last: a directory without
+//! one is no backup. Left out: `blobs/` (content addressed, copy it as it is), keys and certificates.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OpenFlags, backup::StepResult};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::config::{DataDir, DataDirError, create_private};
+
+/// The manifest's name.
+const MANIFEST: &str = "backup.json";
+/// Largest manifest read, in bytes: a line a database.
+const MAX_MANIFEST: u64 = 1 << 20;
+/// How long a copy waits for another process's lock.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Why databases were not copied or put back.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// The target is there and not empty. Nothing was changed.
+    #[error("{} is not empty: name a directory that does not exist", .0.display())]
+    NotEmpty(PathBuf),
+    /// The node has no database.
+    #[error("there is no database in {}: is it a node's data directory?", .0.display())]
+    NoDatabases(PathBuf),
+    /// Not what `backup` wrote. Nothing was changed.
+    #[error("{} is no complete backup: {reason}", path.display())]
+    NotABackup {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// There are databases already. Nothing was changed.
+    #[error("{} exists already; --replace keeps it beside and puts the backup in its place", .0.display())]
+    Exists(PathBuf),
+    /// The data directory is in use or cannot be opened. Nothing was changed.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// SQLite would not copy or read.
+    #[error("{}: {source}", path.display())]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// Its answer.
+        source: rusqlite::Error,
+    },
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError + use<> {
+    let path = path.to_owned();
+    move |source| BackupError::Io { action, path, source }
+}
+
+fn sqlite_error(path: &Path) -> impl Fn(rusqlite::Error) -> BackupError + use<> {
+    let path = path.to_owned();
+    move |source| BackupError::Sqlite { path: path.clone(), source }
+}
+
+/// What a backup holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// When it was begun.
+    pub taken: Timestamp,
+    /// Its databases.
+    pub databases: Vec<Database>,
+}
+
+/// A database in a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// The file's name, in the backup as in the data directory.
+    pub file: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Its SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+/// Copies every database of `data` into `to`, each as it stood at one instant. The node may be running and writing.
+///
+/// # Errors
+/// [`BackupError`]; what was copied by then is left without a manifest, and so is no backup.
+pub fn backup(data: &Path, to: &Path, now: Timestamp) -> Result<Manifest, BackupError> {
+    let databases = databases_in(data)?;
+    if databases.is_empty() {
+        return Err(BackupError::NoDatabases(data.to_owned()));
+    }
+    create_private(to)?;
+    if fs::read_dir(to).map_err(io_error("read", to))?.next().is_some() {
+        return Err(BackupError::NotEmpty(to.to_owned()));
+    }
+    let mut manifest = Manifest { taken: now, databases: Vec::new() };
+    for file in databases {
+        let (from, copy) = (data.join(&file), to.join(&file));
+        copy_database(&from, &copy)?;
+        check_database(&copy)?;
+        let (bytes, sha256) = digest(&copy)?;
+        manifest.databases.push(Database { file, bytes, sha256 });
+    }
+    let path = to.join(MANIFEST);
+    let text = serde_json::to_string_pretty(&manifest).expect("strings and numbers always serialise");
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(io_error("write", &path))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(io_error("write", &path))?;
+    sync_directory(to)?;
+    Ok(manifest)
+}
+
+/// Puts a backup's databases into `data`. The node must be stopped; databases that are there stay unless `replace`, which
+/// keeps them beside with the ending `.before-restore`.
+///
+/// # Errors
+/// [`BackupError`]. Everything that can be checked is checked before the first file is touched.
+pub fn restore(data: &Path, from: &Path, replace: bool) -> Result<Manifest, BackupError> {
+    let broken = |path: &Path, reason: String| BackupError::NotABackup { path: path.to_owned(), reason };
+    let path = from.join(MANIFEST);
+    let mut text = String::new();
+    File::open(&path)
+        .and_then(|file| file.take(MAX_MANIFEST).read_to_string(&mut text))
+        .map_err(|error| broken(from, format!("{MANIFEST} cannot be read: {error}")))?;
+    let manifest: Manifest = serde_json::from_str(&text).map_err(|error| broken(&path, error.to_string()))?;
+    for database in &manifest.databases {
+        // The manifest may have come from anywhere: `../../etc/x` is no database of ours.
+        if !is_database_name(&database.file) {
+            return Err(broken(&path, format!("{:?} is no database's name", database.file)));
+        }
+        let copy = from.join(&database.file);
+        let (bytes, sha256) = digest(&copy)?;
+        if (bytes, &sha256) != (database.bytes, &database.sha256) {
+            return Err(broken(&copy, "its digest is not the manifest's: it was changed or damaged".into()));
+        }
+        check_database(&copy)?;
+    }
+    let _held = DataDir::hold(data)?;
+    for database in &manifest.databases {
+        let target = data.join(&database.file);
+        if target.exists() && !replace {
+            return Err(BackupError::Exists(target));
+        }
+    }
+    for database in &manifest.databases {
+        let target = data.join(&database.file);
+        let partial = data.join(format!("{}.partial", database.file));
+        let mut out =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial).map_err(io_error("write", &partial))?;
+        let copy = from.join(&database.file);
+        let mut source = File::open(&copy).map_err(io_error("read", &copy))?;
+        io::copy(&mut source, &mut out).and_then(|_| out.sync_all()).map_err(io_error("write", &partial))?;
+        // The WAL goes with the database that it belongs to: beside another it would be applied to that.
+        for ending in ["", "-wal", "-shm"] {
+            let old = data.join(format!("{}{ending}", database.file));
+            if old.exists() {
+                let aside = data.join(format!("{}.before-restore{ending}", database.file));
+                fs::rename(&old, &aside).map_err(io_error("move aside", &old))?;
+            }
+        }
+        fs::rename(&partial, &target).map_err(io_error("rename", &partial))?;
+    }
+    sync_directory(data)?;
+    Ok(manifest)
+}
+
+fn is_database_name(name: &str) -> bool {
+    name.strip_suffix(".db").is_some_and(|stem| stem.parse::<horos_wire::ActorName>().is_ok())
+}
+
+fn databases_in(data: &Path) -> Result<Vec<String>, BackupError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(data).map_err(io_error("read", data))? {
+        let entry = entry.map_err(io_error("read", data))?;
+        if let Some(name) = entry.file_name().to_str().filter(|name| is_database_name(name)) {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn copy_database(from: &Path, to: &Path) -> Result<(), BackupError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let source = Connection::open_with_flags(from, flags).map_err(sqlite_error(from))?;
+    source.busy_timeout(BUSY).map_err(sqlite_error(from))?;
+    // Made by us first: SQLite would make it readable to all.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(io_error("make", to))?;
+    let mut target = Connection::open(to).map_err(sqlite_error(to))?;
+    {
+        let backup = rusqlite::backup::Backup::new(&source, &mut target).map_err(sqlite_error(from))?;
+        // All pages in one step: one read transaction, which in WAL stops no writer, where several steps would start over
+        // at each commit of another process and on a busy node never end.
+        match backup.step(-1).map_err(sqlite_error(from))? {
+            StepResult::Done => {}
+            other => {
+                let reason = format!("SQLite stopped half-way: {other:?}");
+                return Err(BackupError::NotABackup { path: to.to_owned(), reason });
+            }
+        }
+    }
+    // A file of its own: in WAL mode the copy would need its -wal beside it wherever it goes.
+    target.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(())).map_err(sqlite_error(to))?;
+    target.close().map_err(|(_, error)| sqlite_error(to)(error))?;
+    File::open(to).and_then(|file| file.sync_all()).map_err(io_error("write", to))
+}
+
+fn check_database(path: &Path) -> Result<(), BackupError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let database = Connection::open_with_flags(path, flags).map_err(sqlite_error(path))?;
+    let verdict: String = database.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite_error(path))?;
+    if verdict == "ok" { Ok(()) } else { Err(BackupError::NotABackup { path: path.to_owned(), reason: verdict }) }
+}
+
+fn digest(path: &Path) -> Result<(u64, String), BackupError> {
+    let mut file = File::open(path).map_err(io_error("read", path))?;
+    let (mut hasher, mut bytes, mut block) = (Sha256::new(), 0, vec![0; 64 * 1024]);
+    loop {
+        let n = file.read(&mut block).map_err(io_error("read", path))?;
+        if n == 0 {
+            return Ok((bytes, hex::encode(hasher.finalize())));
+        }
+        hasher.update(&block[..n]);
+        bytes += n as u64;
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<(), BackupError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shop(data: &Path) -> Connection {
+        create_private(data).unwrap();
+        let db = Connection::open(data.join("app.db")).unwrap();
+        db.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (n); INSERT INTO t VALUES (1);").unwrap();
+        db
+    }
+
+    fn count(path: &Path) -> i64 {
+        Connection::open(path).unwrap().query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn a_backup_of_an_open_database_is_put_back_as_it_was() {
+        let base = tempfile::tempdir().unwrap();
+        let (data, to) = (base.path().join("data"), base.path().join("copy"));
+        let db = shop(&data);
+        backup(&data, &to, Timestamp::UNIX_EPOCH).unwrap();
+        db.execute("INSERT INTO t VALUES (2)", []).unwrap();
+        drop(db);
+        assert!(matches!(restore(&data, &to, false), Err(BackupError::Exists(_))));
+        assert_eq!(count(&data.join("app.db")), 2);
+        restore(&data, &to, true).unwrap();
+        assert_eq!(count(&data.join("app.db")), 1);
+        assert_eq!(count(&data.join("app.db.before-restore")), 2);
+    }
+
+    #[test]
+    fn a_damaged_or_foreign_backup_changes_nothing() {
+        let base = tempfile::tempdir().unwrap();
+        let (data, to) = (base.path().join("data"), base.path().join("copy"));
+        drop(shop(&data));
+        assert!(matches!(restore(&data, &base.path().join("none"), true), Err(BackupError::NotABackup { .. })));
+        backup(&data, &to, Timestamp::UNIX_EPOCH).unwrap();
+        assert!(matches!(backup(&data, &to, Timestamp::UNIX_EPOCH), Err(BackupError::NotEmpty(_))));
+        let manifest = fs::read_to_string(to.join(MANIFEST)).unwrap();
+        fs::write(to.join(MANIFEST), manifest.replace("app.db", "../x.db")).unwrap();
+        assert!(matches!(restore(&data, &to, true), Err(BackupError::NotABackup { .. })));
+        fs::write(to.join(MANIFEST), manifest).unwrap();
+        let mut bytes = fs::read(to.join("app.db")).unwrap();
+        bytes[5000] ^= 1;
+        fs::write(to.join("app.db"), bytes).unwrap();
+        assert!(matches!(restore(&data, &to, true), Err(BackupError::NotABackup { .. })));
+        assert_eq!(count(&data.join("app.db")), 1);
+    }
+
+    #[test]
+    fn nothing_is_put_back_under_a_running_node() {
+        let base = tempfile::tempdir().unwrap();
+        let (data, to) = (base.path().join("data"), base.path().join("copy"));
+        drop(shop(&data));
+        backup(&data, &to, Timestamp::UNIX_EPOCH).unwrap();
+        let _node = DataDir::hold(&data).unwrap();
+        assert!(matches!(restore(&data, &to, true), Err(BackupError::DataDir(DataDirError::InUse { .. }))));
+    }
+}

@@ -1,0 +1,297 @@
+//! What can be wrong with a node before it starts, each with its remedy. Changes nothing.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use horos_link::identity::{CERTIFICATE, Credentials, CredentialsError};
+use horos_wire::{NodeId, Role};
+use jiff::Timestamp;
+use nix::sys::{
+    resource::{Resource, getrlimit},
+    statvfs::statvfs,
+};
+use serde::Serialize;
+
+use crate::{
+    config::{ByteSize, Config, DataDir, DataDirError, Sources, open_to_others},
+    render::clean,
+};
+
+/// Free space below which a node should not start: a checkpoint and a few migrations.
+const DISK_FAIL: ByteSize = ByteSize::mib(64);
+/// Free space below which somebody should look.
+const DISK_WARN: ByteSize = ByteSize::mib(1024);
+/// Days before its end at which a certificate should be renewed: a third of a node's ninety.
+const RENEW_DAYS: i64 = 30;
+/// Open files a node takes: databases with their WALs, readers, sockets, and room for blobs in transit.
+const FILES: u64 = 1024;
+/// How far ahead of the clock a file's time may be before the clock is at fault: coarse file systems round up.
+const AHEAD: Duration = Duration::from_secs(120);
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Checked {
+    /// As it should be.
+    Ok,
+    /// Works, and somebody should look.
+    Warn,
+    /// The node would not start, or not work.
+    Fail,
+}
+
+/// One thing looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// How it is.
+    pub state: Checked,
+    /// What was found.
+    pub detail: String,
+    /// What to do, where there is something.
+    pub fix: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, state: Checked::Ok, detail: detail.into(), fix: None }
+    }
+
+    fn warn(name: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { name, state: Checked::Warn, detail: detail.into(), fix: Some(fix.into()) }
+    }
+
+    fn fail(name: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { name, state: Checked::Fail, detail: detail.into(), fix: Some(fix.into()) }
+    }
+
+    /// The check as a line or two for people.
+    pub fn text(&self) -> String {
+        let mark = match self.state {
+            Checked::Ok => "ok  ",
+            Checked::Warn => "warn",
+            Checked::Fail => "FAIL",
+        };
+        let fix = self.fix.as_deref().map_or_else(String::new, |fix| format!("      {}\n", clean(fix)));
+        format!("{mark}  {:<14} {}\n{fix}", self.name, clean(&self.detail))
+    }
+}
+
+/// Looks at everything that can be looked at without a node running.
+pub fn doctor(sources: &Sources, now: Timestamp) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let config = match Config::load(sources) {
+        Ok(config) => {
+            let node = &config.node;
+            checks.push(Check::ok("configuration", format!("{} {} of cluster {}", node.role, node.name, config.cluster.name)));
+            if node.role == Role::Fo && config.peers.is_empty() {
+                checks.push(Check::warn("peers", "an FO without seeds finds no BO", "add one under peers.seeds in horos.yaml"));
+            }
+            Some(config)
+        }
+        Err(problems) => {
+            checks.extend(problems.iter().map(|it| Check::fail("configuration", it.to_string(), "correct it there and run doctor again")));
+            None
+        }
+    };
+    let data = &sources.data;
+    checks.extend(permissions(data));
+    let running = matches!(data.is_dir().then(|| DataDir::hold(data)), Some(Err(DataDirError::InUse { .. })));
+    checks.push(disk(data));
+    checks.push(writable(data));
+    if let Some(config) = &config {
+        let id = NodeId { cluster: config.cluster.name.clone(), role: config.node.role, name: config.node.name.clone() };
+        checks.push(certificate(&config.identity.dir, &id, now));
+        checks.push(port("port", config.listen.cluster, running));
+        checks.extend(config.listen.public.map(|public| port("public port", public, running)));
+        checks.push(clock(&[&config.identity.dir.join(CERTIFICATE), &data.join(crate::config::FILE)], now));
+    }
+    checks.push(open_files(getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)));
+    checks
+}
+
+fn certificate(directory: &Path, id: &NodeId, now: Timestamp) -> Check {
+    let name = "certificate";
+    match Credentials::load(directory, now) {
+        Ok(found) if found.id() != id => Check::fail(
+            name,
+            format!("{} is for {}, the configuration says {}", directory.display(), found.id().to_uri(), id.to_uri()),
+            "correct the configuration, or `{bin} identity request` with the right name",
+        ),
+        Ok(found) => {
+            let until = found.validity().not_after;
+            let days = (until.as_second() - now.as_second()) / 86_400;
+            let detail = format!("{} until {until}, {days} days", id.to_uri());
+            if days < RENEW_DAYS {
+                Check::warn(name, detail, "`{bin} identity request`, have it signed, `{bin} identity install`")
+            } else {
+                Check::ok(name, detail)
+            }
+        }
+        Err(error) => {
+            let fix = match &error {
+                CredentialsError::NotYetValid { .. } => "set this machine's clock, or wait",
+                CredentialsError::NoKey(_) => "`{bin} init` or `{bin} identity request` makes a key",
+                CredentialsError::AuthorityKeyHere(_) => "move ca-key.pem to the machine of whoever signs",
+                _ => "`{bin} identity request`, have it signed, `{bin} identity install`",
+            };
+            Check::fail(name, error.to_string(), fix)
+        }
+    }
+}
+
+fn port(name: &'static str, address: SocketAddr, running: bool) -> Check {
+    match UdpSocket::bind(address) {
+        Ok(_) => Check::ok(name, format!("UDP {address} is free")),
+        Err(error) if error.kind() == ErrorKind::AddrInUse && running => {
+            Check::ok(name, format!("UDP {address} is held, and the node is running"))
+        }
+        Err(error) => {
+            let fix = match error.kind() {
+                ErrorKind::AddrInUse => "stop what uses it (`ss -ulpn` tells), or choose another under listen",
+                ErrorKind::AddrNotAvailable => "this machine has no such address; [::] listens on all",
+                ErrorKind::PermissionDenied => "ports under 1024 need CAP_NET_BIND_SERVICE; choose a higher one under listen",
+                _ => "choose another under listen",
+            };
+            Check::fail(name, format!("UDP {address}: {error}"), fix)
+        }
+    }
+}
+
+fn disk(data: &Path) -> Check {
+    let name = "disk space";
+    match statvfs(data) {
+        Ok(found) => free_space(found.blocks_available().saturating_mul(found.fragment_size())),
+        Err(errno) => {
+            Check::fail(name, format!("{}: {errno}", data.display()), "`{bin} init` makes the data directory, --data names another")
+        }
+    }
+}
+
+fn free_space(free: u64) -> Check {
+    let detail = format!("{} MiB free", free >> 20);
+    let fix = "free some, or move the data directory";
+    if free < DISK_FAIL.0 {
+        Check::fail("disk space", detail, fix)
+    } else if free < DISK_WARN.0 {
+        Check::warn("disk space", detail, fix)
+    } else {
+        Check::ok("disk space", detail)
+    }
+}
+
+/// Writes a file and takes it away again: permissions alone do not tell of a read-only mount or a used-up quota.
+fn writable(data: &Path) -> Check {
+    let probe = data.join(format!(".doctor-{}", std::process::id()));
+    let written = fs::write(&probe, b"doctor").and_then(|()| fs::File::open(&probe)?.sync_all());
+    let removed = fs::remove_file(&probe);
+    match written.and(removed) {
+        Ok(()) => Check::ok("writable", data.display().to_string()),
+        Err(error) => Check::fail("writable", format!("{}: {error}", data.display()), "the user that runs the node must own the directory"),
+    }
+}
+
+fn permissions(data: &Path) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for path in [data.to_owned(), data.join("identity"), data.join("operator"), data.join(crate::config::FILE)] {
+        if let Ok(bits @ 1..) = open_to_others(&path) {
+            let detail = format!("{} is open to others (mode bits {bits:03o})", path.display());
+            checks.push(Check::warn("permissions", detail, format!("chmod go= {}", path.display())));
+        }
+    }
+    if checks.is_empty() {
+        checks.push(Check::ok("permissions", "for the owner only"));
+    }
+    checks
+}
+
+/// A clock that stands behind what it wrote itself was set back.
+fn clock(written: &[&Path], now: Timestamp) -> Check {
+    let now_system: SystemTime = now.into();
+    let ahead = written
+        .iter()
+        .filter_map(|path| Some((path, fs::metadata(path).ok()?.modified().ok()?.duration_since(now_system).ok()?)))
+        .filter(|(_, ahead)| *ahead > AHEAD)
+        .max_by_key(|(_, ahead)| *ahead);
+    match ahead {
+        Some((path, by)) => Check::fail(
+            "clock",
+            format!("it is {now} here, but {} was written {} s later than that", path.display(), by.as_secs()),
+            "set this machine's clock (timedatectl), certificates depend on it",
+        ),
+        None => Check::ok("clock", now.to_string()),
+    }
+}
+
+fn open_files(limit: u64) -> Check {
+    if limit >= FILES {
+        Check::ok("open files", format!("{limit} allowed"))
+    } else {
+        Check::warn("open files", format!("only {limit} allowed, a busy node takes {FILES}"), "ulimit -n, or LimitNOFILE in the unit")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::init::{InitOptions, authority_beside, initialise};
+
+    fn state(checks: &[Check], name: &str) -> Checked {
+        checks.iter().filter(|it| it.name == name).map(|it| it.state).max().unwrap()
+    }
+
+    fn node() -> (tempfile::TempDir, Sources) {
+        let base = tempfile::tempdir().unwrap();
+        let data = base.path().join("bo");
+        let options = InitOptions {
+            authority: Some(authority_beside(&data)),
+            data: data.clone(),
+            cluster: None,
+            role: Role::Bo,
+            name: None,
+            listen: Some("127.0.0.1:0".parse().unwrap()),
+            seeds: vec![],
+        };
+        initialise(&options, Timestamp::now()).unwrap();
+        (base, Sources { data, ..Sources::default() })
+    }
+
+    #[test]
+    fn a_fresh_node_is_well() {
+        let (_base, sources) = node();
+        let checks = doctor(&sources, Timestamp::now());
+        assert!(checks.iter().all(|it| it.state != Checked::Fail), "{checks:#?}");
+    }
+
+    #[test]
+    fn each_fault_is_found_by_name() {
+        let (_base, mut sources) = node();
+        let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sources = sources.flag("listen.cluster", Some(taken.local_addr().unwrap()), "--listen");
+        assert_eq!(state(&doctor(&sources, Timestamp::now()), "port"), Checked::Fail);
+        let later = Timestamp::now() + Duration::from_secs(80 * 86_400);
+        assert_eq!(state(&doctor(&sources, later), "certificate"), Checked::Warn);
+        assert_eq!(state(&doctor(&sources, later + Duration::from_secs(20 * 86_400)), "certificate"), Checked::Fail);
+        let earlier = Timestamp::now() - Duration::from_secs(86_400);
+        assert_eq!(state(&doctor(&sources, earlier), "clock"), Checked::Fail);
+        sources = sources.flag("node.name", Some("bo-9"), "--name");
+        assert_eq!(state(&doctor(&sources, Timestamp::now()), "certificate"), Checked::Fail);
+        sources.data = sources.data.join("none");
+        assert_eq!(state(&doctor(&sources, Timestamp::now()), "configuration"), Checked::Fail);
+        assert_eq!(state(&doctor(&sources, Timestamp::now()), "writable"), Checked::Fail);
+    }
+
+    #[test]
+    fn limits_are_judged_by_what_a_node_takes() {
+        assert_eq!(free_space(1 << 20).state, Checked::Fail);
+        assert_eq!(free_space(100 << 20).state, Checked::Warn);
+        assert_eq!(free_space(2 << 30).state, Checked::Ok);
+        assert_eq!((open_files(256).state, open_files(65_536).state), (Checked::Warn, Checked::Ok));
+    }
+}

@@ -1,0 +1,136 @@
+//! Where a command writes: data to stdout, talk to stderr, and which of both as JSON.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use serde::Serialize;
+
+use super::ColorWhen;
+use crate::{exit::Exit, render::Style};
+
+/// The program's two outputs.
+#[derive(Clone, Debug)]
+pub struct Output {
+    bin: String,
+    json: bool,
+    stdout: Style,
+    stderr_color: bool,
+}
+
+impl Output {
+    /// For a program called `bin`. Asks the terminal for its width once.
+    pub fn new(bin: &str, json: bool, color: ColorWhen) -> Self {
+        // https://no-color.org: set and not empty, whatever its value.
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let wanted = |terminal: bool| match color {
+            ColorWhen::Auto => terminal && !refused,
+            ColorWhen::Always => true,
+            ColorWhen::Never => false,
+        };
+        let terminal = io::stdout().is_terminal();
+        let width = terminal.then(|| Self::size().map(|(width, _)| width)).flatten();
+        Self {
+            bin: bin.to_owned(),
+            json,
+            stdout: Style { color: wanted(terminal), width },
+            stderr_color: wanted(io::stderr().is_terminal()),
+        }
+    }
+
+    /// Columns and lines of the terminal, where there is one.
+    pub fn size() -> Option<(u16, u16)> {
+        // comfy-table asks the terminal the same way; it has no lines to give, so a tall screen is assumed by the caller.
+        let width = comfy_table::Table::new().width()?;
+        let lines = std::env::var_os("LINES").and_then(|lines| lines.to_str()?.parse().ok()).unwrap_or(50);
+        Some((width, lines))
+    }
+
+    /// Whether data goes out as JSON.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// The program's name.
+    pub fn bin(&self) -> &str {
+        &self.bin
+    }
+
+    /// How stdout takes text.
+    pub fn style(&self) -> Style {
+        self.stdout
+    }
+
+    /// Whether log lines may have colours.
+    pub fn log_color(&self) -> bool {
+        self.stderr_color
+    }
+
+    /// Writes data: `value` as JSON, or the text that `text` makes.
+    ///
+    /// # Errors
+    /// [`Exit::Local`] when stdout is full or broken; a reader who has seen enough (`| head`) is no error.
+    pub fn data<T: Serialize + ?Sized>(&self, value: &T, text: impl FnOnce(Style) -> String) -> Result<(), Exit> {
+        if self.json {
+            let mut line = serde_json::to_string_pretty(value).map_err(|_| Exit::Local)?;
+            line.push('\n');
+            self.raw(&line)
+        } else {
+            self.raw(&text(self.stdout))
+        }
+    }
+
+    /// Writes text to stdout as it is.
+    ///
+    /// # Errors
+    /// As [`Output::data`].
+    pub fn raw(&self, text: &str) -> Result<(), Exit> {
+        let mut out = io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) => {
+                self.say(&format!("cannot write to stdout: {error}"));
+                Err(Exit::Local)
+            }
+        }
+    }
+
+    /// Says something to the person at the terminal.
+    pub fn say(&self, text: &str) {
+        // Nobody is left to tell when stderr is gone.
+        let _ = writeln!(io::stderr().lock(), "{}", self.named(text));
+    }
+
+    /// Tells of a failure, its causes and the next step, and gives back the exit code.
+    pub fn fail(&self, exit: Exit, error: &dyn std::error::Error, next: Option<&str>) -> Exit {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        self.fail_text(exit, &text, next)
+    }
+
+    /// As [`Output::fail`], for what is no error value.
+    pub fn fail_text(&self, exit: Exit, text: &str, next: Option<&str>) -> Exit {
+        let (text, next) = (self.named(text), next.map(|next| self.named(next)));
+        if self.json {
+            let error = serde_json::json!({ "error": text, "next": next, "exit": exit as u8 });
+            let _ = writeln!(io::stderr().lock(), "{error}"); // as in `say`
+        } else {
+            let mark = if self.stderr_color { "\x1b[31merror:\x1b[0m" } else { "error:" };
+            let lines: Vec<_> = text.lines().map(crate::render::clean).collect();
+            let _ = writeln!(io::stderr().lock(), "{mark} {}", lines.join("\n"));
+            if let Some(next) = next {
+                let _ = writeln!(io::stderr().lock(), "  {next}");
+            }
+        }
+        exit
+    }
+
+    /// Other crates' texts name commands as `horos …`; here the program may be called otherwise.
+    fn named(&self, text: &str) -> String {
+        text.replace("{bin}", &self.bin).replace("`horos ", &format!("`{} ", self.bin))
+    }
+}

@@ -1,0 +1,309 @@
+//! Carries out a command: the local ones here, the others through an [`App`] that knows how to run and reach nodes.
+
+use std::{
+    future::Future,
+    io::{self, Read as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use horos_wire::{Address, Role, policy::Policy as Rules};
+use jiff::Timestamp;
+
+use super::{
+    Checked, Cli, Command, Common, Init, InitError, InitOptions, Node, Output, Policy, Remote, RemoteError, Up, Via, certificates, init,
+};
+use crate::{
+    config::{self, Config, DataDir, Seed, Sources},
+    exit::Exit,
+    logging, render,
+};
+
+/// Time between two looks of `tree --watch`.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// What the commands need of the program they are part of.
+pub trait App {
+    /// A connection to a live node.
+    type Remote: Remote;
+    /// Connects to a node.
+    fn connect(&self, via: &Via) -> impl Future<Output = Result<Self::Remote, RemoteError>>;
+    /// Drives a command's future to its end on this thread.
+    fn block_on<F: Future>(&self, future: F) -> F::Output;
+    /// Runs a node until it is stopped; logging is set up and `data` is held.
+    fn node(&self, config: Config, data: DataDir, output: &Output) -> Exit;
+    /// Runs a BO and an FO as child processes until it is stopped.
+    fn up(&self, up: &Up, common: &Common, output: &Output) -> Exit;
+    /// Who may call what in this program.
+    fn policy(&self) -> Rules;
+}
+
+/// Carries out `cli` for the program called `bin`, and says how that ended.
+pub fn run<A: App>(cli: Cli, bin: &str, app: &A) -> ExitCode {
+    let output = Output::new(bin, cli.common.json, cli.common.color);
+    match dispatch(cli.command, &cli.common, &output, app) {
+        Ok(()) => Exit::Ok.into(),
+        Err(exit) => exit.into(),
+    }
+}
+
+fn ended(exit: Exit) -> Result<(), Exit> {
+    if exit == Exit::Ok { Ok(()) } else { Err(exit) }
+}
+
+fn dispatch<A: App>(command: Command, common: &Common, output: &Output, app: &A) -> Result<(), Exit> {
+    match command {
+        Command::Init(init) => initialise(init, common, output),
+        Command::Identity(command) => certificates::identity(command, common, output, app),
+        Command::Policy(Policy::Show) => {
+            let rows = app.policy().rows();
+            output.data(&rows, |style| render::policy(&rows, style))
+        }
+        Command::Up(up) => ended(app.up(&up, common, output)),
+        Command::Bo(node) => run_node(Role::Bo, &node, common, output, app),
+        Command::Fo(node) => run_node(Role::Fo, &node, common, output, app),
+        Command::Doctor => doctor(common, output),
+        Command::Backup(it) => {
+            let data = node_data(&common.data);
+            let made = super::backup(&data, &it.to, Timestamp::now()).map_err(|error| output.fail(Exit::Local, &error, None))?;
+            output.data(&made, |_| made.databases.iter().map(|it| format!("{}  {} bytes\n", it.file, it.bytes)).collect())
+        }
+        Command::Restore(it) => {
+            let data = node_data(&common.data);
+            let put = super::restore(&data, &it.from, it.replace).map_err(|error| {
+                let exit = if matches!(error, super::BackupError::Exists(_) | super::BackupError::DataDir(_)) {
+                    Exit::NoEffect
+                } else {
+                    Exit::Local
+                };
+                output.fail(exit, &error, None)
+            })?;
+            output.data(&put, |_| put.databases.iter().map(|it| format!("{}  {} bytes\n", it.file, it.bytes)).collect())
+        }
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command_as(output.bin()), output.bin(), &mut text);
+            output.raw(&String::from_utf8_lossy(&text))
+        }
+        remote => remotely(remote, common, output, app),
+    }
+}
+
+/// The commands that ask a live node. Ctrl-C ends any of them.
+fn remotely<A: App>(command: Command, common: &Common, output: &Output, app: &A) -> Result<(), Exit> {
+    let told = |error: RemoteError| {
+        // The callee's own error is data of a kind: JSON when it has a JSON form, so it goes out whole.
+        output.fail(error.exit(), &error, error.next_step())
+    };
+    let via = via(common).map_err(|why| output.fail_text(Exit::Usage, &why, Some("--via names a node")))?;
+    // Read before the runtime runs: stdin blocks.
+    let message = match &command {
+        Command::Send(it) => body(&it.message, &it.address, output)?,
+        Command::Call(it) => body(&it.message, &it.address, output)?,
+        _ => String::new(),
+    };
+    app.block_on(async {
+        let work = async {
+            let mut node = app.connect(&via).await.map_err(told)?;
+            ask(command, &message, &mut node, output).await.map_err(|end| end.unwrap_or_else(told))
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            _ = tokio::signal::ctrl_c() => Err(Exit::Interrupted),
+        }
+    })
+}
+
+/// Why a question to a node ended early: the node's answer, or our own output.
+enum End {
+    Remote(RemoteError),
+    Output(Exit),
+}
+
+impl End {
+    fn unwrap_or_else(self, told: impl FnOnce(RemoteError) -> Exit) -> Exit {
+        match self {
+            Self::Remote(error) => told(error),
+            Self::Output(exit) => exit,
+        }
+    }
+}
+
+impl From<RemoteError> for End {
+    fn from(error: RemoteError) -> Self {
+        Self::Remote(error)
+    }
+}
+
+impl From<Exit> for End {
+    fn from(exit: Exit) -> Self {
+        Self::Output(exit)
+    }
+}
+
+async fn ask<R: Remote>(command: Command, message: &str, node: &mut R, output: &Output) -> Result<(), End> {
+    match command {
+        Command::Tree(it) if it.watch => watch(node, !it.local, output).await?,
+        Command::Tree(it) => {
+            let nodes = node.tree(!it.local).await?;
+            output.data(&nodes, |style| render::tree(&nodes, style))?;
+        }
+        Command::Nodes => {
+            let mut nodes = node.tree(true).await?;
+            for node in &mut nodes {
+                node.tree = None;
+            }
+            output.data(&nodes, |style| render::nodes(&nodes, style))?;
+        }
+        Command::Actors => {
+            let actors = node.actors(true).await?;
+            output.data(&actors, |style| render::actors(&actors, style))?;
+        }
+        Command::Send(it) => {
+            node.cast_json(&it.address, message, it.timeout).await?;
+            output.data(&serde_json::json!({ "sent": it.address }), |_| String::new())?;
+        }
+        Command::Call(it) => {
+            let mut answer = node.call_json(&it.address, message, it.timeout, it.idempotency_key.as_deref()).await?;
+            answer.push('\n');
+            output.raw(&answer)?;
+        }
+        Command::Restart(it) => {
+            node.restart(&it.actor).await?;
+            output.data(&serde_json::json!({ "restarted": it.actor.actor }), |_| String::new())?;
+        }
+        Command::Crash(it) => {
+            node.crash(&it.actor).await?;
+            output.data(&serde_json::json!({ "crashed": it.actor.actor }), |_| String::new())?;
+        }
+        Command::Recorder(it) => {
+            let recording = node.recorder(&it.actor).await?;
+            output.data(&recording, |style| render::recording(&recording, style))?;
+        }
+        _ => unreachable!("`dispatch` carries out every command that asks no node"),
+    }
+    Ok(())
+}
+
+async fn watch<R: Remote>(node: &mut R, cluster: bool, output: &Output) -> Result<(), End> {
+    let mut ticks = tokio::time::interval(WATCH);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let nodes = node.tree(cluster).await?;
+        match Output::size() {
+            Some((_, height)) if !output.is_json() => {
+                let heading = format!("{} nodes at {}, Ctrl-C ends", nodes.len(), Timestamp::now().strftime("%H:%M:%S UTC"));
+                output.raw(&render::redraw(&nodes, &heading, height, output.style()))?;
+            }
+            // A pipe gets one JSON document, or one tree, a second.
+            _ => output.data(&nodes, |style| render::tree(&nodes, style))?,
+        }
+    }
+}
+
+/// The JSON body of a message, checked here so that a slip of the keyboard costs no journey.
+fn body(text: &str, address: &Address, output: &Output) -> Result<String, Exit> {
+    let mut read = String::new();
+    let text = if text == "-" {
+        // Larger than any message may be, so that the limit that counts is the node's.
+        let limit = 2 * u64::from(u32::MAX >> 7);
+        io::stdin()
+            .lock()
+            .take(limit)
+            .read_to_string(&mut read)
+            .map_err(|error| output.fail_text(Exit::Local, &format!("cannot read stdin: {error}"), None))?;
+        read.trim()
+    } else {
+        text
+    };
+    let next = "write {\"method\": {…}}; `{bin} actors` lists methods";
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(serde_json::Value::Object(map)) if map.len() == 1 => Ok(text.to_owned()),
+        Ok(_) => Err(output.fail_text(Exit::Usage, &format!("the message for {address} must be one method with its fields"), Some(next))),
+        Err(error) => Err(output.fail_text(Exit::Usage, &format!("the message for {address} is no JSON: {error}"), Some(next))),
+    }
+}
+
+/// The data directory of a node: `root` itself, or the BO's where `root` is that of `up`.
+pub(crate) fn node_data(root: &Path) -> PathBuf {
+    let bo = root.join("bo");
+    if !root.join(config::FILE).exists() && bo.join(config::FILE).exists() { bo } else { root.to_owned() }
+}
+
+/// Which node to ask, and as whom.
+pub(crate) fn via(common: &Common) -> Result<Via, String> {
+    let identity = certificates::person(common);
+    if let Some(endpoint) = &common.via {
+        return Ok(Via { endpoint: endpoint.clone(), identity });
+    }
+    let data = node_data(&common.data);
+    let config = Config::load(&Sources::of(&data)).map_err(|problems| problems.to_string())?;
+    let mut address = config.listen.cluster;
+    // A node that listens on all addresses is reached here on its loopback.
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    if address.port() == 0 {
+        return Err("the node listens on a port of the system's choice: only its log tells which".into());
+    }
+    Ok(Via { endpoint: address.into(), identity })
+}
+
+fn run_node<A: App>(role: Role, node: &Node, common: &Common, output: &Output, app: &A) -> Result<(), Exit> {
+    let sources = Sources::of(&common.data)
+        .role(role)
+        .flag("listen.cluster", node.listen, "--listen")
+        .flag("log.level", node.log.as_ref(), "--log")
+        .flag("log.format", node.log_format.as_ref(), "--log-format");
+    let config = Config::load(&sources)
+        .map_err(|problems| output.fail(Exit::Usage, &problems, Some("nothing was started; `{bin} doctor` checks the rest")))?;
+    let data = DataDir::hold(&config.data).map_err(|error| output.fail(Exit::Local, &error, None))?;
+    logging::start(&config.log, output.log_color()).map_err(|error| output.fail(Exit::Usage, &error, None))?;
+    ended(app.node(config, data, output))
+}
+
+fn initialise(it: Init, common: &Common, output: &Output) -> Result<(), Exit> {
+    let options = InitOptions {
+        data: common.data.clone(),
+        cluster: it.cluster,
+        role: it.role,
+        name: it.name,
+        listen: it.listen,
+        seeds: it.seed.into_iter().map(|address| Seed { name: None, role: None, address }).collect(),
+        authority: (!it.request).then(|| it.authority.unwrap_or_else(|| init::authority_beside(&common.data))),
+    };
+    let made = super::initialise(&options, Timestamp::now()).map_err(|error| {
+        let exit = match &error {
+            InitError::Io { .. } | InitError::DataDir(_) => Exit::Local,
+            _ => Exit::Usage,
+        };
+        output.fail(exit, &error, None)
+    })?;
+    output.say(&format!("{} is set up in {}", made.node.to_uri(), common.data.display()));
+    if let Some(path) = &made.authority {
+        output.say(&format!("the cluster's authority is in {}: move it to the machine of whoever signs", path.display()));
+    }
+    let data = common.data.display();
+    match &made.request {
+        Some(path) => {
+            output.say(&format!("next: have {} signed, then `{{bin}} identity install --data {data} CERTIFICATE`", path.display()))
+        }
+        None => output.say(&format!("next: `{{bin}} {} --data {data}`", made.node.role)),
+    }
+    let value = serde_json::json!({
+        "config": made.config, "node": made.node.to_uri(), "authority": made.authority, "operator": made.operator, "request": made.request,
+    });
+    output.data(&value, |_| String::new())
+}
+
+fn doctor(common: &Common, output: &Output) -> Result<(), Exit> {
+    let checks = super::doctor(&Sources::of(node_data(&common.data)), Timestamp::now());
+    output.data(&checks, |_| checks.iter().map(|check| check.text().replace("{bin}", output.bin())).collect())?;
+    if checks.iter().any(|check| check.state == Checked::Fail) { Err(Exit::Failed) } else { Ok(()) }
+}

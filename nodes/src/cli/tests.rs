@@ -1,0 +1,188 @@
+use super::*;
+use std::{cell::RefCell, ffi::OsString, future::Future, path::Path, process::ExitCode};
+
+use horos_wire::{
+    CallError, NoEffect,
+    policy::Policy as Rules,
+    protocol::node::{Offered, StatusReport},
+    tree::{NodeTree, Recording},
+};
+
+use crate::config::{Config, DataDir};
+
+fn parse(line: &str) -> Result<(Cli, String), clap::Error> {
+    Cli::parse_as(line.split(' ').map(OsString::from))
+}
+
+#[test]
+fn the_definitions_are_sound() {
+    Cli::command_as("my-shop").debug_assert();
+}
+
+#[test]
+fn the_name_is_the_programs_own() {
+    let (_, bin) = parse("/opt/bin/my-shop nodes").unwrap();
+    assert_eq!(bin, "my-shop");
+    fn check(command: &mut clap::Command) {
+        let help = command.render_long_help().to_string();
+        assert!(!help.contains(BIN) && !help.contains("horos call") && !help.contains("horos init"), "{help}");
+        let names: Vec<_> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+        for name in names.iter().filter(|name| *name != "help") {
+            check(command.find_subcommand_mut(name).unwrap());
+        }
+    }
+    let mut command = Cli::command_as("my-shop");
+    command.build();
+    check(&mut command);
+    let call = command.find_subcommand_mut("call").unwrap().render_long_help().to_string();
+    assert!(call.contains("my-shop call stock@bo") && call.contains("Examples:"), "{call}");
+}
+
+#[test]
+fn every_command_shows_examples() {
+    let command = Cli::command_as("x");
+    for sub in command.get_subcommands().filter(|sub| !sub.has_subcommands()) {
+        assert!(sub.get_after_help().is_some_and(|help| help.to_string().contains("Examples:")), "{}", sub.get_name());
+    }
+}
+
+#[test]
+fn an_actor_is_named_by_service_or_path() {
+    let path: ActorPath = "root/link/fo-1@bo-1".parse().unwrap();
+    assert_eq!((&*path.actor, path.scope), ("root/link/fo-1", Scope::Node("bo-1".parse().unwrap())));
+    assert_eq!("stock".parse::<ActorPath>().unwrap().scope, Scope::Any);
+    for bad in ["", "@bo", "a//b", "a b", "a@"] {
+        assert!(bad.parse::<ActorPath>().is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_timeout_needs_its_unit() {
+    assert!(parse("x call stock@bo {} --timeout 500ms").is_ok());
+    assert_eq!(parse("x call stock@bo {} --timeout 500").unwrap_err().exit_code(), i32::from(Exit::Usage as u8));
+}
+
+/// A node that answers calls with what it was told to.
+struct Double {
+    answer: RefCell<Option<Result<String, RemoteError>>>,
+    asked: RefCell<Vec<String>>,
+}
+
+struct Session<'a>(&'a Double);
+
+impl App for &'static Double {
+    type Remote = Session<'static>;
+    fn connect(&self, via: &Via) -> impl Future<Output = Result<Self::Remote, RemoteError>> {
+        self.asked.borrow_mut().push(format!("connect {}", via.endpoint));
+        std::future::ready(Ok(Session(self)))
+    }
+    fn block_on<F: Future>(&self, future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+    fn node(&self, config: Config, _: DataDir, _: &Output) -> Exit {
+        self.asked.borrow_mut().push(format!("run {}", config.node.name));
+        Exit::Ok
+    }
+    fn up(&self, _: &Up, _: &Common, _: &Output) -> Exit {
+        Exit::Interrupted
+    }
+    fn policy(&self) -> Rules {
+        Rules::builtin()
+    }
+}
+
+impl Remote for Session<'_> {
+    async fn tree(&mut self, _: bool) -> Result<Vec<NodeTree>, RemoteError> {
+        Ok(Vec::new())
+    }
+    async fn actors(&mut self, _: bool) -> Result<Vec<Offered>, RemoteError> {
+        Ok(Vec::new())
+    }
+    async fn status(&mut self) -> Result<StatusReport, RemoteError> {
+        Err(RemoteError::Identity("none".into()))
+    }
+    async fn call_json(&mut self, address: &Address, body: &str, _: Duration, _: Option<&str>) -> Result<String, RemoteError> {
+        self.0.asked.borrow_mut().push(format!("call {address} {body}"));
+        self.0.answer.borrow_mut().take().unwrap()
+    }
+    async fn cast_json(&mut self, _: &Address, _: &str, _: Duration) -> Result<(), RemoteError> {
+        Ok(())
+    }
+    async fn recorder(&mut self, _: &ActorPath) -> Result<Recording, RemoteError> {
+        Ok(Recording::default())
+    }
+    async fn restart(&mut self, _: &ActorPath) -> Result<(), RemoteError> {
+        Ok(())
+    }
+    async fn crash(&mut self, _: &ActorPath) -> Result<(), RemoteError> {
+        Ok(())
+    }
+    async fn revoke(&mut self, list: &str) -> Result<(), RemoteError> {
+        self.0.asked.borrow_mut().push(format!("revoke {}", list.lines().count() > 1));
+        Ok(())
+    }
+}
+
+fn double(answer: Option<Result<String, RemoteError>>) -> &'static Double {
+    Box::leak(Box::new(Double { answer: RefCell::new(answer), asked: RefCell::default() }))
+}
+
+fn exits(arguments: &[&str], app: &'static Double) -> ExitCode {
+    let (cli, bin) = Cli::parse_as(std::iter::once("my-shop").chain(arguments.iter().copied()).map(OsString::from)).unwrap();
+    run(cli, &bin, &app)
+}
+
+fn code(exit: Exit) -> String {
+    format!("{:?}", ExitCode::from(exit))
+}
+
+#[test]
+fn a_calls_end_is_the_exit_code() {
+    let ends = [
+        (Ok("{}".into()), Exit::Ok),
+        (Err(CallError::Failed("{\"left\":0}".into()).into()), Exit::Failed),
+        (Err(CallError::NoEffect(NoEffect::Stopping).into()), Exit::NoEffect),
+        (Err(CallError::Unknown(horos_wire::Unknown::NoReply).into()), Exit::Unknown),
+    ];
+    for (answer, exit) in ends {
+        let app = double(Some(answer));
+        let ended = exits(&["call", "stock@bo", "{\"levels\":{}}", "--via", "127.0.0.1:1"], app);
+        assert_eq!(format!("{ended:?}"), code(exit));
+        assert_eq!(*app.asked.borrow(), ["connect 127.0.0.1:1", "call stock@bo {\"levels\":{}}"]);
+    }
+}
+
+#[test]
+fn a_message_that_is_no_json_never_leaves() {
+    for message in ["{", "[]", "{\"a\":1,\"b\":2}", "12"] {
+        let app = double(None);
+        assert_eq!(format!("{:?}", exits(&["call", "stock@bo", message, "--via", "127.0.0.1:1"], app)), code(Exit::Usage), "{message}");
+        assert!(app.asked.borrow().is_empty());
+    }
+}
+
+fn at(data: &Path, arguments: &[&str], app: &'static Double) -> ExitCode {
+    let data = data.to_str().unwrap();
+    exits(&[arguments, &["--data", data]].concat(), app)
+}
+
+#[test]
+fn a_node_is_set_up_runs_and_is_revoked_by_documented_commands() {
+    let base = tempfile::tempdir().unwrap();
+    let data = base.path().join("shop");
+    let app = double(None);
+    let ok = |arguments: &[&str]| assert_eq!(format!("{:?}", at(&data, arguments, app)), code(Exit::Ok), "{arguments:?}");
+    ok(&["init", "--cluster", "shop", "--listen", "127.0.0.1:7499"]);
+    ok(&["bo"]);
+    assert_eq!(format!("{:?}", at(&data, &["fo"], app)), code(Exit::Usage));
+    assert_eq!(format!("{:?}", at(&data, &["init"], app)), code(Exit::Usage));
+    ok(&["identity", "list"]);
+    ok(&["identity", "revoke", "shop/bo/bo-1"]);
+    ok(&["identity", "revoke", "--send"]);
+    ok(&["tree"]);
+    ok(&["policy", "show"]);
+    assert_eq!(
+        *app.asked.borrow(),
+        ["run bo-1", "connect 127.0.0.1:7499", "revoke true", "connect 127.0.0.1:7499", "revoke true", "connect 127.0.0.1:7499"]
+    );
+}
