@@ -1,5 +1,7 @@
 //! Supervisors with real actors, one test per promise.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "in a test a panic is the report, and seeds are printed")]
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
@@ -467,6 +469,38 @@ fn the_tree_is_told_and_the_culprit_named_while_every_worker_thread_is_blocked()
         supervisor.stop().await;
         nobody_left(&world).await;
     });
+}
+
+#[tokio::test]
+async fn a_loop_that_never_waits_delays_its_restart_but_not_its_removal_or_the_end() {
+    let services = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (world, free) = (Arc::<World>::default(), Arc::<std::sync::atomic::AtomicBool>::default());
+    let on_services = |name: &str| {
+        let world = Arc::clone(&world);
+        let make = move |start: &horos_supervision::Start| (Worker, (Arc::clone(&world), Arc::clone(&start.vitals)));
+        let vitals = Vitals::new(name, Kind::Worker, Duration::from_millis(50));
+        ChildSpec::actor(vitals, Some(services.handle().clone()), make).shutdown(Duration::from_millis(10))
+    };
+    let supervisor = Supervisor::start(spec(Strategy::OneForAll, vec![child(&world, "a"), on_services("loops")]), None).await.unwrap();
+    let loops = supervisor.find("loops").unwrap();
+    world.tell("loops", Do::Block(Arc::clone(&free)));
+    world.tell("a", Do::Panic);
+    // Its group waits for it, so it never lives twice, and it is shown as what it is.
+    until("loops", || if loops.state() == State::Stuck { Ok(()) } else { Err(format!("{:?}", loops.state())) }).await;
+    assert_eq!((loops.lives(), supervisor.find("a").unwrap().lives()), (1, 1));
+    free.store(true, SeqCst);
+    lives(&supervisor, "a", 2).await;
+    lives(&supervisor, "loops", 2).await;
+    free.store(false, SeqCst);
+    world.tell("loops", Do::Block(Arc::clone(&free)));
+    until("loops", || loops.snapshot().busy_with.map(|_| ()).ok_or_else(|| "idle".into())).await;
+    supervisor.remove_child("loops").await.unwrap();
+    assert_eq!(loops.last_error().as_deref(), Some("abandoned: it could not be killed"));
+    assert_eq!(supervisor.stop().await, Ended::Stopped);
+    assert_eq!(world.alive.load(SeqCst), 1, "the loop is still at it");
+    free.store(true, SeqCst);
+    nobody_left(&world).await;
+    services.shutdown_background();
 }
 
 /// Erlang's `supervisor` in a few lines, for what ends in quiet.

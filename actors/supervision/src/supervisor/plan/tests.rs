@@ -44,6 +44,14 @@ fn a_failure_before_the_group_is_up_again_widens_the_group() {
 }
 
 #[test]
+fn a_failure_while_the_group_stops_does_not_narrow_it() {
+    let (mut plan, now) = (running(Strategy::RestForOne, 9), Instant::now());
+    assert_eq!(plan.ended(ChildId(0), Ending::Abnormal, now), [Step::Stop(ChildId(2))]);
+    assert_eq!(plan.ended(ChildId(1), Ending::Abnormal, now), [], "nobody starts before all have stopped");
+    assert_eq!(plan.ended(ChildId(2), Ending::Normal, now), [Step::Start(ChildId(0))]);
+}
+
+#[test]
 fn a_group_that_failed_twice_waits_before_it_starts_but_not_before_it_stops() {
     let rule = Backoff { base: Duration::from_secs(10), cap: Duration::from_secs(10), quiet: LONG };
     let (mut plan, now) = (plan(Strategy::OneForAll, 9, rule), Instant::now());
