@@ -10,12 +10,14 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use horos_supervision::{ChildSpec, Vitals};
+use horos_wire::tree::Kind as ActorKind;
 use rusqlite::Connection;
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -100,6 +102,8 @@ struct Shared {
     config: ReadersConfig,
     queue: Queue<Box<dyn Job>>,
     counters: Counters,
+    /// Set once the pool is some supervisor's child.
+    vitals: OnceLock<Arc<Vitals>>,
 }
 
 /// The way to read a database. Cheap to clone.
@@ -112,7 +116,21 @@ impl Readers {
     /// A handle whose threads are not running yet: reads wait until a [`ReadersActor`] given this handle is started.
     pub fn new(config: ReadersConfig) -> Readers {
         let queue = Queue::new(config.queue_depth);
-        Readers { shared: Arc::new(Shared { config, queue, counters: Counters::default() }) }
+        Readers { shared: Arc::new(Shared { config, queue, counters: Counters::default(), vitals: OnceLock::new() }) }
+    }
+
+    /// The pool as a supervisor's child called `name`. One pool is one child: a second call gives the same vital signs.
+    pub fn child(&self, name: &str) -> ChildSpec {
+        let vitals = self.shared.vitals.get_or_init(|| {
+            // Several reads are in hand at once, each with its own deadline: there is no one message to be stuck at.
+            let vitals = Vitals::new(name, ActorKind::Worker, Duration::MAX);
+            let shared = Arc::downgrade(&self.shared);
+            let limit = u32::try_from(self.shared.config.queue_depth).unwrap_or(u32::MAX);
+            vitals.watch_mailbox(limit, move || shared.upgrade().map_or(0, |shared| u32::try_from(shared.queue.len()).unwrap_or(u32::MAX)));
+            vitals
+        });
+        let readers = self.clone();
+        ChildSpec::actor(Arc::clone(vitals), None, move |_| (ReadersActor, readers.clone()))
     }
 
     /// Runs `work` in a read transaction, until `deadline` at most.
@@ -131,7 +149,12 @@ impl Readers {
         let (reply, answer) = oneshot::channel();
         let job = Read { closure: Some(work), deadline, reply };
         self.shared.queue.push(Box::new(job), |job| job.is_wanted()).map_err(|refused| match refused {
-            Refused::Full => ReadError::Overloaded,
+            Refused::Full => {
+                if let Some(vitals) = self.shared.vitals.get() {
+                    vitals.refuse();
+                }
+                ReadError::Overloaded
+            }
             Refused::Closed => ReadError::Stopped,
         })?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
@@ -281,7 +304,11 @@ fn serve(shared: &Shared, leave: &AtomicBool) {
                         continue;
                     }
                 };
-                if current.run(shared, job) {
+                let usable = current.run(shared, job);
+                if let Some(vitals) = shared.vitals.get() {
+                    vitals.progressed(Instant::now());
+                }
+                if usable {
                     reader = Some(current);
                 }
             }

@@ -19,12 +19,14 @@ mod thread;
 use std::{
     any::Any,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use horos_supervision::{ChildSpec, Vitals};
+use horos_wire::tree::Kind as ActorKind;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use serde::Serialize;
@@ -42,6 +44,11 @@ use crate::{
 };
 use commits::Announcer;
 use job::{Job, Progress, Work};
+
+/// A writer at one job for longer is shown as stuck: twice what a caller usually waits.
+pub const STUCK_AFTER: Duration = Duration::from_secs(10);
+/// What a supervisor allows for the end: draining the queue, then the last checkpoint.
+const SHUTDOWN: Duration = Duration::from_secs(12);
 
 /// How the writer works.
 #[derive(Clone, Debug)]
@@ -186,6 +193,10 @@ struct Shared {
     queue: Queue<Box<dyn Job>>,
     announcer: Announcer,
     counters: Counters,
+    /// Set once the writer is some supervisor's child.
+    vitals: OnceLock<Arc<Vitals>>,
+    /// Who sends jobs, as the recorder shows it: closures do not say whose they are.
+    sender: Arc<str>,
     /// Held by the thread that serves: a successor waits until its predecessor has let go of the file.
     serving: Arc<tokio::sync::Mutex<()>>,
     /// What tells the thread of the latest incarnation to leave.
@@ -211,11 +222,29 @@ impl Writer {
                 queue,
                 announcer: Announcer::default(),
                 counters: Counters::default(),
+                vitals: OnceLock::new(),
+                sender: "local".into(),
                 serving: Arc::default(),
                 incarnation: Mutex::new(None),
                 current: Mutex::new(None),
             }),
         }
+    }
+
+    /// The writer as a supervisor's child called `name`: restarted whenever it dies, shown as stuck when a job takes longer than
+    /// [`STUCK_AFTER`]. Its vital signs count jobs, and its mailbox is the queue.
+    ///
+    /// One writer is one child: a second call gives the same vital signs under the first name.
+    pub fn child(&self, name: &str) -> ChildSpec {
+        let vitals = self.shared.vitals.get_or_init(|| {
+            let vitals = Vitals::new(name, ActorKind::Worker, STUCK_AFTER);
+            let shared = Arc::downgrade(&self.shared);
+            let limit = u32::try_from(self.shared.config.queue_depth).unwrap_or(u32::MAX);
+            vitals.watch_mailbox(limit, move || shared.upgrade().map_or(0, |shared| u32::try_from(shared.queue.len()).unwrap_or(u32::MAX)));
+            vitals
+        });
+        let writer = self.clone();
+        ChildSpec::actor(Arc::clone(vitals), None, move |_| (WriterActor, writer.clone())).shutdown(SHUTDOWN)
     }
 
     /// Runs `work` in a transaction and answers when it is committed.
@@ -236,9 +265,14 @@ impl Writer {
     {
         let progress = Arc::new(Progress::default());
         let (reply, answer) = oneshot::channel();
-        let job = Work { closure: work, deadline, progress: Arc::clone(&progress), result: None, reply };
+        let job = Work { closure: work, deadline, progress: Arc::clone(&progress), queued: Instant::now(), result: None, reply };
         self.shared.queue.push(Box::new(job), |job| job.progress().is_wanted()).map_err(|refused| match refused {
-            Refused::Full => WriteError::Overloaded,
+            Refused::Full => {
+                if let Some(vitals) = self.shared.vitals.get() {
+                    vitals.refuse();
+                }
+                WriteError::Overloaded
+            }
             Refused::Closed => WriteError::Stopped,
         })?;
         let claim = Claim { shared: &self.shared, progress: &progress };

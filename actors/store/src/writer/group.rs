@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use horos_supervision::Incoming;
+use horos_wire::{TraceId, tree::Outcome};
 use parking_lot::Mutex;
 use rusqlite::{
     Connection, InterruptHandle,
@@ -172,7 +174,16 @@ impl Group {
         let mut kept = 0_u64;
         let mut next = Some(first);
         while let Some(mut job) = next.take() {
-            match self.run(shared, job.as_mut()) {
+            let vitals = shared.vitals.get();
+            if let Some(vitals) = vitals {
+                let now = Instant::now();
+                vitals.begin(now, incoming(&shared.sender, now - job.queued()));
+            }
+            let ran = self.run(shared, job.as_mut());
+            if let Some(vitals) = vitals {
+                vitals.end(Instant::now(), if matches!(ran, Ran::Kept) { Outcome::Done } else { Outcome::Failed });
+            }
+            match ran {
                 Ran::Kept => kept += 1,
                 Ran::Undone => {}
                 Ran::Lost => {
@@ -314,6 +325,10 @@ impl Group {
     fn execute(&self, sql: &str) -> Result<(), StoreError> {
         self.connection.execute_batch(sql).map_err(StoreError::from)
     }
+}
+
+fn incoming(sender: &Arc<str>, waited: Duration) -> Incoming {
+    Incoming { method: "transaction", sender: Arc::clone(sender), size: 0, trace: TraceId::default(), waited }
 }
 
 /// What a job may do. The transaction is shared, so its limits are not the job's to move.

@@ -77,12 +77,14 @@ pub(super) trait Job: Send {
     fn reply(self: Box<Self>);
     fn progress(&self) -> &Arc<Progress>;
     fn deadline(&self) -> Instant;
+    fn queued(&self) -> Instant;
 }
 
 pub(super) struct Work<T, E, F> {
     pub(super) closure: F,
     pub(super) deadline: Instant,
     pub(super) progress: Arc<Progress>,
+    pub(super) queued: Instant,
     pub(super) result: Option<Result<T, WriteError<E>>>,
     pub(super) reply: oneshot::Sender<Result<T, WriteError<E>>>,
 }
@@ -131,5 +133,9 @@ where
 
     fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    fn queued(&self) -> Instant {
+        self.queued
     }
 }

@@ -7,9 +7,12 @@ use std::{
 use horos_store::{
     Kind, StoreError,
     open::{Access, Options},
+    readers::{Readers, ReadersActor, ReadersConfig},
     rusqlite::Connection,
+    watch::{Detector, WatchConfig, Watcher},
     writer::{WriteError, Writer, WriterActor, WriterConfig},
 };
+use horos_supervision::{Strategy, Supervisor, SupervisorSpec};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent, call_t};
 
 use crate::support::{LIMIT, SCHEMA, World, labels, soon};
@@ -386,22 +389,75 @@ async fn what_was_answered_survives_kill_9() {
     end.await.unwrap();
 }
 
+/// Runs in the child process of the next test; by itself it does nothing.
+#[test]
+fn child_that_writes_beside_the_owner() {
+    #[expect(clippy::disallowed_methods, reason = "how the parent test tells its child what to do")]
+    let Ok(path) = std::env::var("HOROS_STORE_TEST_GUEST") else { return };
+    let guest = horos_store::open::open(&Options::new(path, Access::Guest)).unwrap();
+    for n in 0..100 {
+        guest.execute("INSERT INTO item (label) VALUES (?1)", [format!("guest {n}")]).unwrap();
+    }
+}
+
 #[tokio::test]
-async fn two_writers_in_two_processes_lose_nothing() {
+async fn two_processes_write_one_file_lose_nothing_and_are_both_watched() {
     let world = World::new().await;
-    let path = world.path.clone();
-    let other = std::thread::spawn(move || {
-        let guest = horos_store::open::open(&Options::new(path, Access::Guest)).unwrap();
-        for n in 0..100 {
-            guest.execute("INSERT INTO item (label) VALUES (?1)", [format!("guest {n}")]).unwrap();
-        }
-    });
+    let watcher = Watcher::start(WatchConfig::new(&world.path)).unwrap();
+    let rows = watcher.changes(Detector::MaxColumn { table: "item".into(), column: "id".into() });
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "writing::child_that_writes_beside_the_owner"])
+        .env("HOROS_STORE_TEST_GUEST", &world.path)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     for n in 0..100 {
         world.insert(format!("owner {n}")).await.unwrap();
     }
-    other.join().unwrap();
+    assert!(tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap().success());
     assert_eq!(world.labels().len(), 200);
+    crate::support::until(|| rows.current().token, |max| *max == 200).await;
     world.stop().await;
+}
+
+#[tokio::test]
+async fn under_a_supervisor_a_killed_writer_serves_again_and_shows_in_the_tree() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options::new(directory.path().join("a.db"), Access::Owner);
+    let writer = Writer::new(WriterConfig::new(options.clone(), SCHEMA));
+    let readers = Readers::new(ReadersConfig::new(options));
+    let spec = SupervisorSpec::new("store", Strategy::RestForOne, vec![writer.child("writer"), readers.child("readers")]);
+    let supervisor = Supervisor::start(spec, None).await.unwrap();
+    let insert = |label: &'static str| {
+        let writer = writer.clone();
+        async move { writer.transaction(soon(), move |tx| Ok::<_, Failure>(tx.execute("INSERT INTO item (label) VALUES (?1)", [label])?)).await }
+    };
+    insert("before").await.unwrap();
+    supervisor.crash_child("writer").await.unwrap();
+    crate::support::until(|| writer.stats().opened, |n| *n == 2).await;
+    insert("after").await.unwrap();
+    let count = readers.read(soon(), |tx| Ok::<i64, Failure>(tx.query_row("SELECT count(*) FROM item", [], |r| r.get(0))?)).await.unwrap();
+    assert_eq!(count, 2);
+    let tree = supervisor.tree();
+    let shown = &tree.children[0];
+    assert!(&*shown.name == "writer" && shown.handled == 2 && shown.restarts == 1 && shown.mailbox_limit == 1024, "{shown:?}");
+    supervisor.stop().await;
+}
+
+#[tokio::test]
+async fn memory_serves_tests_without_a_file() {
+    let options = Options::memory();
+    let writer = Writer::new(WriterConfig::new(options.clone(), SCHEMA));
+    let readers = Readers::new(ReadersConfig::new(options));
+    let (a, _) = Actor::spawn(None, WriterActor, writer.clone()).await.unwrap();
+    let (b, _) = Actor::spawn(None, ReadersActor, readers.clone()).await.unwrap();
+    let mut commits = writer.commits();
+    writer.transaction(soon(), |tx| Ok::<_, Failure>(tx.execute("INSERT INTO item (label) VALUES ('a')", [])?)).await.unwrap();
+    assert!(commits.next().await.unwrap().unwrap().touches("item"));
+    let count = readers.read(soon(), |tx| Ok::<i64, Failure>(tx.query_row("SELECT count(*) FROM item", [], |r| r.get(0))?)).await.unwrap();
+    assert_eq!(count, 1);
+    a.stop(None);
+    b.stop(None);
 }
 
 #[tokio::test]
