@@ -1,7 +1,7 @@
 //! The command line every binary of Horos has, a user's own included: what may be typed, and nothing of what it does.
 //!
 //! The program's name is the one it was started by, never a fixed one: `my-shop up`, `my-shop call stock@bo …`.
-//! Data goes to stdout, talk to stderr, the end is an [`Exit`](crate::exit::Exit) code.
+//! Data goes to stdout, talk to stderr, the end is an [`Exit`] code.
 
 mod backup;
 mod certificates;

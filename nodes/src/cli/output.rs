@@ -106,10 +106,26 @@ impl Output {
         let mut text = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
-            text = format!("{text}: {error}");
+            // Some types put the cause into their own text as well; once is enough.
+            let said = error.to_string();
+            if !text.contains(&said) {
+                text = format!("{text}: {said}");
+            }
             cause = error.source();
         }
         self.fail_text(exit, &text, next)
+    }
+
+    /// Passes on the callee's own error as it came: JSON where it has a JSON form, one line on stderr.
+    pub(crate) fn callee(&self, exit: Exit, body: &str) -> Exit {
+        let line = match serde_json::from_str::<serde_json::Value>(body) {
+            Ok(error) if self.json => serde_json::json!({ "error": error, "next": null, "exit": exit as u8 }).to_string(),
+            // Written anew, which escapes control characters (RFC 8259 §7): none of the callee's reaches the terminal.
+            Ok(error) => error.to_string(),
+            Err(_) => return self.fail_text(exit, body, None),
+        };
+        let _ = writeln!(io::stderr().lock(), "{line}"); // as in `say`
+        exit
     }
 
     /// As [`Output::fail`], for what is no error value.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use horos_wire::{Address, Role, policy::Policy as Rules};
+use horos_wire::{Address, CallError, Role, policy::Policy as Rules};
 use jiff::Timestamp;
 
 use super::{
@@ -93,9 +93,10 @@ fn dispatch<A: App>(command: Command, common: &Common, output: &Output, app: &A)
 
 /// The commands that ask a live node. Ctrl-C ends any of them.
 fn remotely<A: App>(command: Command, common: &Common, output: &Output, app: &A) -> Result<(), Exit> {
-    let told = |error: RemoteError| {
-        // The callee's own error is data of a kind: JSON when it has a JSON form, so it goes out whole.
-        output.fail(error.exit(), &error, error.next_step())
+    let told = |error: RemoteError| match &error {
+        // An answer, if not the one hoped for: it goes out whole, for a script to read.
+        RemoteError::Call(CallError::Failed(body)) => output.callee(error.exit(), body),
+        other => output.fail(other.exit(), other, other.next_step()),
     };
     let via = via(common).map_err(|why| output.fail_text(Exit::Usage, &why, Some("--via names a node")))?;
     // Read before the runtime runs: stdin blocks.

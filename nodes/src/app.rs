@@ -1,0 +1,199 @@
+//! What a user's binary adds to a node: its services, by role.
+
+use std::{marker::PhantomData, path::PathBuf, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use horos_store::migrations::Migrations;
+use horos_supervision::{ChildSpec, Context, Exchange, OpenError, Restart, Service, ServiceSpec, Table, exchange::RegisterError, service};
+use horos_wire::{
+    Methods, Protocol, Role,
+    policy::{Allowed, Policy, PolicyError, Rule},
+};
+use tokio::runtime::Handle as Runtime;
+
+use crate::databases::{Database, Databases};
+
+/// What [`crate::main`] hands to a user's binary: says which services run on which role, and who may call them.
+#[derive(Debug)]
+pub struct Horos {
+    services: Vec<Registered>,
+    policy: Policy,
+    problems: Vec<String>,
+    playground: bool,
+}
+
+/// A service as it was registered.
+pub(crate) struct Registered {
+    pub(crate) role: Role,
+    name: Box<str>,
+    spec: Box<dyn Fn(&Parts) -> Result<ChildSpec, RegisterError> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Registered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} on {}", self.name, self.role)
+    }
+}
+
+/// What a node gives the services it starts.
+pub(crate) struct Parts {
+    pub(crate) exchange: Exchange,
+    pub(crate) runtime: Runtime,
+    pub(crate) databases: Databases,
+    pub(crate) data: Arc<PathBuf>,
+    pub(crate) capacity: usize,
+}
+
+/// What a service is opened with.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    context: Context,
+    data: Arc<PathBuf>,
+    databases: Databases,
+}
+
+impl Opening {
+    /// A context to call others from, outside of any message.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The node's data directory, for files of the service's own.
+    pub fn data(&self) -> &std::path::Path {
+        &self.data
+    }
+
+    /// The database `name` in the data directory, brought to the newest of `migrations`; its writer and readers
+    /// are actors of the node. Services that name the same one share them.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or another service asked for it with other migrations.
+    pub async fn database(&self, name: &str, migrations: Migrations) -> Result<Database, OpenError> {
+        self.databases.open(name, migrations).await
+    }
+}
+
+impl Horos {
+    pub(crate) fn new(playground: bool) -> Self {
+        Self { services: Vec::new(), policy: Policy::builtin(), problems: Vec::new(), playground }
+    }
+
+    /// Whether this is `up`, which runs a BO and an FO with everything made on the spot.
+    pub fn is_playground(&self) -> bool {
+        self.playground
+    }
+
+    /// Services of the nodes of `role`, which is [`Role::Bo`] or [`Role::Fo`].
+    pub fn on(&mut self, role: Role) -> On<'_> {
+        On { horos: self, role }
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Everything wrong with what was registered.
+    pub(crate) fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    pub(crate) fn children(&self, role: Role, parts: &Parts) -> Result<Vec<ChildSpec>, RegisterError> {
+        self.services.iter().filter(|service| service.role == role).map(|service| (service.spec)(parts)).collect()
+    }
+
+    fn note(&mut self, outcome: Result<(), PolicyError>) {
+        if let Err(error) = outcome {
+            self.problems.push(error.to_string());
+        }
+    }
+}
+
+/// Registers services on one role.
+#[derive(Debug)]
+pub struct On<'a> {
+    horos: &'a mut Horos,
+    role: Role,
+}
+
+impl<'a> On<'a> {
+    /// Runs a service called `name`, opened by `open` at each start and restarted as `restart` says.
+    ///
+    /// Only actors of the same node may call it until [`Allow::to`] says who else.
+    pub fn service<S, O, F>(self, name: &str, restart: Restart, open: O) -> Allow<'a, S::Protocol>
+    where
+        S: Service,
+        S::Protocol: Methods<Table<S>>,
+        O: Fn(Opening) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<S, OpenError>> + Send + 'static,
+    {
+        let Self { horos, role } = self;
+        if !role.is_node() {
+            horos.problems.push(format!("service {name}: the role {role} runs no services; use bo or fo"));
+        }
+        horos.policy.declare::<S::Protocol>();
+        let offered = horos.policy.offer(role, S::Protocol::NAME);
+        horos.note(offered);
+        match name.parse() {
+            Ok(name) => {
+                let mut spec = ServiceSpec::new(name);
+                spec.restart = restart;
+                horos.services.push(Registered { role, name: spec.name.as_str().into(), spec: Box::new(move |parts| start(parts, &spec, &open)) });
+            }
+            Err(error) => horos.problems.push(error.to_string()),
+        }
+        Allow { horos, role, protocol: PhantomData }
+    }
+}
+
+fn start<S, O, F>(parts: &Parts, spec: &ServiceSpec, open: &O) -> Result<ChildSpec, RegisterError>
+where
+    S: Service,
+    S::Protocol: Methods<Table<S>>,
+    O: Fn(Opening) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<S, OpenError>> + Send + 'static,
+{
+    let (data, databases, open) = (parts.data.clone(), parts.databases.clone(), open.clone());
+    let spec = ServiceSpec { capacity: parts.capacity, ..spec.clone() };
+    service(&parts.exchange, &parts.runtime, spec, move |context| -> BoxFuture<'static, Result<S, OpenError>> {
+        Box::pin(open(Opening { context, data: data.clone(), databases: databases.clone() }))
+    })
+}
+
+/// Says who may call a service from elsewhere; what is not said is denied.
+#[derive(Debug)]
+pub struct Allow<'a, P> {
+    horos: &'a mut Horos,
+    role: Role,
+    protocol: PhantomData<fn() -> P>,
+}
+
+impl<P: Protocol> Allow<'_, P> {
+    /// Lets callers of these roles call every method of the service's protocol on nodes of its role.
+    pub fn to(self, callers: &[Role]) -> Self {
+        self.to_methods(callers, None)
+    }
+
+    /// Lets callers of these roles call some methods, by their names in the JSON form.
+    pub fn only(self, callers: &[Role], methods: &[&str]) -> Self {
+        self.to_methods(callers, Some(methods))
+    }
+
+    fn to_methods(self, callers: &[Role], methods: Option<&[&str]>) -> Self {
+        let allowed = match methods {
+            None => Allowed::All,
+            Some(names) => {
+                let number = |name: &&str| P::methods().iter().find(|method| method.name == *name).map(|method| method.number);
+                for name in names.iter().filter(|name| number(name).is_none()) {
+                    self.horos.problems.push(format!("{} has no method {name:?}", P::NAME));
+                }
+                Allowed::List(names.iter().filter_map(number).collect())
+            }
+        };
+        for caller in callers {
+            let rule = Rule { caller: *caller, callee: self.role, protocol: P::NAME.into(), methods: allowed.clone() };
+            let outcome = self.horos.policy.allow(rule);
+            self.horos.note(outcome);
+        }
+        self
+    }
+}
