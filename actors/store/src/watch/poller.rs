@@ -32,7 +32,7 @@ pub(super) struct Poller {
     pub(super) stats: Mutex<WatchStats>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Followed {
     detector: Detector,
     sender: watch::Sender<Seen>,
@@ -130,12 +130,13 @@ impl Poller {
         *unread |= moved;
         let mut changes = 0;
         let mut failure = None;
-        let mut followed = self.followed.lock();
-        for each in followed.iter_mut() {
+        // Collected first: the lock must not be held over a query, because followers take it on a runtime's thread.
+        let due: Vec<Followed> = {
+            let followed = self.followed.lock();
+            followed.iter().filter(|f| *unread || f.sender.borrow().generation == 0).cloned().collect()
+        };
+        for each in due {
             let before = *each.sender.borrow();
-            if !*unread && before.generation > 0 {
-                continue;
-            }
             match token(&view.connection, &each.detector, version) {
                 // A replaced file is a change even if the token happens to be equal.
                 Ok(token) if before.generation == 0 || replaced || token != before.token => {

@@ -92,6 +92,8 @@ pub(super) struct Group {
 enum Ran {
     Kept,
     Undone,
+    /// Not started: nobody waits for it any more.
+    Late,
     /// The transaction is gone, and with it everything the group did.
     Lost,
 }
@@ -181,11 +183,16 @@ impl Group {
             }
             let ran = self.run(shared, job.as_mut());
             if let Some(vitals) = vitals {
-                vitals.end(Instant::now(), if matches!(ran, Ran::Kept) { Outcome::Done } else { Outcome::Failed });
+                let outcome = match ran {
+                    Ran::Kept => Outcome::Done,
+                    Ran::Undone | Ran::Lost => Outcome::Failed,
+                    Ran::Late => Outcome::Refused,
+                };
+                vitals.end(Instant::now(), outcome);
             }
             match ran {
                 Ran::Kept => kept += 1,
-                Ran::Undone => {}
+                Ran::Undone | Ran::Late => {}
                 Ran::Lost => {
                     undone(job);
                     let (answered, again): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|j| j.is_final());
@@ -223,7 +230,7 @@ impl Group {
         if Instant::now() >= job.deadline() || !job.progress().start() {
             job.progress().abandon();
             job.overrule(Verdict::DeadlinePassed);
-            return Ran::Undone;
+            return Ran::Late;
         }
         let rows_before = self.notes.rows.lock().clone();
         if let Err(error) = self.execute(SAVE) {

@@ -249,6 +249,62 @@ async fn a_full_disk_is_typed_and_costs_only_what_does_not_fit() {
     world.stop().await;
 }
 
+/// A file system of one megabyte. Only root can have one, so elsewhere the test above has to do.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new() -> Option<SmallDisk> {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(directory.path()).stderr(Stdio::null()).status();
+        mounted.is_ok_and(|status| status.success()).then(|| SmallDisk(directory))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a connection of the test may still be closing.
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn on_a_disk_that_fills_up_every_answer_is_true_and_space_cures_it() {
+    let Some(disk) = SmallDisk::new() else {
+        println!("skipped: mounting a file system takes root");
+        return;
+    };
+    let path = disk.0.path().join("a.db");
+    let filler = disk.0.path().join("filler");
+    std::fs::write(&filler, vec![1; 400_000]).unwrap();
+    let writer = Writer::new(WriterConfig::new(Options::new(&path, Access::Owner), SCHEMA));
+    let (actor, end) = Actor::spawn(None, WriterActor, writer.clone()).await.unwrap();
+    let insert = |n: usize| {
+        let writer = writer.clone();
+        async move {
+            let label = format!("{n} {}", "x".repeat(20_000));
+            writer.transaction(soon(), move |tx| Ok::<_, Failure>(tx.execute("INSERT INTO item (label) VALUES (?1)", [&label])?)).await
+        }
+    };
+    let mut committed = 0;
+    let error = loop {
+        match insert(committed).await {
+            Ok(_) => committed += 1,
+            Err(error) => break error,
+        }
+        assert!(committed < 1_000, "the disk never filled");
+    };
+    let (WriteError::Failed(source) | WriteError::Storage(source)) = &error else { panic!("{error:?}") };
+    assert_eq!(source.kind, Kind::Full, "after {committed}");
+    assert!(error.had_no_effect());
+    assert_eq!(labels(&path).len(), committed);
+    std::fs::remove_file(filler).unwrap();
+    insert(committed).await.unwrap();
+    assert_eq!(labels(&path).len(), committed + 1, "the same writer goes on");
+    actor.stop(None);
+    end.await.unwrap();
+}
+
 #[tokio::test]
 async fn the_wal_stays_small_and_is_gone_after_a_stop() {
     let world = World::with(|c| {
