@@ -137,7 +137,11 @@ impl<'a> On<'a> {
             Ok(name) => {
                 let mut spec = ServiceSpec::new(name);
                 spec.restart = restart;
-                horos.services.push(Registered { role, name: spec.name.as_str().into(), spec: Box::new(move |parts| start(parts, &spec, &open)) });
+                horos.services.push(Registered {
+                    role,
+                    name: spec.name.as_str().into(),
+                    spec: Box::new(move |parts| start(parts, &spec, &open)),
+                });
             }
             Err(error) => horos.problems.push(error.to_string()),
         }

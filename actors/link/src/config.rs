@@ -5,7 +5,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use horos_supervision::Exchange;
 use horos_wire::{policy::Policy, session::Liveness};
 
-use crate::{link::Limits, tls::Tls};
+use crate::{
+    link::Limits,
+    tls::{Expected, Tls},
+};
 
 /// What a node's endpoint is made with. Checked by whoever reads configuration; trusted here.
 #[derive(Clone, Debug)]
@@ -16,6 +19,8 @@ pub struct Config {
     pub advertise: Vec<SocketAddr>,
     /// Nodes to dial from the start.
     pub seeds: Vec<SocketAddr>,
+    /// The same by `host:port`, looked up anew at every dial, with whom to expect there.
+    pub seed_names: Vec<(Box<str>, Expected)>,
     /// How long silence may last.
     pub liveness: Liveness,
     /// How much one link may hold.
@@ -56,6 +61,7 @@ impl Config {
             listen,
             advertise: Vec::new(),
             seeds: Vec::new(),
+            seed_names: Vec::new(),
             liveness: Liveness::default(),
             limits: Limits::default(),
             admission: Admission::default(),

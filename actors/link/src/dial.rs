@@ -31,6 +31,8 @@ const PATIENT_PAUSE: Duration = Duration::from_secs(5);
 const EAGER_FOR: Duration = Duration::from_secs(300);
 /// Dials at once.
 const DIALS: usize = 64;
+/// Addresses of one host's name that are tried.
+const MAX_ADDRESSES: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Target {
@@ -43,6 +45,10 @@ pub(crate) async fn run(endpoint: Endpoint, vitals: Arc<Vitals>) {
     let mut changed = endpoint.peers().changed();
     let mut dialling: JoinSet<()> = JoinSet::new();
     let mut ids: HashMap<Target, Id> = HashMap::new();
+    let mut named = JoinSet::new();
+    for (name, expected) in &endpoint.config().seed_names {
+        named.spawn(keep_looking_up(endpoint.clone(), name.clone(), expected.clone()));
+    }
     loop {
         changed.mark_unchanged();
         for target in wanted(&endpoint) {
@@ -66,6 +72,69 @@ pub(crate) async fn run(endpoint: Endpoint, vitals: Arc<Vitals>) {
             }
         }
     }
+}
+
+/// Keeps a seed linked that is known by its host's name, which may lead elsewhere tomorrow.
+async fn keep_looking_up(endpoint: Endpoint, name: Box<str>, expected: Expected) {
+    let peers = endpoint.peers().clone();
+    let mut changed = peers.changed();
+    let since = Instant::now();
+    let mut said = None;
+    let mut attempt = 0u32;
+    loop {
+        changed.mark_unchanged();
+        let addresses: Vec<SocketAddr> = match tokio::net::lookup_host(&*name).await {
+            Ok(addresses) => addresses.take(MAX_ADDRESSES).collect(),
+            Err(error) => {
+                say_once(&mut said, &name, error.to_string());
+                Vec::new()
+            }
+        };
+        if addresses.iter().any(|address| peers.is_linked_at(*address)) {
+            said = None;
+            attempt = 0;
+            // It ends only with the endpoint.
+            let _ = changed.changed().await;
+            continue;
+        }
+        for address in addresses {
+            match endpoint.dial(address, expected.clone(), patience(attempt)).await {
+                Ok(()) => {
+                    wait_for_link(&endpoint, address).await;
+                    break;
+                }
+                Err(why) => say_once(&mut said, &name, why),
+            }
+        }
+        attempt = attempt.saturating_add(1);
+        tokio::time::sleep(pause(since)).await;
+    }
+}
+
+/// Says why a node cannot be reached: once per reason, not once per dial.
+fn say_once(said: &mut Option<String>, what: &str, why: String) {
+    if said.as_ref() != Some(&why) {
+        tracing::info!(node = what, %why, "cannot reach a node; will go on dialling");
+        *said = Some(why);
+    }
+}
+
+fn patience(attempt: u32) -> Duration {
+    if attempt % LONG_EVERY == LONG_EVERY - 1 { LONG_PATIENCE } else { PATIENCE }
+}
+
+fn pause(since: Instant) -> Duration {
+    let longest = if since.elapsed() < EAGER_FOR { EAGER_PAUSE } else { PATIENT_PAUSE };
+    rand::rng().random_range(Duration::ZERO..=longest)
+}
+
+/// The session is the supervisor's now; whether it opens is seen by `peers`. Not to dial at once again:
+async fn wait_for_link(endpoint: &Endpoint, address: SocketAddr) {
+    let peers = endpoint.peers();
+    let mut changed = peers.changed();
+    let opened = async { while !peers.is_linked_at(address) && changed.changed().await.is_ok() {} };
+    // One that has not opened by then never will.
+    let _ = tokio::time::timeout(peers.liveness.hello, opened).await;
 }
 
 /// What is to be linked and is not.
@@ -106,27 +175,11 @@ async fn keep_dialling(endpoint: Endpoint, target: Target) {
             return;
         }
         let expected = target.node.clone().map_or(Expected::AnyNode, Expected::Node);
-        let patience = if attempt % LONG_EVERY == LONG_EVERY - 1 { LONG_PATIENCE } else { PATIENCE };
-        match endpoint.dial(target.address, expected, patience).await {
-            Ok(()) => {
-                // The session is the supervisor's now; whether it opens is seen by `peers`. Not to dial at once again:
-                let mut changed = peers.changed();
-                let _ = tokio::time::timeout(peers.liveness.hello, async {
-                    while !peers.is_linked_at(target.address) && changed.changed().await.is_ok() {}
-                })
-                .await;
-            }
-            Err(why) => {
-                // Once per reason, not once per dial.
-                if said.as_ref() != Some(&why) {
-                    tracing::info!(address = %target.address, %why, "cannot reach a node; will go on dialling");
-                    said = Some(why);
-                }
-            }
+        match endpoint.dial(target.address, expected, patience(attempt)).await {
+            Ok(()) => wait_for_link(&endpoint, target.address).await,
+            Err(why) => say_once(&mut said, &target.address.to_string(), why),
         }
         attempt = attempt.saturating_add(1);
-        let longest = if since.elapsed() < EAGER_FOR { EAGER_PAUSE } else { PATIENT_PAUSE };
-        let pause = rand::rng().random_range(Duration::ZERO..=longest);
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(pause(since)).await;
     }
 }

@@ -319,6 +319,25 @@ impl Endpoint {
         })
     }
 
+    /// Dials a node and waits until its session is open: for callers that know whom they want and cannot wait for the dialer.
+    ///
+    /// # Errors
+    /// Why there is no session, in words.
+    pub async fn link_to(&self, address: SocketAddr, expected: Expected, within: Duration) -> Result<(), String> {
+        let until = Instant::now() + within;
+        let mut changed = self.peers.changed();
+        self.dial(address, expected, within).await?;
+        loop {
+            changed.mark_unchanged();
+            if self.peers.is_heard_out(address) {
+                return Ok(());
+            }
+            if tokio::time::timeout_at(until.into(), changed.changed()).await.is_err() {
+                return Err("the session did not open in time".to_owned());
+            }
+        }
+    }
+
     /// Dials once: an established connection's session, or why there is none.
     pub(crate) async fn dial(&self, address: SocketAddr, expected: Expected, patience: Duration) -> Result<(), String> {
         let mut client = self.peers.tls.client(&[ALPN], expected);

@@ -32,7 +32,7 @@ mod credentials;
 mod files;
 pub mod request;
 pub mod revocation;
-mod signature;
+pub(crate) mod signature;
 
 pub use authority::Authority;
 pub use certificate::{Fingerprint, PeerIdentity, Serial, Validity};

@@ -22,4 +22,5 @@ mod worker;
 pub use config::{Admission, Config, Parts};
 pub use endpoint::{ALPN, AlpnHandler, Endpoint, EndpointError, socket, transport};
 pub use link::Limits;
+pub use membership::TreeDigest;
 pub use peers::{Known, Peers};

@@ -141,6 +141,16 @@ impl Peers {
         self.ready.send_if_modified(|was| std::mem::replace(was, ready) != ready);
     }
 
+    /// The node itself.
+    pub fn node(&self) -> &NodeId {
+        self.exchange.node()
+    }
+
+    /// Where peers are told to dial this node.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.advertised.read().clone()
+    }
+
     /// Changes whenever a node comes, goes, or offers something else.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
@@ -240,6 +250,16 @@ impl Peers {
         self.links.read().values().any(|linked| {
             linked.link.quinn.remote_address() == address || linked.link.hello.get().is_some_and(|hello| hello.addresses.contains(&address))
         })
+    }
+
+    /// Whether the node at this address is linked and has said what it offers.
+    pub(crate) fn is_heard_out(&self, address: SocketAddr) -> bool {
+        self.links.read().values().any(|linked| linked.link.quinn.remote_address() == address && linked.link.offers.read().ready)
+    }
+
+    /// Whether any linked node offers `name` within `scope`.
+    pub fn is_offered(&self, address: &Address) -> bool {
+        !self.offering(&address.name, &address.scope).is_empty()
     }
 
     /// Tells every peer that no new work is taken; returns when nothing of theirs is in hand here and
@@ -371,7 +391,7 @@ impl Peers {
     }
 
     /// Closes every session whose peer is no longer admitted.
-    pub(crate) fn enforce(&self) {
+    pub fn enforce(&self) {
         let now = Timestamp::now();
         let everyone: Vec<_> = self.links().into_iter().chain(self.people.lock().iter().cloned()).collect();
         for link in everyone {

@@ -52,7 +52,7 @@ impl Migration {
 }
 
 /// All migrations of a database, in order. A constant of the crate that owns the schema.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migrations(&'static [Migration]);
 
 /// Where a migration stands.

@@ -35,7 +35,7 @@ use crate::{
     exchange::{Exchange, Inbox, RegisterError},
     mailbox::{Attached, DEFAULT_CAPACITY, Mailbox, Post, Wake, Work},
     reference::{LocalCall, LocalCast},
-    supervisor::{ChildSpec, OnStuck, Restart, Start, StartError},
+    supervisor::{ChildSpec, OnStuck, Restart},
     vitals::{Incoming, Vitals},
 };
 
@@ -121,32 +121,18 @@ where
     S::Protocol::visit(&mut table);
     let table = Arc::new(table);
     let open: Open<S> = Arc::new(move |context| Box::pin(open(context)));
-    let (exchange, runtime, name) = (exchange.clone(), runtime.clone(), spec.name.clone());
-    let start = move |start: Start| -> BoxFuture<'static, Result<ractor::ActorCell, StartError>> {
+    let (exchange, name) = (exchange.clone(), spec.name);
+    let child = ChildSpec::actor(vitals, Some(runtime.clone()), move |start| {
         let args = HostArgs {
             context: Context::for_actor(exchange.clone(), &name),
             open: open.clone(),
             table: table.clone(),
             mailbox: mailbox.clone(),
-            vitals: start.vitals,
+            vitals: start.vitals.clone(),
         };
-        let runtime = runtime.clone();
-        Box::pin(async move {
-            // ractor spawns on the runtime that it is called on.
-            let spawned = runtime.spawn(async move { Actor::spawn_linked(None, Host::<S>::new(), args, start.supervisor).await });
-            let (actor, _) =
-                spawned.await.map_err(|error| StartError::new(error.to_string()))?.map_err(|error| StartError::new(error.to_string()))?;
-            Ok(actor.get_cell())
-        })
-    };
-    Ok(ChildSpec {
-        name: spec.name.as_str().into(),
-        restart: spec.restart,
-        shutdown: spec.shutdown,
-        on_stuck: spec.on_stuck,
-        vitals,
-        start: Arc::new(start),
-    })
+        (Host::<S>::new(), args)
+    });
+    Ok(child.restart(spec.restart).shutdown(spec.shutdown).on_stuck(spec.on_stuck))
 }
 
 /// The receiving end that the directory knows.

@@ -9,7 +9,7 @@ use std::{
 use horos_wire::{ClusterName, NodeId};
 use jiff::Timestamp;
 use rustls::{
-    RootCertStore,
+    RootCertStore, SignatureScheme,
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
 };
@@ -323,5 +323,18 @@ impl Credentials {
 
     pub(crate) fn key(&self) -> &Arc<CertifiedKey> {
         &self.key
+    }
+
+    /// The certificate itself.
+    pub(crate) fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.key.cert.first()
+    }
+
+    /// The holder's ECDSA P-256 signature of `message` over SHA-256; `None` where the key makes none.
+    ///
+    /// What is signed begins with words of its own: TLS signs what begins with 64 spaces (RFC 8446 §4.4.3), so
+    /// neither can pass for the other.
+    pub(crate) fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
+        self.key.key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256])?.sign(message).ok()
     }
 }

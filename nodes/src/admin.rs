@@ -1,0 +1,262 @@
+//! What a node answers about itself (protocol `horos.node`), under two names.
+//!
+//! `horos.node` never calls another node, so any number of nodes can ask each other at once. `horos.cluster`
+//! gathers what the others' `horos.node` say. Both run beside the link and not with the users' services: a node
+//! whose services are wedged still tells what is wrong with it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream};
+use horos_link::Peers;
+use horos_supervision::{Context, Exchange, Handle, Service, SupervisorHandle, supervisor::OrderError};
+use horos_wire::{
+    Never, Role,
+    policy::sees_errors,
+    protocol::node::{
+        Actors, Crash, Describe, Description, Done, MethodDescription, NAME, Node, NodeError, Offered, Recorder, Restart, Revoke, Status,
+        StatusReport, Tree,
+    },
+    tree::{Actor, Health, NodeTree, Recording},
+};
+use parking_lot::Mutex;
+
+/// The name of the actor that asks the whole cluster.
+pub const CLUSTER: &str = "horos.cluster";
+/// For each node to answer when the whole cluster is asked.
+const ASK: Duration = Duration::from_secs(1);
+/// Nodes asked at once.
+const ASK_AT_ONCE: usize = 64;
+
+/// What the node's own actors share of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Insight {
+    pub(crate) exchange: Exchange,
+    pub(crate) root: SupervisorHandle,
+    /// Supervisors by the path of their children: `root`, `root/link`, …
+    pub(crate) supervisors: Arc<Mutex<Vec<(String, SupervisorHandle)>>>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) started: Instant,
+    /// Why the node is not ready; empty when it is.
+    pub(crate) conditions: Arc<Mutex<Vec<Box<str>>>>,
+}
+
+impl Insight {
+    fn here(&self, tree: bool) -> NodeTree {
+        NodeTree {
+            node: (**self.exchange.node()).clone(),
+            incarnation: Some(self.exchange.incarnation()),
+            health: Health::Here,
+            addresses: self.peers.addresses().iter().map(|address| address.to_string().into()).collect(),
+            tree: tree.then(|| self.root.tree()),
+            missing: None,
+        }
+    }
+
+    fn others(&self) -> Vec<NodeTree> {
+        let known = self.peers.known().into_iter();
+        known
+            .map(|known| NodeTree {
+                node: known.node,
+                incarnation: Some(known.incarnation),
+                health: known.health,
+                addresses: known.addresses.iter().map(|address| address.to_string().into()).collect(),
+                tree: None,
+                missing: match known.health {
+                    Health::Down => Some("out of reach".into()),
+                    Health::Heard => Some("heard of, not linked from here".into()),
+                    Health::Here | Health::Up | Health::Suspect => None,
+                },
+            })
+            .collect()
+    }
+
+    fn offered(&self) -> Vec<Offered> {
+        let names = self.exchange.names().into_iter();
+        names
+            .map(|(name, inbox)| {
+                let (protocol, version) = inbox.protocol();
+                Offered {
+                    name,
+                    node: self.exchange.node().name.clone(),
+                    protocol: protocol.into(),
+                    version,
+                    methods: inbox.methods().iter().map(|method| method.name.into()).collect(),
+                }
+            })
+            .collect()
+    }
+
+    /// The supervisor and the child's name that `actor`, a service's name or a path, stands for.
+    fn find(&self, actor: &str) -> Result<(SupervisorHandle, String), NodeError> {
+        let unknown = || NodeError::NoSuchActor(actor.chars().take(200).collect());
+        let path = if actor.contains('/') { actor.to_owned() } else { path_of(&self.root.tree(), actor).ok_or_else(unknown)? };
+        let (parent, child) = path.rsplit_once('/').ok_or_else(|| NodeError::Refused("the root is stopped by stopping the node".into()))?;
+        let supervisors = self.supervisors.lock();
+        let (_, supervisor) = supervisors.iter().find(|(known, _)| known == parent).ok_or_else(unknown)?;
+        if !supervisor.tree().children.iter().any(|known| *known.name == *child) {
+            return Err(unknown());
+        }
+        Ok((supervisor.clone(), child.to_owned()))
+    }
+
+    fn recording(&self, actor: &str) -> Result<Recording, NodeError> {
+        let (supervisor, child) = self.find(actor)?;
+        let vitals = supervisor.find(&child).ok_or_else(|| NodeError::NoSuchActor(actor.into()))?;
+        Ok(vitals.recording())
+    }
+}
+
+/// The path of the one actor called `name`.
+fn path_of(tree: &Actor, name: &str) -> Option<String> {
+    if *tree.name == *name {
+        return Some(name.to_owned());
+    }
+    tree.children.iter().find_map(|child| path_of(child, name)).map(|path| format!("{}/{path}", tree.name))
+}
+
+/// Takes out what `role` is not to see.
+fn redact(tree: &mut Actor, role: Role) {
+    if !sees_errors(role) {
+        tree.last_error = None;
+        for child in &mut tree.children {
+            redact(child, role);
+        }
+    }
+}
+
+fn refused(error: OrderError) -> NodeError {
+    NodeError::Refused(error.to_string().into())
+}
+
+/// Answers about this node.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    pub(crate) insight: Insight,
+    /// Whether this is the one that asks the others too.
+    pub(crate) cluster: bool,
+}
+
+impl Service for Admin {
+    type Protocol = Node;
+}
+
+impl Handle<Tree> for Admin {
+    async fn handle(&mut self, ask: Tree, cx: &Context) -> Result<Vec<NodeTree>, Never> {
+        let role = cx.caller().node().role;
+        let mut trees = vec![self.insight.here(true)];
+        if ask.cluster {
+            let others = self.insight.others();
+            if self.cluster {
+                let asked = stream::iter(others).map(|node| ask_tree(cx, node)).buffered(ASK_AT_ONCE);
+                trees.extend(asked.collect::<Vec<_>>().await);
+            } else {
+                trees.extend(others);
+            }
+        }
+        for tree in trees.iter_mut().filter_map(|node| node.tree.as_mut()) {
+            if !cx.caller().is_local() {
+                redact(tree, role);
+            }
+        }
+        Ok(trees)
+    }
+}
+
+async fn ask_tree(cx: &Context, mut node: NodeTree) -> NodeTree {
+    if matches!(node.health, Health::Up | Health::Suspect) {
+        let there = cx.at::<Node>(&format!("{NAME}@{}", node.node.name));
+        match there.call(Tree { cluster: false }, ASK).await {
+            Ok(trees) => node.tree = trees.into_iter().next().and_then(|answer| answer.tree),
+            Err(error) => node.missing = Some(error.to_string().into()),
+        }
+    }
+    node
+}
+
+impl Handle<Actors> for Admin {
+    async fn handle(&mut self, ask: Actors, cx: &Context) -> Result<Vec<Offered>, Never> {
+        let mut offered = self.insight.offered();
+        if ask.cluster && self.cluster {
+            let linked = self.insight.others().into_iter().filter(|node| node.health == Health::Up);
+            let asked = stream::iter(linked).map(|node| async move {
+                let there = cx.at::<Node>(&format!("{NAME}@{}", node.node.name));
+                there.call(Actors { cluster: false }, ASK).await.unwrap_or_else(|error| {
+                    tracing::info!(node = %node.node, %error, "did not tell its actors");
+                    Vec::new()
+                })
+            });
+            offered.extend(asked.buffered(ASK_AT_ONCE).collect::<Vec<_>>().await.into_iter().flatten());
+        }
+        Ok(offered)
+    }
+}
+
+impl Handle<Describe> for Admin {
+    async fn handle(&mut self, ask: Describe, _: &Context) -> Result<Description, NodeError> {
+        let inbox = self.insight.exchange.find(&ask.actor).ok_or_else(|| NodeError::NoSuchActor(ask.actor.as_str().into()))?;
+        let (protocol, version) = inbox.protocol();
+        let methods = inbox.methods().iter().map(|method| MethodDescription {
+            name: method.name.into(),
+            request: (method.request)().as_value().to_string().into(),
+            reply: (method.reply)().as_value().to_string().into(),
+            error: (method.error)().as_value().to_string().into(),
+        });
+        Ok(Description { protocol: protocol.into(), version, methods: methods.collect() })
+    }
+}
+
+impl Handle<Recorder> for Admin {
+    async fn handle(&mut self, ask: Recorder, _: &Context) -> Result<Recording, NodeError> {
+        self.insight.recording(&ask.actor)
+    }
+}
+
+impl Handle<Restart> for Admin {
+    async fn handle(&mut self, ask: Restart, cx: &Context) -> Result<Done, NodeError> {
+        tracing::warn!(target: "horos_nodes::audit", caller = %cx.caller(), actor = %ask.actor, "restart");
+        let (supervisor, child) = self.insight.find(&ask.actor)?;
+        supervisor.restart_child(&child).await.map_err(refused)?;
+        Ok(Done {})
+    }
+}
+
+impl Handle<Crash> for Admin {
+    async fn handle(&mut self, ask: Crash, cx: &Context) -> Result<Done, NodeError> {
+        tracing::warn!(target: "horos_nodes::audit", caller = %cx.caller(), actor = %ask.actor, "crash");
+        let (supervisor, child) = self.insight.find(&ask.actor)?;
+        supervisor.crash_child(&child).await.map_err(refused)?;
+        Ok(Done {})
+    }
+}
+
+impl Handle<Status> for Admin {
+    async fn handle(&mut self, _: Status, _: &Context) -> Result<StatusReport, Never> {
+        let conditions = self.insight.conditions.lock().clone();
+        Ok(StatusReport {
+            node: self.insight.here(false),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ready: conditions.is_empty(),
+            conditions,
+            uptime_s: self.insight.started.elapsed().as_secs(),
+            resident: resident(),
+        })
+    }
+}
+
+impl Handle<Revoke> for Admin {
+    async fn handle(&mut self, ask: Revoke, cx: &Context) -> Result<Done, NodeError> {
+        tracing::warn!(target: "horos_nodes::audit", caller = %cx.caller(), "deny list");
+        self.insight.peers.revoke(ask.list).await.map_err(|why| NodeError::Refused(why.into()))?;
+        Ok(Done {})
+    }
+}
+
+/// Resident memory of this process in bytes; 0 where /proc does not tell.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * 4096
+}

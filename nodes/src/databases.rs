@@ -1,0 +1,95 @@
+//! The node's databases: one writer and one pool of readers a file, whichever services use it.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use horos_store::{
+    migrations::Migrations,
+    open::{Access, Durability, Options},
+    readers::{Readers, ReadersConfig},
+    writer::{Writer, WriterConfig},
+};
+use horos_supervision::{OpenError, SupervisorHandle};
+use horos_wire::ActorName;
+use tokio::sync::Mutex;
+
+use crate::config::{Store, Synchronous};
+
+/// Databases that the services of one node may use; each costs three threads.
+pub const MAX_DATABASES: usize = 32;
+
+/// A database of the node.
+#[derive(Clone)]
+pub struct Database {
+    /// The one way to write to it.
+    pub writer: Writer,
+    /// The way to read from it.
+    pub readers: Readers,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Database")
+    }
+}
+
+/// The databases that services have asked for. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Databases(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    data: PathBuf,
+    config: Store,
+    supervisor: SupervisorHandle,
+    open: Mutex<HashMap<Box<str>, (Migrations, Database)>>,
+}
+
+impl Databases {
+    pub(crate) fn new(data: &Path, config: Store, supervisor: SupervisorHandle) -> Self {
+        Self(Arc::new(Inner { data: data.to_owned(), config, supervisor, open: Mutex::default() }))
+    }
+
+    /// The database called `name`, opened by the first who asks.
+    pub(crate) async fn open(&self, name: &str, migrations: Migrations) -> Result<Database, OpenError> {
+        // A name of our own rules is a file name without a path in it.
+        let file: ActorName = name.parse().map_err(|error| format!("the database name {name:?}: {error}"))?;
+        let mut open = self.0.open.lock().await;
+        if let Some((known, database)) = open.get(name) {
+            if *known != migrations {
+                return Err(format!("{name} is in use with other migrations").into());
+            }
+            return Ok(database.clone());
+        }
+        if open.len() >= MAX_DATABASES {
+            return Err(format!("a node has at most {MAX_DATABASES} databases").into());
+        }
+        let config = &self.0.config;
+        let mut options = Options::new(self.0.data.join(file.as_str()), Access::Owner);
+        options.durability = match config.synchronous {
+            Synchronous::Full => Durability::Full,
+            Synchronous::Normal => Durability::Normal,
+        };
+        options.busy_timeout = config.busy_timeout;
+        let mut writer = WriterConfig::new(options.clone(), migrations.clone());
+        writer.queue_depth = config.queue as usize;
+        writer.group_jobs = config.group_commit as usize;
+        writer.group_time = config.group_wait;
+        let mut readers = ReadersConfig::new(options);
+        readers.threads = config.readers as usize;
+        let (writer, readers) = (Writer::new(writer), Readers::new(readers));
+        // The writer first: it makes the file and brings it up to date.
+        self.0.supervisor.add_child(writer.child(&format!("{name}:writer"))).await?;
+        if let Err(error) = self.0.supervisor.add_child(readers.child(&format!("{name}:readers"))).await {
+            // Asked for again it starts from nothing; a writer that will not stop stays with its supervisor, which reports it.
+            let _ = self.0.supervisor.remove_child(&format!("{name}:writer")).await;
+            return Err(error.into());
+        }
+        let database = Database { writer, readers };
+        open.insert(name.into(), (migrations, database.clone()));
+        Ok(database)
+    }
+}

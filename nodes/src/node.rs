@@ -1,0 +1,286 @@
+//! One node: its supervision tree, from start to stop.
+//!
+//! ```text
+//! root             one for one; past its intensity the node ends
+//! ├─ store         the databases' writers and readers, each file apart
+//! ├─ link          accept loop, dialer, gossip, a session for each connection
+//! ├─ node          horos.node and horos.cluster
+//! ├─ certificates  takes up renewed certificates
+//! └─ services      the users' services, on threads of their own
+//! ```
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use horos_link::{
+    Admission, Endpoint, Limits, Parts as LinkParts,
+    tls::{Expected, Tls},
+};
+use horos_supervision::{
+    Context, Exchange, Intensity, Restart, ServiceSpec, Strategy, Supervisor, SupervisorHandle, SupervisorSpec, service, supervisor::Ended,
+};
+use horos_wire::{Incarnation, NodeId, protocol::node::NAME, session::Liveness};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    admin::{Admin, CLUSTER, Insight},
+    app::{Horos, Parts},
+    config::{Config, DataDir, Layout, Seed},
+    databases::Databases,
+};
+
+/// What a node writes into its data directory once its port is open, for the command line on the same machine.
+pub(crate) const ADDRESS_FILE: &str = "address";
+/// For peers to acknowledge the last word of a node that stops.
+const CLOSE_WITHIN: Duration = Duration::from_millis(500);
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum NodeError {
+    #[error(transparent)]
+    Identity(#[from] horos_link::identity::CredentialsError),
+    #[error("the certificate in {} names {found}, but the configuration says {expected}: put the right one there, or correct cluster.name, node.role and node.name", path.display())]
+    OtherIdentity { path: PathBuf, found: String, expected: String },
+    #[error(transparent)]
+    Endpoint(#[from] horos_link::EndpointError),
+    #[error(transparent)]
+    Register(#[from] horos_supervision::exchange::RegisterError),
+    #[error(transparent)]
+    Start(#[from] horos_supervision::StartError),
+    #[error(transparent)]
+    Order(#[from] horos_supervision::supervisor::OrderError),
+    #[error("cannot {action}: {source}")]
+    Io { action: &'static str, source: std::io::Error },
+}
+
+/// How a node's life ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Finished {
+    /// Asked to, and everything in hand was finished.
+    Stopped,
+    /// Asked twice: stopped at once.
+    AtOnce,
+    /// Something failed more often than its supervisors could mend.
+    Broken(String),
+}
+
+/// A running node.
+pub(crate) struct RunningNode {
+    root: SupervisorHandle,
+    endpoint: Endpoint,
+    insight: Insight,
+    address: SocketAddr,
+    address_file: PathBuf,
+    drain: Duration,
+    /// Dropped last, and off the runtime that it would block.
+    services: Option<Runtime>,
+}
+
+/// Runs a node until it is stopped. `ready` is called with the address when it takes work.
+pub(crate) fn run(
+    config: Config,
+    _held: DataDir,
+    horos: Arc<Horos>,
+    ready: impl FnOnce(&NodeId, SocketAddr),
+) -> Result<Finished, NodeError> {
+    let io = |action| move |source| NodeError::Io { action, source };
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(io("start the runtime"))?;
+    runtime.block_on(async {
+        // Signals first, so that one that comes during the start is not the kernel's to answer.
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(io("listen for signals"))?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(io("listen for signals"))?;
+        let node = tokio::select! {
+            node = RunningNode::start(config, &horos) => node?,
+            _ = interrupt.recv() => return Ok(Finished::AtOnce),
+            _ = terminate.recv() => return Ok(Finished::AtOnce),
+        };
+        ready(node.endpoint.peers().node(), node.address);
+        tokio::select! {
+            ended = node.root.wait() => {
+                let cause = match ended {
+                    Ended::Failed(cause) => cause.to_string(),
+                    other => format!("{other:?}"),
+                };
+                node.close().await;
+                return Ok(Finished::Broken(cause));
+            }
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping: no new work is taken; a second signal stops at once");
+        tokio::select! {
+            () = node.stop() => Ok(Finished::Stopped),
+            _ = interrupt.recv() => Ok(Finished::AtOnce),
+            _ = terminate.recv() => Ok(Finished::AtOnce),
+        }
+    })
+}
+
+impl RunningNode {
+    async fn start(config: Config, horos: &Horos) -> Result<Self, NodeError> {
+        let started = Instant::now();
+        let tls = Arc::new(Tls::open(&config.identity.dir, Timestamp::now())?);
+        let id = NodeId { cluster: config.cluster.name.clone(), role: config.node.role, name: config.node.name.clone() };
+        if *tls.credentials().id() != id {
+            return Err(NodeError::OtherIdentity {
+                path: config.identity.dir.clone(),
+                found: tls.credentials().id().to_uri(),
+                expected: id.to_uri(),
+            });
+        }
+        let services_runtime = match config.runtime.layout {
+            Layout::Single => None,
+            Layout::Split => Some(service_runtime(config.runtime.service_threads)?),
+        };
+        let service_handle = services_runtime.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone());
+        let exchange = Exchange::new(id, Incarnation(rand::random()));
+
+        let root = Supervisor::start(SupervisorSpec::new("root", Strategy::OneForOne, Vec::new()), None).await?;
+        let supervisors = Arc::new(Mutex::new(vec![("root".to_owned(), root.clone())]));
+        let branch = async |name: &str, max| -> Result<SupervisorHandle, NodeError> {
+            // A branch that gives up is started anew by the root, empty; so none gives up before the node does.
+            let spec = SupervisorSpec::new(name, Strategy::OneForOne, Vec::new()).intensity(max, Duration::from_secs(30));
+            let handle = spec.handle();
+            root.add_child(spec.into_child().restart(Restart::Transient)).await?;
+            supervisors.lock().push((format!("root/{name}"), handle.clone()));
+            Ok(handle)
+        };
+
+        let store = branch("store", 10).await?;
+        let databases = Databases::new(&config.data, config.store.clone(), store);
+        let link = branch("link", 20).await?;
+        let parts = LinkParts {
+            exchange: exchange.clone(),
+            policy: Arc::new(horos.policy().clone()),
+            tls: tls.clone(),
+            release: env!("CARGO_PKG_VERSION"),
+        };
+        let endpoint = Endpoint::open(link_config(&config), parts, HashMap::new(), link.clone())?;
+        let address = endpoint.local_addr().map_err(|source| NodeError::Io { action: "read the bound address", source })?;
+        let insight = Insight {
+            exchange: exchange.clone(),
+            root: root.clone(),
+            supervisors: supervisors.clone(),
+            peers: endpoint.peers().clone(),
+            started,
+            conditions: Arc::new(Mutex::new(vec!["starting".into()])),
+        };
+        let admin = branch("node", 10).await?;
+        for (name, cluster) in [(NAME, false), (CLUSTER, true)] {
+            let insight = insight.clone();
+            let spec = ServiceSpec::new(name.parse().expect("a literal name that keeps the rules"));
+            let open = move |_: Context| {
+                let insight = insight.clone();
+                async move { Ok(Admin { insight, cluster }) }
+            };
+            admin.add_child(service(&exchange, &Handle::current(), spec, open)?).await?;
+        }
+        root.add_child(crate::certificates::child(tls, endpoint.peers().clone(), config.identity.dir.clone())).await?;
+
+        let services = branch("services", Intensity::default().max).await?;
+        let parts = Parts {
+            exchange: exchange.clone(),
+            runtime: service_handle,
+            databases,
+            data: Arc::new(config.data.clone()),
+            capacity: config.limits.mailbox as usize,
+        };
+        for child in horos.children(config.node.role, &parts)? {
+            services.add_child(child).await?;
+        }
+        // The door last: whoever comes in finds everything in its place.
+        for child in endpoint.children() {
+            link.add_child(child).await?;
+        }
+        let address_file = config.data.join(ADDRESS_FILE);
+        write_address(&address_file, address)?;
+        endpoint.peers().set_ready(true);
+        insight.conditions.lock().clear();
+        tracing::info!(node = %exchange.node().to_uri(), %address, incarnation = %exchange.incarnation(),
+            ms = started.elapsed().as_millis() as u64, "ready");
+        Ok(Self { root, endpoint, insight, address, address_file, drain: config.drain.timeout, services: services_runtime })
+    }
+
+    /// Not ready, drain, stop the children in reverse order, close.
+    async fn stop(&self) {
+        self.insight.conditions.lock().push("stopping".into());
+        self.endpoint.peers().drain(Instant::now() + self.drain).await;
+        self.close().await;
+        self.root.stop().await;
+        tracing::info!("stopped");
+    }
+
+    async fn close(&self) {
+        // Whoever reads a stale address would only fail to connect.
+        let _ = std::fs::remove_file(&self.address_file);
+        self.endpoint.close(CLOSE_WITHIN).await;
+    }
+}
+
+impl Drop for RunningNode {
+    fn drop(&mut self) {
+        if let Some(services) = self.services.take() {
+            // A service in a loop must not keep the process.
+            services.shutdown_background();
+        }
+    }
+}
+
+fn service_runtime(threads: u16) -> Result<Runtime, NodeError> {
+    // Two at least: a service that blocks its thread leaves one to the others.
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let threads = if threads == 0 { cores.saturating_sub(1).max(2) } else { usize::from(threads) };
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("service")
+        .enable_all()
+        .build()
+        .map_err(|source| NodeError::Io { action: "start the services' threads", source })
+}
+
+/// The link's configuration as the node's says it.
+fn link_config(config: &Config) -> horos_link::Config {
+    let mut link = horos_link::Config::new(config.listen.cluster);
+    link.seed_names = config.peers.iter().map(|seed| (seed.address.to_string().into(), expected(config, seed))).collect();
+    link.liveness = Liveness {
+        heartbeat: config.liveness.heartbeat,
+        suspect: config.liveness.suspect,
+        down: config.liveness.down,
+        ..Liveness::default()
+    };
+    link.limits = Limits {
+        out_buffer: config.limits.out_buffer.bytes(),
+        in_flight_messages: config.limits.in_flight_messages,
+        in_flight_bytes: config.limits.in_flight_bytes.0,
+    };
+    link.admission = Admission {
+        handshakes: config.limits.handshakes as usize,
+        handshakes_per_address: config.limits.handshakes_per_address as usize,
+        handshake_timeout: config.limits.handshake_timeout,
+        sessions: config.limits.connections as usize,
+    };
+    link
+}
+
+fn expected(config: &Config, seed: &Seed) -> Expected {
+    match (&seed.name, seed.role) {
+        (Some(name), Some(role)) => Expected::Node(NodeId { cluster: config.cluster.name.clone(), role, name: name.clone() }),
+        (None, Some(role)) => Expected::Role(role),
+        _ => Expected::AnyNode,
+    }
+}
+
+fn write_address(path: &Path, address: SocketAddr) -> Result<(), NodeError> {
+    std::fs::write(path, format!("{address}\n")).map_err(|source| NodeError::Io { action: "write the address file", source })
+}
