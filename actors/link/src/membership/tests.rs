@@ -173,7 +173,7 @@ fn what_is_known_of_a_node_is_not_rolled_back() {
     assert_eq!(members.learn(newer, start + Duration::from_secs(5)), Ok(true));
     // Nor once it is gone.
     let gone = members.settle(&HashSet::new(), &HashSet::new(), start + Duration::from_secs(60));
-    assert_eq!(gone, [other.name.clone()]);
+    assert_eq!(gone, std::slice::from_ref(&other.name));
     assert_eq!(members.learn(older, start + Duration::from_secs(61)), Err(Stale::Known));
 }
 
