@@ -6,7 +6,8 @@ use horos_wire::{Role, tree::Health};
 
 use super::{
     cluster::{Cluster, Node},
-    world::eventually,
+    raw::Raw,
+    world::{eventually, no_panics, says, watch},
 };
 
 const LEARN: Duration = Duration::from_secs(20);
@@ -104,6 +105,52 @@ async fn a_node_that_moved_is_found_at_its_new_address() {
     assert_ne!(moved.address(), left);
     sees(&fo, "bo-2", &[Health::Up]).await;
     for node in [seed, moved, fo] {
+        node.stop().await;
+    }
+}
+
+/// A gossip message that hands over `entry` as what `node` says of itself, as chitchat 0.11 writes it.
+fn delta(node: &str, entry: &str, version: u64) -> Vec<u8> {
+    let text = |text: &str| [&(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat();
+    let life = [text(node), 9u64.to_le_bytes().to_vec(), [&[6u8][..], &[0xfd; 16], &[1, 0]].concat()].concat();
+    let operations = [vec![0], life, vec![0; 16], vec![1], text("entry"), text(entry), version.to_le_bytes().to_vec(), vec![0]].concat();
+    let length = (operations.len() as u16).to_le_bytes();
+    [&[0x53, 0xb0, 0, 2, 2][..], &length, &operations, &[0]].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_an_fo_forges_changes_nothing() {
+    watch();
+    let cluster = Cluster::new();
+    let seed = cluster.node(Role::Bo, "bo-1", Vec::new()).await;
+    let seeds = vec![seed.address()];
+    let victim = cluster.node(Role::Bo, "bo-2", seeds.clone()).await;
+    sees(&seed, "bo-2", &[Health::Up]).await;
+    let forger = Raw::open(&cluster, Role::Fo, "fo-66", seed.address()).await;
+    let entry = |node: &str| {
+        format!(
+            "horos-entry 1\nnode spiffe://shop/{node}\nincarnation 0000000000000009\nissued {}\nsequence 9\nbeat 9\nready yes\n\
+             addresses 127.0.0.1:9\nprotocols\ntree 0 0 0 0 0 0 0000000000000000\ncertificate 30820100\nsignature 3045\n",
+            jiff::Timestamp::now().as_millisecond()
+        )
+    };
+    for message in [delta("bo/bo-2", &entry("bo/bo-2"), 9), delta("bo/bo-9", &entry("bo/bo-9"), 9), vec![0x53, 0xb0], vec![7; 60_000]] {
+        let mut stream = forger.connection.open_uni().await.unwrap();
+        stream.write_all(&[6]).await.unwrap();
+        stream.write_all(&message).await.unwrap();
+        stream.finish().unwrap();
+    }
+    says(&["from=fo-66", "gossip that does not hold is ignored"]).await;
+    // What comes later is heard as ever: nothing false stands in its way.
+    let fo = cluster.node(Role::Fo, "fo-1", seeds).await;
+    sees(&fo, "bo-2", &[Health::Up]).await;
+    for node in [&seed, &fo] {
+        assert_eq!(health(node, "bo-9"), None);
+        let known = node.endpoint.peers().known().into_iter().find(|known| known.node.name.as_str() == "bo-2").unwrap();
+        assert_eq!(known.addresses, [victim.address()]);
+    }
+    no_panics();
+    for node in [seed, victim, fo] {
         node.stop().await;
     }
 }
