@@ -5,7 +5,7 @@
 //! whose services are wedged still tells what is wrong with it.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -34,13 +34,34 @@ const ASK_AT_ONCE: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Insight {
     pub(crate) exchange: Exchange,
-    pub(crate) root: SupervisorHandle,
-    /// Supervisors by the path of their children: `root`, `root/link`, …
-    pub(crate) supervisors: Arc<Mutex<Vec<(String, SupervisorHandle)>>>,
+    pub(crate) root: Arc<RootCell>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) started: Instant,
     /// Why the node is not ready; empty when it is.
     pub(crate) conditions: Arc<Mutex<Vec<Box<str>>>>,
+}
+
+/// The node's supervisors, known once the tree that this is part of has been laid out.
+#[derive(Debug, Default)]
+pub(crate) struct RootCell(OnceLock<Root>);
+
+/// The node's supervisors.
+#[derive(Debug)]
+pub(crate) struct Root {
+    pub(crate) handle: SupervisorHandle,
+    /// By path, each the parent of those below it.
+    pub(crate) supervisors: Vec<(String, SupervisorHandle)>,
+}
+
+impl RootCell {
+    pub(crate) fn set(&self, root: Root) {
+        // It is laid out once, before any of it is started.
+        let _ = self.0.set(root);
+    }
+
+    fn get(&self) -> &Root {
+        self.0.get().expect("the tree is laid out before its actors are started")
+    }
 }
 
 impl Insight {
@@ -50,7 +71,7 @@ impl Insight {
             incarnation: Some(self.exchange.incarnation()),
             health: Health::Here,
             addresses: self.peers.addresses().iter().map(|address| address.to_string().into()).collect(),
-            tree: tree.then(|| self.root.tree()),
+            tree: tree.then(|| self.root.get().handle.tree()),
             missing: None,
         }
     }
@@ -92,10 +113,10 @@ impl Insight {
     /// The supervisor and the child's name that `actor`, a service's name or a path, stands for.
     fn find(&self, actor: &str) -> Result<(SupervisorHandle, String), NodeError> {
         let unknown = || NodeError::NoSuchActor(actor.chars().take(200).collect());
-        let path = if actor.contains('/') { actor.to_owned() } else { path_of(&self.root.tree(), actor).ok_or_else(unknown)? };
+        let path =
+            if actor.contains('/') { actor.to_owned() } else { path_of(&self.root.get().handle.tree(), actor).ok_or_else(unknown)? };
         let (parent, child) = path.rsplit_once('/').ok_or_else(|| NodeError::Refused("the root is stopped by stopping the node".into()))?;
-        let supervisors = self.supervisors.lock();
-        let (_, supervisor) = supervisors.iter().find(|(known, _)| known == parent).ok_or_else(unknown)?;
+        let (_, supervisor) = self.root.get().supervisors.iter().find(|(known, _)| known == parent).ok_or_else(unknown)?;
         if !supervisor.tree().children.iter().any(|known| *known.name == *child) {
             return Err(unknown());
         }

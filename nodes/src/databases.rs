@@ -62,7 +62,14 @@ impl Databases {
             if *known != migrations {
                 return Err(format!("{name} is in use with other migrations").into());
             }
-            return Ok(database.clone());
+            let database = database.clone();
+            // A store that was started anew has lost the children it was given since its first start.
+            for child in [database.writer.child(&format!("{name}:writer")), database.readers.child(&format!("{name}:readers"))] {
+                if self.0.supervisor.find(&child.name).is_none() {
+                    self.0.supervisor.add_child(child).await?;
+                }
+            }
+            return Ok(database);
         }
         if open.len() >= MAX_DATABASES {
             return Err(format!("a node has at most {MAX_DATABASES} databases").into());

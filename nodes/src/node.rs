@@ -2,11 +2,14 @@
 //!
 //! ```text
 //! root             one for one; past its intensity the node ends
-//! ├─ store         the databases' writers and readers, each file apart
-//! ├─ link          accept loop, dialer, gossip, a session for each connection
+//! ├─ data          rest for one: services are opened anew when the store was
+//! │  ├─ store      the databases' writers and readers, each file apart
+//! │  └─ services   the users' services, on threads of their own
 //! ├─ node          horos.node and horos.cluster
-//! ├─ certificates  takes up renewed certificates
-//! └─ services      the users' services, on threads of their own
+//! ├─ certificates  takes up renewed certificates and deny lists
+//! ├─ memory        writes down where the peers are, for the next life
+//! └─ link          accept loop, dialer, gossip
+//!    └─ sessions   one for each connection
 //! ```
 
 use std::{
@@ -22,7 +25,7 @@ use horos_link::{
     tls::{Expected, Tls},
 };
 use horos_supervision::{
-    Context, Exchange, Intensity, Restart, ServiceSpec, Strategy, Supervisor, SupervisorHandle, SupervisorSpec, service, supervisor::Ended,
+    Context, Exchange, ServiceSpec, Strategy, Supervisor, SupervisorHandle, SupervisorSpec, service, supervisor::Ended,
 };
 use horos_wire::{Incarnation, NodeId, protocol::node::NAME, session::Liveness};
 use jiff::Timestamp;
@@ -33,10 +36,11 @@ use tokio::{
 };
 
 use crate::{
-    admin::{Admin, CLUSTER, Insight},
+    admin::{Admin, CLUSTER, Insight, Root},
     app::{Horos, Parts},
     config::{Config, DataDir, Layout, Seed},
     databases::Databases,
+    memory,
 };
 
 /// What a node writes into its data directory once its port is open, for the command line on the same machine.
@@ -146,37 +150,39 @@ impl RunningNode {
         let service_handle = services_runtime.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone());
         let exchange = Exchange::new(id, Incarnation(rand::random()));
 
-        let root = Supervisor::start(SupervisorSpec::new("root", Strategy::OneForOne, Vec::new()), None).await?;
-        let supervisors = Arc::new(Mutex::new(vec![("root".to_owned(), root.clone())]));
-        let branch = async |name: &str, max| -> Result<SupervisorHandle, NodeError> {
-            // A branch that gives up is started anew by the root, empty; so none gives up before the node does.
-            let spec = SupervisorSpec::new(name, Strategy::OneForOne, Vec::new()).intensity(max, Duration::from_secs(30));
-            let handle = spec.handle();
-            root.add_child(spec.into_child().restart(Restart::Transient)).await?;
-            supervisors.lock().push((format!("root/{name}"), handle.clone()));
-            Ok(handle)
-        };
-
-        let store = branch("store", 10).await?;
-        let databases = Databases::new(&config.data, config.store.clone(), store);
-        let link = branch("link", 20).await?;
+        // Handles come before what they lead to, so that every lasting child stands in its supervisor's own
+        // list: a supervisor that is started anew begins with just those.
+        let store = SupervisorSpec::new("store", Strategy::OneForOne, Vec::new());
+        let sessions = SupervisorSpec::new("sessions", Strategy::OneForOne, Vec::new());
         let parts = LinkParts {
             exchange: exchange.clone(),
             policy: Arc::new(horos.policy().clone()),
             tls: tls.clone(),
             release: env!("CARGO_PKG_VERSION"),
         };
-        let endpoint = Endpoint::open(link_config(&config), parts, HashMap::new(), link.clone())?;
+        let mut link_config = link_config(&config);
+        link_config.greet = memory::peers(&config.data);
+        let secret = memory::secret(&config.data);
+        link_config.secret =
+            Some(secret.map_err(|source| NodeError::Io { action: "keep the endpoint's secret in the data directory", source })?);
+        let endpoint = Endpoint::open(link_config, parts, HashMap::new(), sessions.handle())?;
         let address = endpoint.local_addr().map_err(|source| NodeError::Io { action: "read the bound address", source })?;
+        let parts = Parts {
+            exchange: exchange.clone(),
+            runtime: service_handle,
+            databases: Databases::new(&config.data, config.store.clone(), store.handle()),
+            data: Arc::new(config.data.clone()),
+            capacity: config.limits.mailbox as usize,
+        };
+        let services = SupervisorSpec::new("services", Strategy::OneForOne, horos.children(config.node.role, &parts)?);
         let insight = Insight {
             exchange: exchange.clone(),
-            root: root.clone(),
-            supervisors: supervisors.clone(),
+            root: Arc::default(),
             peers: endpoint.peers().clone(),
             started,
             conditions: Arc::new(Mutex::new(vec!["starting".into()])),
         };
-        let admin = branch("node", 10).await?;
+        let mut admins = Vec::new();
         for (name, cluster) in [(NAME, false), (CLUSTER, true)] {
             let insight = insight.clone();
             let spec = ServiceSpec::new(name.parse().expect("a literal name that keeps the rules"));
@@ -184,25 +190,36 @@ impl RunningNode {
                 let insight = insight.clone();
                 async move { Ok(Admin { insight, cluster }) }
             };
-            admin.add_child(service(&exchange, &Handle::current(), spec, open)?).await?;
+            admins.push(service(&exchange, &Handle::current(), spec, open)?);
         }
-        root.add_child(crate::certificates::child(tls, endpoint.peers().clone(), config.identity.dir.clone())).await?;
-
-        let services = branch("services", Intensity::default().max).await?;
-        let parts = Parts {
-            exchange: exchange.clone(),
-            runtime: service_handle,
-            databases,
-            data: Arc::new(config.data.clone()),
-            capacity: config.limits.mailbox as usize,
-        };
-        for child in horos.children(config.node.role, &parts)? {
-            services.add_child(child).await?;
-        }
-        // The door last: whoever comes in finds everything in its place.
-        for child in endpoint.children() {
-            link.add_child(child).await?;
-        }
+        let admin = SupervisorSpec::new("node", Strategy::OneForOne, admins);
+        let mut doors = vec![sessions.clone().into_child()];
+        doors.extend(endpoint.children());
+        let link = SupervisorSpec::new("link", Strategy::OneForOne, doors);
+        let branches = vec![
+            ("root/data/store", store.handle()),
+            ("root/data/services", services.handle()),
+            ("root/node", admin.handle()),
+            ("root/link", link.handle()),
+            ("root/link/sessions", sessions.handle()),
+        ];
+        let data = SupervisorSpec::new("data", Strategy::RestForOne, vec![store.into_child(), services.into_child()]);
+        let certificates = crate::certificates::child(tls, endpoint.peers().clone(), config.identity.dir.clone());
+        let data_handle = data.handle();
+        // The doors last: whoever comes in finds everything in its place.
+        let children = vec![
+            data.into_child(),
+            admin.into_child(),
+            certificates,
+            memory::child(endpoint.peers().clone(), config.data.clone()),
+            link.into_child(),
+        ];
+        let root = SupervisorSpec::new("root", Strategy::OneForOne, children);
+        let supervisors = branches.into_iter().chain([("root", root.handle()), ("root/data", data_handle)]);
+        insight
+            .root
+            .set(Root { handle: root.handle(), supervisors: supervisors.map(|(path, handle)| (path.to_owned(), handle)).collect() });
+        let root = Supervisor::start(root, None).await?;
         let address_file = config.data.join(ADDRESS_FILE);
         write_address(&address_file, address)?;
         endpoint.peers().set_ready(true);

@@ -21,6 +21,12 @@ pub struct Config {
     pub seeds: Vec<SocketAddr>,
     /// The same by `host:port`, looked up anew at every dial, with whom to expect there.
     pub seed_names: Vec<(Box<str>, Expected)>,
+    /// Nodes that were linked in this node's last life: dialled once at the start, whichever end dials
+    /// otherwise, so that they need not find out for themselves that it is back.
+    pub greet: Vec<SocketAddr>,
+    /// A secret that the node keeps over its lives. With it, whatever a peer still sends to the last life is
+    /// answered with a stateless reset (RFC 9000 §10.3) and the peer knows at once; without, it waits for silence.
+    pub secret: Option<Secret>,
     /// How long silence may last.
     pub liveness: Liveness,
     /// How much one link may hold.
@@ -33,6 +39,16 @@ pub struct Config {
     pub mtu: u16,
     /// Whether nodes heard of by gossip are dialled, and what is heard is passed on.
     pub gossip: bool,
+}
+
+/// Thirty-two bytes that are nobody else's; not shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Secret(pub [u8; 32]);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 /// Bounds on connections that are not yet anybody's.
@@ -62,6 +78,8 @@ impl Config {
             advertise: Vec::new(),
             seeds: Vec::new(),
             seed_names: Vec::new(),
+            greet: Vec::new(),
+            secret: None,
             liveness: Liveness::default(),
             limits: Limits::default(),
             admission: Admission::default(),

@@ -15,7 +15,10 @@ use horos_wire::{NodeId, Role, tree::Health};
 use rand::RngExt;
 use tokio::task::{Id, JoinSet};
 
-use crate::{endpoint::Endpoint, tls::Expected};
+use crate::{
+    endpoint::{ALREADY, Endpoint},
+    tls::Expected,
+};
 
 /// A dial that has no answer by then is abandoned: QUIC's own first retry would take a second, and a node
 /// that has just opened its port would be met that much later.
@@ -29,6 +32,8 @@ const EAGER_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause after that.
 const PATIENT_PAUSE: Duration = Duration::from_secs(5);
 const EAGER_FOR: Duration = Duration::from_secs(300);
+/// What quinn says of an endpoint that was closed on purpose: no news.
+const STOPPING: &str = "endpoint stopping";
 /// Dials at once.
 const DIALS: usize = 64;
 /// Addresses of one host's name that are tried.
@@ -38,6 +43,9 @@ const MAX_ADDRESSES: usize = 8;
 struct Target {
     address: SocketAddr,
     node: Option<NodeId>,
+    /// Known by hearsay only. Such an address is dialled patiently, so that a node that lies about its own
+    /// aims no more than a packet in some seconds at a third party.
+    hearsay: bool,
 }
 
 /// Keeps dialling what is not linked.
@@ -48,6 +56,9 @@ pub(crate) async fn run(endpoint: Endpoint, vitals: Arc<Vitals>) {
     let mut named = JoinSet::new();
     for (name, expected) in &endpoint.config().seed_names {
         named.spawn(keep_looking_up(endpoint.clone(), name.clone(), expected.clone()));
+    }
+    for address in endpoint.config().greet.iter().take(DIALS) {
+        named.spawn(greet(endpoint.clone(), *address));
     }
     loop {
         changed.mark_unchanged();
@@ -71,6 +82,15 @@ pub(crate) async fn run(endpoint: Endpoint, vitals: Arc<Vitals>) {
                 ids.retain(|_, known| *known != id);
             }
         }
+    }
+}
+
+/// Tells a node of the last life that this one is back. Once: whoever dials otherwise goes on trying.
+async fn greet(endpoint: Endpoint, address: SocketAddr) {
+    if !endpoint.peers().is_linked_at(address)
+        && let Err(why) = endpoint.dial(address, Expected::AnyNode, LONG_PATIENCE).await
+    {
+        tracing::debug!(%address, %why, "a node of the last life is not there");
     }
 }
 
@@ -107,12 +127,15 @@ async fn keep_looking_up(endpoint: Endpoint, name: Box<str>, expected: Expected)
             }
         }
         attempt = attempt.saturating_add(1);
-        tokio::time::sleep(pause(since)).await;
+        tokio::time::sleep(pause(since, false)).await;
     }
 }
 
 /// Says why a node cannot be reached: once per reason, not once per dial.
 fn say_once(said: &mut Option<String>, what: &str, why: String) {
+    if why == STOPPING || why == ALREADY {
+        return;
+    }
     if said.as_ref() != Some(&why) {
         tracing::info!(node = what, %why, "cannot reach a node; will go on dialling");
         *said = Some(why);
@@ -123,8 +146,8 @@ fn patience(attempt: u32) -> Duration {
     if attempt % LONG_EVERY == LONG_EVERY - 1 { LONG_PATIENCE } else { PATIENCE }
 }
 
-fn pause(since: Instant) -> Duration {
-    let longest = if since.elapsed() < EAGER_FOR { EAGER_PAUSE } else { PATIENT_PAUSE };
+fn pause(since: Instant, hearsay: bool) -> Duration {
+    let longest = if since.elapsed() < EAGER_FOR && !hearsay { EAGER_PAUSE } else { PATIENT_PAUSE };
     rand::rng().random_range(Duration::ZERO..=longest)
 }
 
@@ -140,13 +163,19 @@ async fn wait_for_link(endpoint: &Endpoint, address: SocketAddr) {
 /// What is to be linked and is not.
 fn wanted(endpoint: &Endpoint) -> Vec<Target> {
     let peers = endpoint.peers();
-    let seeds = endpoint.config().seeds.iter().filter(|seed| !peers.is_linked_at(**seed)).map(|seed| Target { address: *seed, node: None });
+    let seeds = endpoint.config().seeds.iter().filter(|seed| !peers.is_linked_at(**seed)).map(|seed| Target {
+        address: *seed,
+        node: None,
+        hearsay: false,
+    });
     let me = peers.exchange.node();
-    let learnt = peers
-        .known()
-        .into_iter()
-        .filter(|known| matches!(known.health, Health::Down | Health::Heard) && dials(me, &known.node))
-        .flat_map(|known| known.addresses.into_iter().map(move |address| Target { address, node: Some(known.node.clone()) }));
+    let learnt =
+        peers.known().into_iter().filter(|known| matches!(known.health, Health::Down | Health::Heard) && dials(me, &known.node)).flat_map(
+            |known| {
+                let hearsay = known.health == Health::Heard;
+                known.addresses.into_iter().map(move |address| Target { address, node: Some(known.node.clone()), hearsay })
+            },
+        );
     let learnt: Vec<_> = if endpoint.config().gossip { learnt.collect() } else { Vec::new() };
     seeds.chain(learnt).collect()
 }
@@ -180,6 +209,6 @@ async fn keep_dialling(endpoint: Endpoint, target: Target) {
             Err(why) => say_once(&mut said, &target.address.to_string(), why),
         }
         attempt = attempt.saturating_add(1);
-        tokio::time::sleep(pause(since)).await;
+        tokio::time::sleep(pause(since, target.hearsay)).await;
     }
 }

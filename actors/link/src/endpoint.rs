@@ -5,13 +5,14 @@
 //! TLS, which cannot tell protocols apart, so each ALPN's handler looks at its peer before it reads.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt, io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use aws_lc_rs::hmac;
 use futures_util::future::BoxFuture;
 use horos_supervision::{ChildSpec, OnStuck, Restart, Start, StartError, SupervisorHandle, Vitals};
 use horos_wire::{control::Close, tree::Kind};
@@ -22,7 +23,7 @@ use ractor::Actor;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
-    config::{Admission, Config, Parts},
+    config::{Admission, Config, Parts, Secret},
     peer::{Peer, PeerArgs, STREAMS, Side},
     peers::Peers,
     tls::{self, Expected, RefusedByPeer, SERVER_NAME},
@@ -67,6 +68,8 @@ pub struct Endpoint {
     supervisor: SupervisorHandle,
     transport: Arc<TransportConfig>,
     next_session: Arc<std::sync::atomic::AtomicU64>,
+    /// Addresses being dialled, so that a node known from two places is not dialled twice at once.
+    dialling: Arc<Mutex<HashSet<SocketAddr>>>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -117,6 +120,19 @@ pub fn socket(address: SocketAddr) -> Result<std::net::UdpSocket, EndpointError>
     })
 }
 
+/// Lets a node recognise, and answer with a reset, what is still sent to its last life.
+fn endpoint_config(secret: Option<Secret>) -> EndpointConfig {
+    let Some(Secret(secret)) = secret else { return EndpointConfig::default() };
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+    // Two uses, two keys: what the generator shows in its connection ids says nothing about the reset key.
+    let ids = hmac::sign(&key, b"horos connection ids");
+    let ids = u64::from_le_bytes(*ids.as_ref().first_chunk().expect("SHA-256 has 32 bytes"));
+    let reset = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, b"horos stateless reset").as_ref());
+    let mut config = EndpointConfig::new(Arc::new(reset));
+    config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(ids)));
+    config
+}
+
 impl Endpoint {
     /// Opens the endpoint. Sessions become children of `supervisor`.
     ///
@@ -139,7 +155,7 @@ impl Endpoint {
             server
         });
         let bind = |source| EndpointError::Bind { address: config.listen, source };
-        let quinn = quinn::Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(quinn::TokioRuntime)).map_err(bind)?;
+        let quinn = quinn::Endpoint::new(endpoint_config(config.secret), server, socket, Arc::new(quinn::TokioRuntime)).map_err(bind)?;
         let peers = Peers::new(parts, config.liveness, config.limits);
         if peers.exchange.node().role.is_node() {
             let bound = quinn.local_addr().map_err(bind)?;
@@ -154,6 +170,7 @@ impl Endpoint {
             supervisor,
             transport,
             next_session: Arc::default(),
+            dialling: Arc::default(),
         })
     }
 
@@ -340,6 +357,7 @@ impl Endpoint {
 
     /// Dials once: an established connection's session, or why there is none.
     pub(crate) async fn dial(&self, address: SocketAddr, expected: Expected, patience: Duration) -> Result<(), String> {
+        let _dialling = Dialling::begin(&self.dialling, address).ok_or(ALREADY)?;
         let mut client = self.peers.tls.client(&[ALPN], expected);
         client.transport_config(self.transport.clone());
         let connecting = self.quinn.connect_with(client, address, SERVER_NAME).map_err(|error| error.to_string())?;
@@ -358,6 +376,27 @@ impl Endpoint {
                 Err(close.to_string())
             }
         }
+    }
+}
+
+/// What a second dial of the same address is told: no news.
+pub(crate) const ALREADY: &str = "being dialled already";
+
+/// An address being dialled.
+struct Dialling {
+    all: Arc<Mutex<HashSet<SocketAddr>>>,
+    address: SocketAddr,
+}
+
+impl Dialling {
+    fn begin(all: &Arc<Mutex<HashSet<SocketAddr>>>, address: SocketAddr) -> Option<Self> {
+        all.lock().insert(address).then(|| Self { all: all.clone(), address })
+    }
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.address);
     }
 }
 

@@ -19,7 +19,7 @@ mod streams;
 pub mod tls;
 mod worker;
 
-pub use config::{Admission, Config, Parts};
+pub use config::{Admission, Config, Parts, Secret};
 pub use endpoint::{ALPN, AlpnHandler, Endpoint, EndpointError, socket, transport};
 pub use link::Limits;
 pub use membership::TreeDigest;

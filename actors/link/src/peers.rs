@@ -20,7 +20,7 @@ use horos_supervision::{
     exchange::{Carrier, Route},
 };
 use horos_wire::{
-    ActorName, Address, Bulk, Incarnation, NoEffect, NodeId, NodeName, Scope,
+    ActorName, Address, Bulk, Incarnation, NoEffect, NodeId, NodeName, Role, Scope,
     control::{self, Close, Hello, Offers},
     policy::Policy,
     session::Liveness,
@@ -44,6 +44,10 @@ use crate::{
 const SIMULTANEOUS: Duration = Duration::from_secs(1);
 /// Nodes remembered, linked or not; those heard of last are not taken in beyond it.
 pub(crate) const MAX_NODES: usize = 1024;
+/// For a gossip message to arrive whole: four rounds.
+const GOSSIP_WITHIN: Duration = Duration::from_secs(2);
+/// Addresses remembered of a lost node, the latest first.
+const MAX_ADDRESSES: usize = 8;
 /// How long a route to a node that has just been lost is waited for, at most: a restart's length. A call
 /// that finds the node down longer than that is told so at once.
 const GRACE: Duration = Duration::from_millis(500);
@@ -174,7 +178,9 @@ impl Peers {
         let mut links = self.links.write();
         if let Some(old) = links.get(&link.node) {
             let same_life = old.link.hello.get().is_some_and(|old| old.incarnation == hello.incarnation);
-            if same_life && now.duration_since(old.since) < SIMULTANEOUS && old.side != side && self.preferred(&link.node, old.side) {
+            // Dialled from both ends at once, both keep the same one; dialled twice from one end, the first.
+            let keep = old.side == side || self.preferred(&link.node, old.side);
+            if same_life && now.duration_since(old.since) < SIMULTANEOUS && keep && !old.link.is_closed() {
                 return Err(Close::Duplicate);
             }
             old.link.close(if same_life { Close::Duplicate } else { Close::Stale });
@@ -224,13 +230,20 @@ impl Peers {
 
     pub(crate) fn offers(&self, link: &Arc<Link>, offers: Offers) {
         let role = link.caller.node().role;
-        let (names, refused): (Vec<_>, Vec<_>) = offers.names.into_iter().partition(|offer| self.policy.may_offer(role, &offer.protocol));
+        let (names, refused): (Vec<_>, Vec<_>) = offers.names.into_iter().partition(|offer| self.believes(role, &offer.protocol));
         if let Some(first) = refused.first() {
             tracing::warn!(peer = %link.caller, name = %first.name, protocol = %first.protocol, refused = refused.len(),
                 "offers what its role may not; not believed");
         }
         *link.offers.write() = Offers { names, ready: offers.ready };
         self.touch();
+    }
+
+    /// Whether a node of `role` may offer `protocol`. A person's program need not know what the nodes' programs
+    /// offer, so it believes in protocols that it has never heard of; a node believes in none of those.
+    fn believes(&self, role: Role, protocol: &str) -> bool {
+        let unheard_of = || Role::ALL.into_iter().all(|role| !self.policy.may_offer(role, protocol));
+        self.policy.may_offer(role, protocol) || (!self.exchange.node().role.is_node() && unheard_of())
     }
 
     pub(crate) fn linked(&self, node: &NodeName) -> Option<Arc<Link>> {
@@ -317,10 +330,10 @@ impl Peers {
             // What a link has proven is not changed by hearsay, except where a lost node may have moved to.
             Some(record) if record.linked_before => {
                 if record.lost.is_some() && record.node == node {
-                    record
-                        .addresses
-                        .extend(addresses.into_iter().filter(|new| !record.addresses.contains(new)).take(4).collect::<Vec<_>>());
-                    record.addresses.truncate(8);
+                    let mut places = addresses;
+                    places.extend(record.addresses.iter().filter(|known| !places.contains(known)).copied().collect::<Vec<_>>());
+                    places.truncate(MAX_ADDRESSES);
+                    record.addresses = places;
                 }
             }
             Some(record) => {
@@ -408,7 +421,9 @@ impl Peers {
     // ---- gossip ----
 
     pub(crate) async fn gossip_from(&self, link: &Arc<Link>, mut stream: RecvStream) {
-        if let Ok(message) = stream.read_to_end(crate::membership::MAX_MESSAGE).await
+        // Gossip tolerates loss: one that dawdles does not hold its stream.
+        let read = tokio::time::timeout(GOSSIP_WITHIN, stream.read_to_end(crate::membership::MAX_MESSAGE)).await;
+        if let Ok(Ok(message)) = read
             && link.caller.node().role.is_node()
         {
             self.gossip.received(link, message);

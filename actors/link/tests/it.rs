@@ -3,6 +3,7 @@
 mod it {
     mod broken_path;
     pub(crate) mod cluster;
+    mod gossip;
     mod messages;
     mod raw;
     #[path = "../../../../tests/relay.rs"]
