@@ -6,13 +6,8 @@
 
 use std::fmt;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 /// Names a bulk body. Drawn at random by its sender, so that knowing one is the right to claim it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Bulk(pub u128);
 
 impl fmt::Display for Bulk {
@@ -27,15 +22,4 @@ impl fmt::Debug for Bulk {
     }
 }
 
-impl From<Bulk> for String {
-    fn from(bulk: Bulk) -> String {
-        bulk.to_string()
-    }
-}
-
-impl TryFrom<String> for Bulk {
-    type Error = std::num::ParseIntError;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        u128::from_str_radix(&text, 16).map(Self)
-    }
-}
+crate::hex::hex_id!(Bulk);

@@ -2,7 +2,6 @@
 
 use std::{fmt, sync::Arc, time::Instant};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Most hops a call may take from actor to actor before it is refused: two actors on two nodes that
@@ -10,9 +9,7 @@ use serde::{Deserialize, Serialize};
 pub const MAX_HOPS: u8 = 32;
 
 /// Joins all that was done for one request from outside. The sixteen bytes of a W3C trace id.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(with = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct TraceId(pub u128);
 
 impl TraceId {
@@ -34,18 +31,7 @@ impl fmt::Debug for TraceId {
     }
 }
 
-impl From<TraceId> for String {
-    fn from(trace: TraceId) -> String {
-        trace.to_string()
-    }
-}
-
-impl TryFrom<String> for TraceId {
-    type Error = std::num::ParseIntError;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        u128::from_str_radix(&text, 16).map(Self)
-    }
-}
+crate::hex::hex_id!(TraceId);
 
 /// Goes with every message, local or remote, and into every log line and recorder entry.
 ///

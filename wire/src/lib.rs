@@ -13,6 +13,7 @@ pub mod control;
 pub mod error;
 pub mod frame;
 pub mod go;
+pub mod hex;
 pub mod id;
 pub mod policy;
 pub mod protocol;

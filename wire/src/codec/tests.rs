@@ -7,6 +7,7 @@ use crate::{
     ActorName, Address, ClusterName, NoEffect, NodeId, NodeName, Role, TraceId, Unknown,
     address::Incarnation,
     context::Claims,
+    control::{Bind, Bound, Control, DownReason, Hello, Offer, Offers},
     id::{Dossier, Id, NanoId, ShortId},
     policy,
     protocol::node::*,
@@ -82,7 +83,7 @@ macro_rules! each {
         $check(Role::ALL, "00010203");
         $check(Incarnation(300), "fb2c01");
         $check(node_id(), "0473686f700004626f2d31");
-        $check(TraceId(0xabc), "203030303030303030303030303030303030303030303030303030303030616263");
+        $check(TraceId(0xabc), "10bc0a0000000000000000000000000000");
         $check(
             Claims { request: Some("r".into()), user: None, tenant: Some("t".into()), idempotency_key: Some("k".into()) },
             "0101720001017401016b",
@@ -96,8 +97,8 @@ macro_rules! each {
         $check([Health::Here, Health::Up, Health::Suspect, Health::Down, Health::Heard], "0001020304");
         $check([Outcome::InHand, Outcome::Done, Outcome::Failed, Outcome::Refused, Outcome::Died], "0001020304");
         $check(node_tree(), "0473686f700004626f2d31010701010a5b3a3a315d3a373030300104726f6f740202010773746f636b2f3103fb0004fdffffffffffffffff02010401fb2c0101fbfb00fc70110100fd0000000000010000010772657365727665090102c3a9010573746f636b0202010773746f636b2f3103fb0004fdffffffffffffffff02010401fb2c0101fbfb00fc70110100fd0000000000010000010772657365727665090102c3a90000");
-        $check(recorded(), "01077265736572766504666f2d3140203030303030303030303030303030303030303030303030303030303030616263020004");
-        $check(Recording { current: vec![recorded()], at_death: Some(vec![recorded()]), cause: Some("x".into()) }, "0101077265736572766504666f2d3140203030303030303030303030303030303030303030303030303030303030616263020004010101077265736572766504666f2d3140203030303030303030303030303030303030303030303030303030303030616263020004010178");
+        $check(recorded(), "01077265736572766504666f2d314010bc0a0000000000000000000000000000020004");
+        $check(Recording { current: vec![recorded()], at_death: Some(vec![recorded()]), cause: Some("x".into()) }, "0101077265736572766504666f2d314010bc0a0000000000000000000000000000020004010101077265736572766504666f2d314010bc0a0000000000000000000000000000020004010178");
         $check(Tree { cluster: true }, "01");
         $check(Actors { cluster: false }, "00");
         $check(
@@ -166,6 +167,44 @@ macro_rules! each {
             ],
             "00 010161 02 03 040161 050161",
         );
+        $check(
+            [
+                Control::Hello(Hello {
+                    version_min: 1,
+                    version_max: 1,
+                    features: 0,
+                    node: node_id(),
+                    incarnation: Incarnation(7),
+                    release: "0.1.0".into(),
+                    addresses: vec!["127.0.0.1:7400".parse().unwrap(), "[::1]:7400".parse().unwrap()],
+                }),
+                Control::Offers(Offers {
+                    names: vec![Offer { name: "s".parse().unwrap(), protocol: "p".into(), version: 1 }],
+                    ready: true,
+                }),
+                Control::Bind(Bind { binding: 1, name: "s".parse().unwrap(), protocol: Some(("p".into(), 1)) }),
+                Control::Bound {
+                    binding: 1,
+                    outcome: Ok(Bound { target: 2, protocol: "p".into(), version: 1, methods: vec![(1, "m".into())] }),
+                },
+                Control::Bound { binding: 1, outcome: Err(NoEffect::Stopping) },
+                Control::Watch { watch: 1, target: 2 },
+                Control::Unwatch { watch: 1 },
+                Control::Down { watch: 1, reason: DownReason::Died },
+                Control::Heartbeat { sequence: 300 },
+                Control::HeartbeatAck { sequence: 300 },
+                Control::Grant { target: 2, units: 262_144 },
+                Control::Cancel { correlation: 1 << 32 },
+                Control::GoAway,
+                Control::DenyList("l".into()),
+            ],
+            "000101000473686f700004626f2d310705302e312e3002007f000001fbe81c0100000000000000000000000000000001fbe81c01010173017001010201017301017001030100020170010101016d0301010a040102050106010007fb2c0108fb2c010902fc000004000afd00000000010000000b0c016c",
+        );
+        $check(
+            [DownReason::Died, DownReason::Stopped, DownReason::NodeDown, DownReason::NodeRestarted, DownReason::NoSuchActor],
+            "0001020304",
+        );
+        $check(crate::Bulk(0xabc), "10bc0a0000000000000000000000000000");
         $check(policy::Policy::builtin().rows().swap_remove(0), "00000a686f726f732e6e6f6465047472656501");
         $check("dos_01900000-0000-719e-910a-2dec89025cc1".parse::<Id<Dossier>>().unwrap(), "019000000000719e910a2dec89025cc1");
         $check("0680000001282BK0".parse::<ShortId>().unwrap(), "01900000000044812e60");
