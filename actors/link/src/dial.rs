@@ -4,7 +4,7 @@
 //! each other: an FO dials BOs, and between two of a role the smaller name dials.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -66,9 +66,9 @@ pub(crate) async fn run(endpoint: Endpoint, vitals: Arc<Vitals>) {
             if dialling.len() >= DIALS {
                 break;
             }
-            if !ids.contains_key(&target) {
-                let handle = dialling.spawn(keep_dialling(endpoint.clone(), target.clone()));
-                ids.insert(target, handle.id());
+            if let Entry::Vacant(entry) = ids.entry(target) {
+                let dialled = keep_dialling(endpoint.clone(), entry.key().clone());
+                entry.insert(dialling.spawn(dialled).id());
             }
         }
         vitals.progressed(Instant::now());

@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use horos_supervision::{
     exchange::{Answerer, Inbox},
-    mailbox::{Hold, Pool, Post, Work},
+    mailbox::{Hold, Pool, Post, Returned, Work},
 };
 use horos_wire::{
     CallContext, NoEffect,
@@ -60,6 +60,7 @@ struct Lane {
     closed: bool,
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly every slot is the large one")]
 enum Slot {
     Ready(Post),
     /// A large body that is still coming.
@@ -95,7 +96,8 @@ impl Target {
                 }
                 None => return,
             };
-            let Err((post, why)) = self.inbox.post(post) else { continue };
+            let Err(returned) = self.inbox.post(post) else { continue };
+            let Returned { post, why } = *returned;
             let is_cast = matches!(post.work, Work::Encoded { answer: None, .. });
             if lane.closed || !is_cast || !matches!(why, NoEffect::Overloaded(_)) {
                 post.refuse(why);
@@ -172,7 +174,7 @@ pub(crate) struct Lanes {
 
 enum Meeting {
     /// The placeholder came first.
-    Placeholder(Expected),
+    Placeholder(Box<Expected>),
     /// The stream came first.
     Stream(oneshot::Sender<Expected>),
 }
@@ -328,7 +330,7 @@ impl Taken {
             match meetings.remove(&large.id) {
                 Some(Meeting::Stream(stream)) => stream,
                 Some(Meeting::Placeholder(_)) | None => {
-                    meetings.insert(large.id, Meeting::Placeholder(expected));
+                    meetings.insert(large.id, Meeting::Placeholder(Box::new(expected)));
                     let (link, id) = (link.clone(), large.id);
                     // A peer that announces a body and never sends it must not hold its target's lane for ever.
                     tokio::spawn(async move {
@@ -355,7 +357,7 @@ pub(crate) async fn read_body(link: Arc<Link>, mut stream: RecvStream) {
     let met = {
         let mut meetings = link.lanes.meetings.lock();
         match meetings.remove(&id) {
-            Some(Meeting::Placeholder(expected)) => Ok(expected),
+            Some(Meeting::Placeholder(expected)) => Ok(*expected),
             Some(Meeting::Stream(_)) => return,
             None => {
                 let (sender, placeholder) = oneshot::channel();

@@ -68,6 +68,9 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// A name with the protocol that it was bound for; none for JSON.
+type BoundName = (ActorName, Option<&'static str>);
+
 type Waiter = oneshot::Sender<Result<Answer, Fault>>;
 
 pub(crate) struct Link {
@@ -87,7 +90,7 @@ pub(crate) struct Link {
     /// Wakes the control stream's writer.
     pub(crate) session_changed: Notify,
     binding: Mutex<HashMap<u32, oneshot::Sender<Result<Bound, NoEffect>>>>,
-    bound: Mutex<HashMap<(ActorName, Option<&'static str>), Arc<BoundTarget>>>,
+    bound: Mutex<HashMap<BoundName, Arc<BoundTarget>>>,
     windows: Mutex<HashMap<u32, Arc<Semaphore>>>,
     watching: Mutex<HashMap<u32, oneshot::Sender<DownReason>>>,
     /// What the peer has bound here; a target's number is its index and one.

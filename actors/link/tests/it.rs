@@ -1,5 +1,7 @@
 //! Two nodes and more in one process, over real QUIC on loopback.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod it {
     mod broken_path;
     pub(crate) mod cluster;

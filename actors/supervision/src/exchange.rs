@@ -26,7 +26,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     bulk::{BulkReader, BulkWriter, Parking},
-    mailbox::Post,
+    mailbox::{Post, Returned},
     vitals::Vitals,
 };
 
@@ -152,8 +152,7 @@ pub trait Inbox: Send + Sync {
     ///
     /// # Errors
     /// The message back, with the reason.
-    #[expect(clippy::result_large_err, reason = "the message goes back to its sender, who must end it")]
-    fn post(&self, post: Post) -> Result<(), (Post, NoEffect)>;
+    fn post(&self, post: Post) -> Result<(), Box<Returned>>;
     /// The protocol's name and version.
     fn protocol(&self) -> (&'static str, u16);
     /// The protocol's type, where sender and receiver are in one program.

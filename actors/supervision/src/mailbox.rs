@@ -38,6 +38,21 @@ pub struct Post {
     pub hold: Option<Hold>,
 }
 
+/// A message that was not taken; whoever sent it must end it.
+#[derive(Debug)]
+pub struct Returned {
+    /// The message.
+    pub post: Post,
+    /// Why.
+    pub why: NoEffect,
+}
+
+impl Returned {
+    pub(crate) fn boxed(post: Post, why: NoEffect) -> Box<Self> {
+        Box::new(Self { post, why })
+    }
+}
+
 /// A request, typed or as bytes.
 pub enum Work {
     /// From this node: a `LocalCall<R>` or a `LocalCast<R>`; the value moves, nothing is serialised.
@@ -137,10 +152,10 @@ impl Mailbox {
     }
 
     /// Takes a message if there is room.
-    pub(crate) fn push(&self, post: Post) -> Result<(), (Post, NoEffect)> {
+    pub(crate) fn push(&self, post: Post) -> Result<(), Box<Returned>> {
         let mut queue = self.queue.lock();
         if queue.posts.len() >= self.capacity {
-            return Err((post, NoEffect::Overloaded("the actor's mailbox is full".into())));
+            return Err(Returned::boxed(post, NoEffect::Overloaded("the actor's mailbox is full".into())));
         }
         queue.posts.push_back(post);
         if let Reader::Idle(_) = queue.reader {

@@ -19,7 +19,7 @@ use crate::{
     bulk::{self, BulkWriter},
     context::{Context, Deadline},
     exchange::{Answer, AnswerSink, Answerer, Answering, Outgoing, Route, Sent, ends, read_answer},
-    mailbox::{Post, Work},
+    mailbox::{Post, Returned, Work},
 };
 
 /// A reference to an actor, typed by its protocol and good for as long as the name is.
@@ -67,7 +67,7 @@ impl<P: Protocol> Ref<P> {
                 let (reply, answer) = oneshot::channel();
                 let work = Work::Local(Box::new(LocalCall::<R> { request: Some(request), reply: Some(reply), begun: false }));
                 let post = Post { method: R::METHOD, work, context, caller: self.context.me().clone(), size: 0, received: now, hold: None };
-                inbox.post(post).map_err(|(_, why)| why)?;
+                inbox.post(post).map_err(|returned| returned.why)?;
                 match timeout_at(until.into(), answer).await {
                     Ok(Ok(outcome)) => outcome,
                     Ok(Err(_)) => Err(Unknown::NoReply.into()),
@@ -98,7 +98,7 @@ impl<P: Protocol> Ref<P> {
             Route::Local(inbox) => {
                 let work = Work::Local(Box::new(LocalCast::<R> { request: Some(request) }));
                 let post = Post { method: R::METHOD, work, context, caller: self.context.me().clone(), size: 0, received: now, hold: None };
-                inbox.post(post).map_err(|(_, why)| why)
+                inbox.post(post).map_err(|returned| returned.why)
             }
             Route::Remote(outlet) => {
                 let mut encode = |into: &mut Vec<u8>| codec::encode(Format::Bincode, &request, into);
@@ -255,10 +255,13 @@ fn decode_answer<R: Request>(answer: &Answer) -> Result<R::Reply, CallError<R::E
     }
 }
 
+/// Where the answer to a call within the node goes.
+type ReplyTo<R> = oneshot::Sender<Result<<R as Request>::Reply, CallError<<R as Request>::Error>>>;
+
 /// A call within the node: the values move.
 pub(crate) struct LocalCall<R: Request> {
     request: Option<R>,
-    reply: Option<oneshot::Sender<Result<R::Reply, CallError<R::Error>>>>,
+    reply: Option<ReplyTo<R>>,
     begun: bool,
 }
 
@@ -321,7 +324,8 @@ impl Context {
                 let sink = Arc::new(OneAnswer(Mutex::new(Some(sender))));
                 let work = Work::Encoded { format: Format::Json, body, answer: Some(Answerer::new(sink, 1, Format::Json)) };
                 let post = Post { method, work, context, caller: self.me().clone(), size: 0, received: now, hold: None };
-                inbox.post(post).map_err(|(post, why)| {
+                inbox.post(post).map_err(|returned| {
+                    let Returned { post, why } = *returned;
                     post.refuse(why.clone());
                     why
                 })?;
@@ -352,7 +356,7 @@ impl Context {
             Route::Local(inbox) => {
                 let work = Work::Encoded { format: Format::Json, body, answer: None };
                 let post = Post { method, work, context, caller: self.me().clone(), size: 0, received: now, hold: None };
-                inbox.post(post).map_err(|(_, why)| why)
+                inbox.post(post).map_err(|returned| returned.why)
             }
             Route::Remote(outlet) => {
                 let mut encode = json_body(&body);

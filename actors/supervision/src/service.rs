@@ -33,7 +33,7 @@ use tokio::runtime::Handle as Runtime;
 use crate::{
     context::Context,
     exchange::{Exchange, Inbox, RegisterError},
-    mailbox::{Attached, DEFAULT_CAPACITY, Mailbox, Post, Wake, Work},
+    mailbox::{Attached, DEFAULT_CAPACITY, Mailbox, Post, Returned, Wake, Work},
     reference::{LocalCall, LocalCast},
     supervisor::{ChildSpec, OnStuck, Restart},
     vitals::{Incoming, Vitals},
@@ -143,9 +143,13 @@ struct ServiceInbox<P> {
 }
 
 impl<P: Protocol> Inbox for ServiceInbox<P> {
-    fn post(&self, post: Post) -> Result<(), (Post, NoEffect)> {
+    fn post(&self, post: Post) -> Result<(), Box<Returned>> {
         // Between lives messages wait; after the last there is nobody to wait for.
-        let taken = if self.is_closed() { Err((post, NoEffect::NoSuchActor(self.vitals.name().into()))) } else { self.mailbox.push(post) };
+        let taken = if self.is_closed() {
+            Err(Returned::boxed(post, NoEffect::NoSuchActor(self.vitals.name().into())))
+        } else {
+            self.mailbox.push(post)
+        };
         taken.inspect_err(|_| self.vitals.refuse())
     }
     fn protocol(&self) -> (&'static str, u16) {
