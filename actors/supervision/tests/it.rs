@@ -484,6 +484,8 @@ async fn a_loop_that_never_waits_delays_its_restart_but_not_its_removal_or_the_e
     let supervisor = Supervisor::start(spec(Strategy::OneForAll, vec![child(&world, "a"), on_services("loops")]), None).await.unwrap();
     let loops = supervisor.find("loops").unwrap();
     world.tell("loops", Do::Block(Arc::clone(&free)));
+    // An order to stop would overtake a message that it has not yet taken.
+    until("loops", || loops.snapshot().busy_with.map(|_| ()).ok_or_else(|| "idle".into())).await;
     world.tell("a", Do::Panic);
     // Its group waits for it, so it never lives twice, and it is shown as what it is.
     until("loops", || if loops.state() == State::Stuck { Ok(()) } else { Err(format!("{:?}", loops.state())) }).await;
