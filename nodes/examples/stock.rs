@@ -55,5 +55,7 @@ impl Handle<Levels> for Shelf {
 
 fn main() -> std::process::ExitCode {
     let open = |_: Opening| async { Ok::<_, OpenError>(Shelf(HashMap::from([("tea".into(), 40)]))) };
-    horos_nodes::main(|n| drop(n.on(Role::Bo).service("stock", Restart::Permanent, open).to(&[Role::Fo, Role::Operator])))
+    horos_nodes::main(|n| {
+        n.on(Role::Bo).service("stock", Restart::Permanent, open).to(&[Role::Fo, Role::Operator]);
+    })
 }

@@ -26,8 +26,11 @@ pub struct Horos {
 pub(crate) struct Registered {
     pub(crate) role: Role,
     name: Box<str>,
-    spec: Box<dyn Fn(&Parts) -> Result<ChildSpec, RegisterError> + Send + Sync>,
+    spec: Box<Lay>,
 }
+
+/// Lays out a service's child for one node.
+type Lay = dyn Fn(&Parts) -> Result<ChildSpec, RegisterError> + Send + Sync;
 
 impl std::fmt::Debug for Registered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -174,15 +177,15 @@ pub struct Allow<'a, P> {
 impl<P: Protocol> Allow<'_, P> {
     /// Lets callers of these roles call every method of the service's protocol on nodes of its role.
     pub fn to(self, callers: &[Role]) -> Self {
-        self.to_methods(callers, None)
+        self.allow(callers, None)
     }
 
     /// Lets callers of these roles call some methods, by their names in the JSON form.
     pub fn only(self, callers: &[Role], methods: &[&str]) -> Self {
-        self.to_methods(callers, Some(methods))
+        self.allow(callers, Some(methods))
     }
 
-    fn to_methods(self, callers: &[Role], methods: Option<&[&str]>) -> Self {
+    fn allow(self, callers: &[Role], methods: Option<&[&str]>) -> Self {
         let allowed = match methods {
             None => Allowed::All,
             Some(names) => {

@@ -10,6 +10,7 @@ mod doctor;
 mod init;
 mod output;
 mod run;
+mod usage;
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
@@ -22,6 +23,7 @@ pub use doctor::{Check, Checked, doctor};
 pub use init::{InitError, InitOptions, Made, OPERATOR, UpLayout, authority_beside, initialise, lay_out};
 pub use output::Output;
 pub use run::{App, run};
+pub use usage::Usage;
 
 use crate::{config::Endpoint, exit::Exit};
 

@@ -81,7 +81,7 @@ impl Databases {
             Synchronous::Normal => Durability::Normal,
         };
         options.busy_timeout = config.busy_timeout;
-        let mut writer = WriterConfig::new(options.clone(), migrations.clone());
+        let mut writer = WriterConfig::new(options.clone(), migrations);
         writer.queue_depth = config.queue as usize;
         writer.group_jobs = config.group_commit as usize;
         writer.group_time = config.group_wait;

@@ -28,6 +28,9 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
             return Err(format!("{:?} is no level", part.chars().take(40).collect::<String>()));
         }
     }
+    // ractor's spans name actors by number (`Actor{id="0.8"}`) on every line; ours name them by name.
+    let named = level.split(',').any(|part| part.trim_start().starts_with("ractor"));
+    let level = if named { level.to_owned() } else { format!("{level},ractor=off") };
     EnvFilter::builder().parse(level).map_err(|error| error.to_string())
 }
 
@@ -63,6 +66,37 @@ pub fn start(log: &Log, color: bool) -> Result<(), LoggingError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ractors_own_lines_are_left_out_unless_they_are_asked_for() {
+        let shown = |level: &str| {
+            let text = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+            let writer = {
+                let text = text.clone();
+                move || Written(text.clone())
+            };
+            let layer = fmt::layer().with_writer(writer).with_ansi(false);
+            tracing::subscriber::with_default(registry().with(filter(level).unwrap()).with(layer), || {
+                tracing::info_span!(target: "ractor::actor", "Actor", id = "0.8").in_scope(|| tracing::info!("hello"));
+            });
+            let text = text.lock().clone();
+            String::from_utf8(text).unwrap()
+        };
+        assert!(shown("info").contains("hello") && !shown("info").contains("Actor{"), "{}", shown("info"));
+        assert!(shown("info,ractor=info").contains("Actor{"));
+    }
+
+    struct Written(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
 
     #[test]
     fn a_filter_that_would_silence_all_by_mistake_is_refused() {

@@ -1,6 +1,6 @@
 //! A whole program: the command line with a user's services behind it.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Instant};
 
 use horos_wire::policy::Policy;
 
@@ -17,7 +17,7 @@ use crate::{
 /// Runs the whole command line (`up`, `bo`, `fo`, `call`, `tree`, …) with the services that `register` adds.
 ///
 /// ```no_run
-/// # use horos_nodes::{Opening, main};
+/// # use horos_nodes::Opening;
 /// # use horos_nodes::supervision::{Context, Handle, OpenError, Restart, Service};
 /// # use horos_nodes::wire::{Never, Role, protocol};
 /// # use schemars::JsonSchema;
@@ -76,8 +76,8 @@ struct Program {
 impl App for Program {
     type Remote = Operator;
 
-    async fn connect(&self, via: &Via) -> Result<Operator, RemoteError> {
-        Operator::connect(via, self.policy()).await
+    async fn connect(&self, via: &Via, until: Instant) -> Result<Operator, RemoteError> {
+        Operator::connect(via, self.policy(), until).await
     }
 
     fn block_on<F: Future>(&self, future: F) -> F::Output {

@@ -17,9 +17,12 @@ use horos_link::{
 use horos_supervision::{Context, Exchange, Strategy, Supervisor, SupervisorHandle, SupervisorSpec};
 use horos_wire::{
     Address, CallError, Incarnation, Never, NoEffect, Request, Scope,
+    address::AddressError,
     context::Claims,
     policy::Policy,
-    protocol::node::{Actors, Crash, NAME, Node, NodeError, Offered, Recorder, Restart, Revoke, Status, StatusReport, Tree},
+    protocol::node::{
+        Actors, Crash, Describe, Description, NAME, Node, NodeError, Offered, Recorder, Restart, Revoke, Status, StatusReport, Tree,
+    },
     tree::{Health, NodeTree, Recording},
 };
 use jiff::Timestamp;
@@ -33,6 +36,8 @@ use crate::{
 const REACH: Duration = Duration::from_secs(3);
 /// For a node to answer a question about itself.
 const ANSWER: Duration = Duration::from_secs(5);
+/// For a node to acknowledge our last word.
+const CLOSE: Duration = Duration::from_millis(200);
 
 /// A connection to the node asked, and to those it told of.
 pub struct Operator {
@@ -49,11 +54,11 @@ impl std::fmt::Debug for Operator {
 }
 
 impl Operator {
-    /// Connects to the node at `via`.
+    /// Connects to the node at `via`, until `until` at most.
     ///
     /// # Errors
     /// [`RemoteError::Identity`] or [`RemoteError::Unreachable`]; nothing was sent.
-    pub async fn connect(via: &Via, policy: Policy) -> Result<Self, RemoteError> {
+    pub async fn connect(via: &Via, policy: Policy, until: Instant) -> Result<Self, RemoteError> {
         let unreachable = |reason: String| RemoteError::Unreachable { endpoint: via.endpoint.clone(), reason };
         let tls = Tls::open(&via.identity, Timestamp::now()).map_err(|error| RemoteError::Identity(error.to_string()))?;
         let id = tls.credentials().id().clone();
@@ -65,20 +70,40 @@ impl Operator {
             .map_err(|error| unreachable(error.to_string()))?;
         let exchange = Exchange::new(id.clone(), Incarnation(rand::random()));
         let parts = Parts { exchange: exchange.clone(), policy: Arc::new(policy), tls: Arc::new(tls), release: env!("CARGO_PKG_VERSION") };
-        let mut addresses = tokio::net::lookup_host(via.endpoint.to_string()).await.map_err(|error| unreachable(error.to_string()))?;
+        let lookup = tokio::net::lookup_host(via.endpoint.to_string());
+        let mut addresses = match tokio::time::timeout_at(until.into(), lookup).await {
+            Ok(found) => found.map_err(|error| unreachable(error.to_string()))?,
+            Err(_) => return Err(unreachable("its name was not resolved in time".to_owned())),
+        };
         let address = addresses.next().ok_or_else(|| unreachable("the name has no address".to_owned()))?;
         let mut config = Config::new(unspecified(address));
         config.gossip = false;
         let endpoint = Endpoint::open(config, parts, HashMap::new(), root.clone()).map_err(|error| unreachable(error.to_string()))?;
-        endpoint.link_to(address, Expected::AnyNode, REACH).await.map_err(unreachable)?;
-        let asked = endpoint.peers().known().into_iter().find(|known| known.health == Health::Up).map(|known| known.node.name);
-        let asked = asked.ok_or_else(|| unreachable("the session was closed at once".to_owned()))?;
-        Ok(Self { context: Context::new(exchange, id.name.as_str()), endpoint, asked: asked.as_str().into(), root })
+        let mut operator = Self { context: Context::new(exchange, id.name.as_str()), endpoint, asked: "".into(), root };
+        let linked = operator.endpoint.link_to(address, Expected::AnyNode, within(REACH, until)).await.and_then(|()| {
+            let up = operator.endpoint.peers().known().into_iter().find(|known| known.health == Health::Up);
+            up.ok_or_else(|| "the session was closed at once".to_owned())
+        });
+        match linked {
+            Ok(known) => {
+                operator.asked = known.node.name.as_str().into();
+                Ok(operator)
+            }
+            Err(why) => {
+                operator.close().await;
+                Err(unreachable(why))
+            }
+        }
     }
 
-    async fn ask<R: Request<Protocol = Node, Error = Never>>(&self, actor: &str, request: R) -> Result<R::Reply, RemoteError> {
+    async fn ask<R: Request<Protocol = Node, Error = Never>>(
+        &self,
+        actor: &str,
+        request: R,
+        until: Instant,
+    ) -> Result<R::Reply, RemoteError> {
         let node = self.context.at::<Node>(&format!("{actor}@{}", self.asked));
-        node.call(request, ANSWER).await.map_err(|error| RemoteError::Call(error.map(|never| match never {})))
+        node.call(request, until).await.map_err(|error| RemoteError::Call(error.map(|never| match never {})))
     }
 
     async fn order<R: Request<Protocol = Node, Error = NodeError>>(&self, scope: &Scope, request: R) -> Result<R::Reply, RemoteError> {
@@ -87,37 +112,46 @@ impl Operator {
             Scope::Node(node) => node.to_string(),
             Scope::Role(role) => role.to_string(),
         };
+        let until = Instant::now() + ANSWER;
         let address = format!("{NAME}@{node}");
-        self.reach(
-            &address
-                .parse()
-                .map_err(|error: horos_wire::address::AddressError| no_effect(NoEffect::InvalidAddress(error.to_string().into())))?,
-        )
-        .await?;
-        self.context.at::<Node>(&address).call(request, ANSWER).await.map_err(|error| match error {
+        let parsed = address.parse().map_err(|error: AddressError| no_effect(NoEffect::InvalidAddress(error.to_string().into())))?;
+        self.reach(&parsed, until).await?;
+        self.context.at::<Node>(&address).call(request, until).await.map_err(|error| match error {
             CallError::Failed(error) => RemoteError::Node(error),
             other => RemoteError::Call(other.map(|error| error.to_string())),
         })
     }
 
     /// Links to whoever may answer at `address`, unless the node asked does.
-    async fn reach(&self, address: &Address) -> Result<(), RemoteError> {
+    async fn reach(&self, address: &Address, until: Instant) -> Result<(), RemoteError> {
         let peers = self.endpoint.peers();
         let asked_itself = matches!(&address.scope, Scope::Node(node) if node.as_str() == &*self.asked);
         if asked_itself || peers.is_offered(address) {
             return Ok(());
         }
-        for node in self.ask(CLUSTER, Tree { cluster: true }).await? {
-            let wanted = match &address.scope {
+        // The one asked knows the others; what they run is theirs to say.
+        let known = self.ask(NAME, Tree { cluster: true }, until.min(Instant::now() + ANSWER)).await?;
+        let mut wanted: Vec<_> = known
+            .into_iter()
+            .filter(|node| node.node.name.as_str() != &*self.asked && node.health != Health::Down)
+            .filter(|node| match &address.scope {
                 Scope::Any => true,
                 Scope::Node(name) => node.node.name == *name,
                 Scope::Role(role) => node.node.role == *role,
-            };
-            if !wanted || node.node.name.as_str() == &*self.asked || node.health == Health::Down {
-                continue;
-            }
+            })
+            .collect();
+        // Those that are heard of only may be gone: each costs a whole wait.
+        wanted.sort_by_key(|node| match node.health {
+            Health::Here | Health::Up => 0,
+            Health::Suspect => 1,
+            Health::Heard | Health::Down => 2,
+        });
+        for node in wanted {
             for place in node.addresses.iter().filter_map(|place| place.parse::<SocketAddr>().ok()) {
-                match self.endpoint.link_to(place, Expected::Node(node.node.clone()), REACH).await {
+                if Instant::now() >= until {
+                    return Err(no_effect(NoEffect::Expired));
+                }
+                match self.endpoint.link_to(place, Expected::Node(node.node.clone()), within(REACH, until)).await {
                     Ok(()) => break,
                     Err(why) => tracing::debug!(node = %node.node, %place, %why, "not reached"),
                 }
@@ -129,12 +163,11 @@ impl Operator {
         // Whether nobody is there or nobody answers, the call itself says best.
         Ok(())
     }
+}
 
-    /// Ends the links with a word, so that the nodes do not wait for a silence.
-    pub async fn close(&self) {
-        self.endpoint.close(Duration::from_millis(200)).await;
-        self.root.stop().await;
-    }
+/// So long, or what is left until `until`.
+fn within(most: Duration, until: Instant) -> Duration {
+    most.min(until.saturating_duration_since(Instant::now()))
 }
 
 fn no_effect(why: NoEffect) -> RemoteError {
@@ -150,36 +183,45 @@ fn unspecified(towards: SocketAddr) -> SocketAddr {
 
 impl Remote for Operator {
     async fn tree(&mut self, cluster: bool) -> Result<Vec<NodeTree>, RemoteError> {
-        self.ask(if cluster { CLUSTER } else { NAME }, Tree { cluster }).await
+        self.ask(if cluster { CLUSTER } else { NAME }, Tree { cluster }, Instant::now() + ANSWER).await
     }
 
     async fn actors(&mut self, cluster: bool) -> Result<Vec<Offered>, RemoteError> {
-        self.ask(if cluster { CLUSTER } else { NAME }, Actors { cluster }).await
+        self.ask(if cluster { CLUSTER } else { NAME }, Actors { cluster }, Instant::now() + ANSWER).await
     }
 
     async fn status(&mut self) -> Result<StatusReport, RemoteError> {
-        self.ask(NAME, Status {}).await
+        self.ask(NAME, Status {}, Instant::now() + ANSWER).await
     }
 
     async fn call_json(
         &mut self,
         address: &Address,
         body: &str,
-        timeout: Duration,
+        until: Instant,
         idempotency_key: Option<&str>,
     ) -> Result<String, RemoteError> {
-        let until = Instant::now() + timeout;
-        self.reach(address).await?;
+        self.reach(address, until).await?;
         let claims = Claims { idempotency_key: idempotency_key.map(Into::into), ..Claims::default() };
         let context = self.context.clone().with_claims(claims);
         let answer = context.call_json(&address.to_string(), body, until).await.map_err(|error| error.map(|own| own.to_string()))?;
         Ok(answer.to_string())
     }
 
-    async fn cast_json(&mut self, address: &Address, body: &str, timeout: Duration) -> Result<(), RemoteError> {
-        let until = Instant::now() + timeout;
-        self.reach(address).await?;
+    async fn cast_json(&mut self, address: &Address, body: &str, until: Instant) -> Result<(), RemoteError> {
+        self.reach(address, until).await?;
         self.context.cast_json(&address.to_string(), body, until).await.map_err(no_effect)
+    }
+
+    async fn describe(&mut self, address: &Address) -> Result<Description, RemoteError> {
+        let scope = match &address.scope {
+            Scope::Any => {
+                let offered = self.actors(true).await?.into_iter().find(|offered| offered.name == address.name);
+                offered.map_or(Scope::Any, |offered| Scope::Node(offered.node))
+            }
+            named => named.clone(),
+        };
+        self.order(&scope, Describe { actor: address.name.clone() }).await
     }
 
     async fn recorder(&mut self, actor: &ActorPath) -> Result<Recording, RemoteError> {
@@ -196,5 +238,10 @@ impl Remote for Operator {
 
     async fn revoke(&mut self, list: &str) -> Result<(), RemoteError> {
         self.order(&Scope::Any, Revoke { list: list.into() }).await.map(drop)
+    }
+
+    async fn close(&mut self) {
+        self.endpoint.close(CLOSE).await;
+        self.root.stop().await;
     }
 }

@@ -52,9 +52,33 @@ const MAX_TEXT: usize = 400;
 
 /// A text from elsewhere as it may go to a terminal: one line, no control characters, of bounded length.
 pub fn clean(text: &str) -> String {
-    let mut out: String = text.chars().take(MAX_TEXT).map(|c| if c.is_control() || is_direction(c) { ' ' } else { c }).collect();
+    let mut out: String = text.chars().take(MAX_TEXT).map(harmless).collect();
     if text.chars().nth(MAX_TEXT).is_some() {
         out.push('…');
+    }
+    out
+}
+
+/// As [`clean`], at full length.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(harmless).collect()
+}
+
+fn harmless(c: char) -> char {
+    if c.is_control() || is_direction(c) { ' ' } else { c }
+}
+
+/// The same JSON text with everything escaped that a terminal could take for an order. JSON itself lets DEL, C1 controls
+/// (U+009B begins an escape sequence, ECMA-48 §5.4) and turns of direction stand in strings, and nothing of the kind outside.
+pub(crate) fn quiet_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // Line ends between values are JSON's own; in strings they are escaped already (RFC 8259 §7).
+            '\n' => out.push(c),
+            c if c.is_control() || is_direction(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
     }
     out
 }
@@ -91,6 +115,16 @@ mod tests {
     fn no_node_writes_to_the_operators_terminal() {
         assert_eq!(clean("a\x1b[2Jb\nc\u{202e}d\u{7}\u{9b}1m"), "a [2Jb c d  1m");
         assert_eq!(clean(&"x".repeat(5_000)).chars().count(), MAX_TEXT + 1);
+    }
+
+    #[test]
+    fn json_keeps_its_meaning_and_gives_the_terminal_no_orders() {
+        let hostile = serde_json::json!({ "a\u{9b}2J": "b\u{7f}\u{1b}[2J\n\u{202e}é", "c": [1, "\u{85}"] });
+        for text in [hostile.to_string(), serde_json::to_string_pretty(&hostile).unwrap()] {
+            let quiet = quiet_json(&text);
+            assert!(quiet.chars().all(|c| c == '\n' || harmless(c) == c), "{quiet:?}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&quiet).unwrap(), hostile);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use horos_wire::Role;
+use horos_wire::{Role, policy::Policy, tree::NodeTree};
 use jiff::Timestamp;
 use nix::{
     sys::signal::{Signal, kill},
@@ -126,7 +126,7 @@ fn forward(child: &mut Child, role: Role, log: &mpsc::Sender<String>) {
 }
 
 /// Runs both nodes until Ctrl-C.
-pub(crate) async fn run(up: &Up, common: &Common, output: &Output, policy: horos_wire::policy::Policy) -> Exit {
+pub(crate) async fn run(up: &Up, common: &Common, output: &Output, policy: Policy) -> Exit {
     let layout = match lay_out(&common.data, Timestamp::now()) {
         Ok(layout) => layout,
         Err(error) => return output.fail(Exit::Local, &error, Some("choose another directory with --data")),
@@ -173,55 +173,62 @@ pub(crate) async fn run(up: &Up, common: &Common, output: &Output, policy: horos
         "both nodes run; in another terminal: `{{bin}} --data {data} call stock@bo '{{\"levels\":{{}}}}'`; Ctrl-C stops them",
         data = common.data.display()
     ));
+    // Started again, a node comes back where it was: the other one and people look for it there.
+    (bo.listen, fo.listen) = (bo_address, fo_address);
     let via = Via { endpoint: bo_address.into(), identity: layout.operator };
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut operator: Option<Operator> = None;
     let mut drawn_once = false;
-    loop {
+    'running: loop {
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
-            Some(line) = lines.recv() => output.say(&line),
-            _ = look.tick() => {
-                for node in [&mut bo, &mut fo] {
-                    if let Ok(Some(status)) = node.child.try_wait() {
-                        output.say(&format!("the {} ended with {status}; it is started again", node.role));
-                        operator = None;
-                        match node.restart(&log) {
-                            Ok(true) => {}
-                            Ok(false) => return output.fail_text(Exit::Broken, &format!("the {} ends again and again", node.role), None),
-                            Err(error) => return failed(error),
-                        }
-                    }
-                }
-                if operator.is_none() {
-                    operator = Operator::connect(&via, policy.clone()).await.ok();
-                }
-                let trees = match operator.as_mut() {
-                    Some(operator) => operator.tree(true).await,
-                    None => continue,
-                };
-                match trees {
-                    // On a terminal it is redrawn each second; elsewhere it is shown once, when it is whole.
-                    Ok(nodes) if live => {
-                        let (_, height) = Output::size().unwrap_or((80, 50));
-                        let heading = format!("{} nodes at {}, Ctrl-C stops them", nodes.len(), Timestamp::now().strftime("%H:%M:%S UTC"));
-                        if output.raw(&render::redraw(&nodes, &heading, height, output.style())).is_err() {
-                            break;
-                        }
-                    }
-                    Ok(nodes) if !drawn_once && !up.no_tree && nodes.iter().filter(|node| node.tree.is_some()).count() >= 2 => {
-                        drawn_once = true;
-                        if output.data(&nodes, |style| render::tree(&nodes, style)).is_err() {
-                            break;
-                        }
-                    }
-                    Ok(_) => {}
-                    Err(_) => operator = None,
+            Some(line) = lines.recv() => { output.say(&line); continue }
+            _ = look.tick() => {}
+        }
+        for node in [&mut bo, &mut fo] {
+            if let Ok(Some(status)) = node.child.try_wait() {
+                output.say(&format!("the {} ended with {status}; it is started again", node.role));
+                match node.restart(&log) {
+                    Ok(true) => {}
+                    Ok(false) => return output.fail_text(Exit::Broken, &format!("the {} ends again and again", node.role), None),
+                    Err(error) => return failed(error),
                 }
             }
         }
+        let trees = {
+            let looking = trees(&mut operator, &via, &policy);
+            tokio::pin!(looking);
+            loop {
+                tokio::select! {
+                    trees = &mut looking => break trees,
+                    _ = interrupt.recv() => break 'running,
+                    _ = terminate.recv() => break 'running,
+                    Some(line) = lines.recv() => output.say(&line),
+                }
+            }
+        };
+        match trees {
+            // On a terminal it is redrawn each second; elsewhere it is shown once, when it is whole.
+            Some(nodes) if live => {
+                let (_, height) = Output::size().unwrap_or((80, 50));
+                let heading = format!("{} nodes at {}, Ctrl-C stops them", nodes.len(), Timestamp::now().strftime("%H:%M:%S UTC"));
+                if output.raw(&render::redraw(&nodes, &heading, height, output.style())).is_err() {
+                    break;
+                }
+            }
+            Some(nodes) if !drawn_once && !up.no_tree && nodes.iter().filter(|node| node.tree.is_some()).count() >= 2 => {
+                drawn_once = true;
+                if output.data(&nodes, |style| render::tree(&nodes, style)).is_err() {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    if let Some(mut operator) = operator {
+        operator.close().await;
     }
     output.say("stopping both nodes; Ctrl-C again stops them at once");
     // The FO first: it sends no more work to the BO.
@@ -248,6 +255,23 @@ pub(crate) async fn run(up: &Up, common: &Common, output: &Output, policy: horos
         output.say(&line);
     }
     Exit::Ok
+}
+
+/// The trees as the BO sees them, over the connection that is there or a new one.
+async fn trees(operator: &mut Option<Operator>, via: &Via, policy: &Policy) -> Option<Vec<NodeTree>> {
+    let connected = match operator {
+        Some(connected) => connected,
+        None => operator.insert(Operator::connect(via, policy.clone(), Instant::now() + LOOK).await.ok()?),
+    };
+    match connected.tree(true).await {
+        Ok(nodes) => Some(nodes),
+        Err(_) => {
+            if let Some(mut lost) = operator.take() {
+                lost.close().await;
+            }
+            None
+        }
+    }
 }
 
 /// Awaits `work` while log lines go on being shown.

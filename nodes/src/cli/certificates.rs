@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use horos_link::identity::{
@@ -14,7 +15,10 @@ use horos_link::identity::{
 use horos_wire::NodeId;
 use jiff::Timestamp;
 
-use super::{Common, Identity, Output, RemoteError, init, output, run::App};
+use super::{
+    Common, Identity, Output, Remote as _, RemoteError, init, output,
+    run::{self, App},
+};
 use crate::{
     config::{Config, Sources},
     exit::Exit,
@@ -85,14 +89,13 @@ pub(crate) fn identity<A: App>(command: Identity, common: &Common, output: &Outp
                 authority.revoke(&what, now).map_err(|error| refused(output, &error))?
             };
             output.say("the deny list is signed");
-            let sent: Result<(), RemoteError> = app.block_on(async {
-                let via = super::run::via(common).map_err(RemoteError::Identity)?;
-                super::client::Remote::revoke(&mut app.connect(&via).await?, &list).await
-            });
-            sent.map_err(|error| {
+            let not_sent = |error: RemoteError| {
                 let next = "the list is signed and kept; send it with `{bin} identity revoke --send` when a node is in reach";
                 output.fail(error.exit(), &error, Some(next))
-            })?;
+            };
+            let via = run::via(common).map_err(|why| not_sent(RemoteError::Identity(why)))?;
+            let send = async |node: &mut A::Remote| Ok(node.revoke(&list).await?);
+            app.block_on(run::on_node(app, &via, Instant::now() + run::REACH, send)).map_err(|end| end.unwrap_or_else(not_sent))?;
             output.say("sent; the node passes it on to all others");
             output.data(&serde_json::json!({ "list": list }), |_| String::new())
         }

@@ -1,10 +1,10 @@
 //! What the command line asks of a live node: the seam between the commands and the link that carries them.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{future::Future, path::PathBuf, time::Instant};
 
 use horos_wire::{
     Address, CallError,
-    protocol::node::{Offered, StatusReport},
+    protocol::node::{Description, Offered, StatusReport},
     tree::{NodeTree, Recording},
 };
 
@@ -73,7 +73,8 @@ impl RemoteError {
     }
 }
 
-/// A connection to one node, as the command line uses it. Every method ends within its deadline.
+/// A connection to one node, as the command line uses it. Every method ends within its deadline, which holds for the whole:
+/// finding and reaching the node included.
 pub trait Remote {
     /// The trees of the cluster, or of the node asked only.
     fn tree(&mut self, cluster: bool) -> impl Future<Output = Result<Vec<NodeTree>, RemoteError>>;
@@ -86,11 +87,13 @@ pub trait Remote {
         &mut self,
         address: &Address,
         body: &str,
-        timeout: Duration,
+        until: Instant,
         idempotency_key: Option<&str>,
     ) -> impl Future<Output = Result<String, RemoteError>>;
     /// Sends a JSON body; done when the node asked has taken it.
-    fn cast_json(&mut self, address: &Address, body: &str, timeout: Duration) -> impl Future<Output = Result<(), RemoteError>>;
+    fn cast_json(&mut self, address: &Address, body: &str, until: Instant) -> impl Future<Output = Result<(), RemoteError>>;
+    /// The protocol of the actor at `address`, with its JSON Schemas.
+    fn describe(&mut self, address: &Address) -> impl Future<Output = Result<Description, RemoteError>>;
     /// An actor's flight recorder.
     fn recorder(&mut self, actor: &ActorPath) -> impl Future<Output = Result<Recording, RemoteError>>;
     /// Stops an actor in good order and starts it again.
@@ -99,4 +102,6 @@ pub trait Remote {
     fn crash(&mut self, actor: &ActorPath) -> impl Future<Output = Result<(), RemoteError>>;
     /// Hands over a signed deny list, which the node passes on.
     fn revoke(&mut self, list: &str) -> impl Future<Output = Result<(), RemoteError>>;
+    /// Ends the connection with a word, so that no node waits for a silence.
+    fn close(&mut self) -> impl Future<Output = ()>;
 }

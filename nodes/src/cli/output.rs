@@ -4,8 +4,11 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
-use super::ColorWhen;
-use crate::{exit::Exit, render::Style};
+use super::{ColorWhen, Usage};
+use crate::{
+    exit::Exit,
+    render::{Style, printable, quiet_json},
+};
 
 /// The program's two outputs.
 #[derive(Clone, Debug)]
@@ -70,13 +73,15 @@ impl Output {
     /// # Errors
     /// [`Exit::Local`] when stdout is full or broken; a reader who has seen enough (`| head`) is no error.
     pub fn data<T: Serialize + ?Sized>(&self, value: &T, text: impl FnOnce(Style) -> String) -> Result<(), Exit> {
-        if self.json {
-            let mut line = serde_json::to_string_pretty(value).map_err(|_| Exit::Local)?;
-            line.push('\n');
-            self.raw(&line)
-        } else {
-            self.raw(&text(self.stdout))
-        }
+        if self.json { self.json(&serde_json::to_string_pretty(value).map_err(|_| Exit::Local)?) } else { self.raw(&text(self.stdout)) }
+    }
+
+    /// Writes a JSON text, a node's answer for example, so that no terminal takes any of it for an order.
+    ///
+    /// # Errors
+    /// As [`Output::data`].
+    pub fn json(&self, text: &str) -> Result<(), Exit> {
+        self.raw(&format!("{}\n", quiet_json(text)))
     }
 
     /// Writes text to stdout as it is.
@@ -98,7 +103,9 @@ impl Output {
     /// Says something to the person at the terminal.
     pub fn say(&self, text: &str) {
         // Nobody is left to tell when stderr is gone.
-        let _ = writeln!(io::stderr().lock(), "{}", self.named(text));
+        // Log lines of other processes pass through here.
+        let lines: Vec<_> = text.lines().map(printable).collect();
+        let _ = writeln!(io::stderr().lock(), "{}", self.named(&lines.join("\n")));
     }
 
     /// Tells of a failure, its causes and the next step, and gives back the exit code.
@@ -120,11 +127,20 @@ impl Output {
     pub(crate) fn callee(&self, exit: Exit, body: &str) -> Exit {
         let line = match serde_json::from_str::<serde_json::Value>(body) {
             Ok(error) if self.json => serde_json::json!({ "error": error, "next": null, "exit": exit as u8 }).to_string(),
-            // Written anew, which escapes control characters (RFC 8259 §7): none of the callee's reaches the terminal.
             Ok(error) => error.to_string(),
             Err(_) => return self.fail_text(exit, body, None),
         };
-        let _ = writeln!(io::stderr().lock(), "{line}"); // as in `say`
+        let _ = writeln!(io::stderr().lock(), "{}", quiet_json(&line)); // as in `say`
+        exit
+    }
+
+    /// As [`Output::fail`], for a message that its actor could not read: with what it takes.
+    pub fn fail_with_schema(&self, exit: Exit, error: &dyn std::error::Error, usage: &Usage) -> Exit {
+        if !self.json {
+            return self.fail(exit, error, Some(&usage.text));
+        }
+        let told = serde_json::json!({ "error": error.to_string(), "next": usage.text, "schema": usage.schema, "exit": exit as u8 });
+        let _ = writeln!(io::stderr().lock(), "{}", quiet_json(&told.to_string())); // as in `say`
         exit
     }
 
@@ -133,7 +149,7 @@ impl Output {
         let (text, next) = (self.named(text), next.map(|next| self.named(next)));
         if self.json {
             let error = serde_json::json!({ "error": text, "next": next, "exit": exit as u8 });
-            let _ = writeln!(io::stderr().lock(), "{error}"); // as in `say`
+            let _ = writeln!(io::stderr().lock(), "{}", quiet_json(&error.to_string())); // as in `say`
         } else {
             let mark = if self.stderr_color { "\x1b[31merror:\x1b[0m" } else { "error:" };
             let lines: Vec<_> = text.lines().map(crate::render::clean).collect();

@@ -1,35 +1,45 @@
 //! Carries out a command: the local ones here, the others through an [`App`] that knows how to run and reach nodes.
 
 use std::{
+    fs::File,
     future::Future,
     io::{self, Read as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use horos_wire::{Address, CallError, Role, policy::Policy as Rules};
+use horos_wire::{Address, CallError, NoEffect, Role, policy::Policy as Rules};
 use jiff::Timestamp;
 
 use super::{
     Checked, Cli, Command, Common, Init, InitError, InitOptions, Node, Output, Policy, Remote, RemoteError, Up, Via, certificates, init,
+    usage::usage,
 };
 use crate::{
     config::{self, Config, DataDir, Seed, Sources},
     exit::Exit,
-    logging, render,
+    logging,
+    node::ADDRESS_FILE,
+    render,
 };
 
 /// Time between two looks of `tree --watch`.
 const WATCH: Duration = Duration::from_secs(1);
+/// For a node to be reached, where the command has no deadline of its own.
+pub(crate) const REACH: Duration = Duration::from_secs(3);
+/// For a connection that is being made when Ctrl-C is pressed, so that it can be ended with a word.
+const LEAVE: Duration = Duration::from_millis(200);
+/// For the schemas of an actor whose message was malformed: a help, not worth a long wait.
+const SCHEMA: Duration = Duration::from_secs(1);
 
 /// What the commands need of the program they are part of.
 pub trait App {
     /// A connection to a live node.
     type Remote: Remote;
-    /// Connects to a node.
-    fn connect(&self, via: &Via) -> impl Future<Output = Result<Self::Remote, RemoteError>>;
+    /// Connects to a node, until `until` at most.
+    fn connect(&self, via: &Via, until: Instant) -> impl Future<Output = Result<Self::Remote, RemoteError>>;
     /// Drives a command's future to its end on this thread.
     fn block_on<F: Future>(&self, future: F) -> F::Output;
     /// Runs a node until it is stopped; logging is set up and `data` is held.
@@ -100,32 +110,54 @@ fn remotely<A: App>(command: Command, common: &Common, output: &Output, app: &A)
     };
     let via = via(common).map_err(|why| output.fail_text(Exit::Usage, &why, Some("--via names a node")))?;
     // Read before the runtime runs: stdin blocks.
-    let message = match &command {
-        Command::Send(it) => body(&it.message, &it.address, output)?,
-        Command::Call(it) => body(&it.message, &it.address, output)?,
-        _ => String::new(),
+    let (message, timeout) = match &command {
+        Command::Send(it) => (body(&it.message, &it.address, output)?, it.timeout),
+        Command::Call(it) => (body(&it.message, &it.address, output)?, it.timeout),
+        _ => (String::new(), REACH),
     };
-    app.block_on(async {
-        let work = async {
-            let mut node = app.connect(&via).await.map_err(told)?;
-            ask(command, &message, &mut node, output).await.map_err(|end| end.unwrap_or_else(told))
-        };
-        tokio::select! {
-            biased;
-            done = work => done,
-            _ = tokio::signal::ctrl_c() => Err(Exit::Interrupted),
+    let until = Instant::now() + timeout;
+    let work = async |node: &mut A::Remote| ask(command, &message, until, node, output).await;
+    app.block_on(on_node(app, &via, until, work)).map_err(|end| end.unwrap_or_else(told))
+}
+
+/// Does `work` over a connection to a node, which is ended with a word however that goes. Ctrl-C ends it.
+pub(crate) async fn on_node<A: App>(
+    app: &A,
+    via: &Via,
+    until: Instant,
+    work: impl AsyncFnOnce(&mut A::Remote) -> Result<(), End>,
+) -> Result<(), End> {
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(interrupt);
+    let connecting = app.connect(via, until);
+    tokio::pin!(connecting);
+    let mut node = tokio::select! {
+        biased;
+        node = &mut connecting => node?,
+        _ = &mut interrupt => {
+            if let Ok(Ok(mut node)) = tokio::time::timeout(LEAVE, connecting).await {
+                node.close().await;
+            }
+            return Err(Exit::Interrupted.into());
         }
-    })
+    };
+    let done = tokio::select! {
+        biased;
+        done = work(&mut node) => done,
+        _ = &mut interrupt => Err(Exit::Interrupted.into()),
+    };
+    node.close().await;
+    done
 }
 
 /// Why a question to a node ended early: the node's answer, or our own output.
-enum End {
+pub(crate) enum End {
     Remote(RemoteError),
     Output(Exit),
 }
 
 impl End {
-    fn unwrap_or_else(self, told: impl FnOnce(RemoteError) -> Exit) -> Exit {
+    pub(crate) fn unwrap_or_else(self, told: impl FnOnce(RemoteError) -> Exit) -> Exit {
         match self {
             Self::Remote(error) => told(error),
             Self::Output(exit) => exit,
@@ -145,7 +177,7 @@ impl From<Exit> for End {
     }
 }
 
-async fn ask<R: Remote>(command: Command, message: &str, node: &mut R, output: &Output) -> Result<(), End> {
+async fn ask<R: Remote>(command: Command, message: &str, until: Instant, node: &mut R, output: &Output) -> Result<(), End> {
     match command {
         Command::Tree(it) if it.watch => watch(node, !it.local, output).await?,
         Command::Tree(it) => {
@@ -164,14 +196,15 @@ async fn ask<R: Remote>(command: Command, message: &str, node: &mut R, output: &
             output.data(&actors, |style| render::actors(&actors, style))?;
         }
         Command::Send(it) => {
-            node.cast_json(&it.address, message, it.timeout).await?;
+            if let Err(error) = node.cast_json(&it.address, message, until).await {
+                return Err(refused(error, &it.address, message, node, output).await);
+            }
             output.data(&serde_json::json!({ "sent": it.address }), |_| String::new())?;
         }
-        Command::Call(it) => {
-            let mut answer = node.call_json(&it.address, message, it.timeout, it.idempotency_key.as_deref()).await?;
-            answer.push('\n');
-            output.raw(&answer)?;
-        }
+        Command::Call(it) => match node.call_json(&it.address, message, until, it.idempotency_key.as_deref()).await {
+            Ok(answer) => output.json(&answer)?,
+            Err(error) => return Err(refused(error, &it.address, message, node, output).await),
+        },
         Command::Restart(it) => {
             node.restart(&it.actor).await?;
             output.data(&serde_json::json!({ "restarted": it.actor.actor }), |_| String::new())?;
@@ -187,6 +220,15 @@ async fn ask<R: Remote>(command: Command, message: &str, node: &mut R, output: &
         _ => unreachable!("`dispatch` carries out every command that asks no node"),
     }
     Ok(())
+}
+
+/// Tells of a message that was not taken; of a malformed one with what the actor takes instead, where it says so in time.
+async fn refused<R: Remote>(error: RemoteError, address: &Address, message: &str, node: &mut R, output: &Output) -> End {
+    if !matches!(&error, RemoteError::Call(CallError::NoEffect(NoEffect::Malformed(_)))) {
+        return error.into();
+    }
+    let Ok(Ok(description)) = tokio::time::timeout(SCHEMA, node.describe(address)).await else { return error.into() };
+    End::Output(output.fail_with_schema(error.exit(), &error, &usage(&description, message)))
 }
 
 async fn watch<R: Remote>(node: &mut R, cluster: bool, output: &Output) -> Result<(), End> {
@@ -243,7 +285,8 @@ pub(crate) fn via(common: &Common) -> Result<Via, String> {
     }
     let data = node_data(&common.data);
     let config = Config::load(&Sources::of(&data)).map_err(|problems| problems.to_string())?;
-    let mut address = config.listen.cluster;
+    // Where a node that runs says it is: its port may be of the system's choice, or named by an option.
+    let mut address = running_at(&data).unwrap_or(config.listen.cluster);
     // A node that listens on all addresses is reached here on its loopback.
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -251,9 +294,18 @@ pub(crate) fn via(common: &Common) -> Result<Via, String> {
         _ => {}
     }
     if address.port() == 0 {
-        return Err("the node listens on a port of the system's choice: only its log tells which".into());
+        return Err("the node does not run, and will listen on a port of the system's choice".into());
     }
     Ok(Via { endpoint: address.into(), identity })
+}
+
+/// What the node of this data directory wrote down when its port was open. One that was killed leaves it behind.
+fn running_at(data: &Path) -> Option<SocketAddr> {
+    // Longer than any address (RFC 4291 §2.2, with a zone and a port).
+    const LONGEST: u64 = 128;
+    let mut text = String::new();
+    File::open(data.join(ADDRESS_FILE)).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 fn run_node<A: App>(role: Role, node: &Node, common: &Common, output: &Output, app: &A) -> Result<(), Exit> {

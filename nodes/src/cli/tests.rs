@@ -1,10 +1,10 @@
 use super::*;
-use std::{cell::RefCell, ffi::OsString, future::Future, path::Path, process::ExitCode};
+use std::{cell::RefCell, ffi::OsString, future::Future, path::Path, process::ExitCode, time::Instant};
 
 use horos_wire::{
     CallError, NoEffect,
     policy::Policy as Rules,
-    protocol::node::{Offered, StatusReport},
+    protocol::node::{Description, Offered, StatusReport},
     tree::{NodeTree, Recording},
 };
 
@@ -72,7 +72,7 @@ struct Session<'a>(&'a Double);
 
 impl App for &'static Double {
     type Remote = Session<'static>;
-    fn connect(&self, via: &Via) -> impl Future<Output = Result<Self::Remote, RemoteError>> {
+    fn connect(&self, via: &Via, _: Instant) -> impl Future<Output = Result<Self::Remote, RemoteError>> {
         self.asked.borrow_mut().push(format!("connect {}", via.endpoint));
         std::future::ready(Ok(Session(self)))
     }
@@ -101,12 +101,16 @@ impl Remote for Session<'_> {
     async fn status(&mut self) -> Result<StatusReport, RemoteError> {
         Err(RemoteError::Identity("none".into()))
     }
-    async fn call_json(&mut self, address: &Address, body: &str, _: Duration, _: Option<&str>) -> Result<String, RemoteError> {
+    async fn call_json(&mut self, address: &Address, body: &str, _: Instant, _: Option<&str>) -> Result<String, RemoteError> {
         self.0.asked.borrow_mut().push(format!("call {address} {body}"));
         self.0.answer.borrow_mut().take().unwrap()
     }
-    async fn cast_json(&mut self, _: &Address, _: &str, _: Duration) -> Result<(), RemoteError> {
+    async fn cast_json(&mut self, _: &Address, _: &str, _: Instant) -> Result<(), RemoteError> {
         Ok(())
+    }
+    async fn describe(&mut self, address: &Address) -> Result<Description, RemoteError> {
+        self.0.asked.borrow_mut().push(format!("describe {address}"));
+        Ok(Description { protocol: "stock".into(), version: 1, methods: Vec::new() })
     }
     async fn recorder(&mut self, _: &ActorPath) -> Result<Recording, RemoteError> {
         Ok(Recording::default())
@@ -120,6 +124,9 @@ impl Remote for Session<'_> {
     async fn revoke(&mut self, list: &str) -> Result<(), RemoteError> {
         self.0.asked.borrow_mut().push(format!("revoke {}", list.lines().count() > 1));
         Ok(())
+    }
+    async fn close(&mut self) {
+        self.0.asked.borrow_mut().push("close".into());
     }
 }
 
@@ -148,8 +155,16 @@ fn a_calls_end_is_the_exit_code() {
         let app = double(Some(answer));
         let ended = exits(&["call", "stock@bo", "{\"levels\":{}}", "--via", "127.0.0.1:1"], app);
         assert_eq!(format!("{ended:?}"), code(exit));
-        assert_eq!(*app.asked.borrow(), ["connect 127.0.0.1:1", "call stock@bo {\"levels\":{}}"]);
+        assert_eq!(*app.asked.borrow(), ["connect 127.0.0.1:1", "call stock@bo {\"levels\":{}}", "close"]);
     }
+}
+
+#[test]
+fn a_malformed_message_has_its_actor_described() {
+    let app = double(Some(Err(CallError::NoEffect(NoEffect::Malformed("levels".into())).into())));
+    let ended = exits(&["call", "stock@bo", "{\"levels\":1}", "--via", "127.0.0.1:1"], app);
+    assert_eq!(format!("{ended:?}"), code(Exit::NoEffect));
+    assert_eq!(app.asked.borrow()[2..], ["describe stock@bo", "close"]);
 }
 
 #[test]
@@ -183,6 +198,16 @@ fn a_node_is_set_up_runs_and_is_revoked_by_documented_commands() {
     ok(&["policy", "show"]);
     assert_eq!(
         *app.asked.borrow(),
-        ["run bo-1", "connect 127.0.0.1:7499", "revoke true", "connect 127.0.0.1:7499", "revoke true", "connect 127.0.0.1:7499"]
+        [
+            "run bo-1",
+            "connect 127.0.0.1:7499",
+            "revoke true",
+            "close",
+            "connect 127.0.0.1:7499",
+            "revoke true",
+            "close",
+            "connect 127.0.0.1:7499",
+            "close"
+        ]
     );
 }
