@@ -30,7 +30,7 @@ pub(crate) async fn arrived(link: &Link, mut stream: RecvStream) {
     // A stream that ends before its name is nobody's.
     if let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut name)).await {
         let source = Source { stream, chunks: VecDeque::new() };
-        link.exchange.bulk_arrived(Bulk(u128::from_le_bytes(name)), BulkReader::new(source));
+        link.exchange.bulk_arrived(Bulk(u128::from_le_bytes(name)), link.node.clone(), BulkReader::new(source));
     }
 }
 

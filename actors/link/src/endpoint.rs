@@ -302,7 +302,9 @@ impl Endpoint {
         if identity.id.name == self.peers.exchange.node().name && identity.id.role.is_node() {
             return Err(Close::Identity);
         }
-        if self.peers.sessions() >= self.config.admission.sessions {
+        // People have half of the places at most, so that they never keep a node out.
+        let places = if identity.id.role.is_node() { self.config.admission.sessions } else { self.config.admission.sessions / 2 };
+        if self.peers.live.load(std::sync::atomic::Ordering::Relaxed) >= places {
             tracing::warn!(%from, "refused: no more sessions");
             return Err(Close::Limit);
         }

@@ -1,4 +1,4 @@
-//! What the peer sends: from the message stream, and from the streams of large bodies, into mailboxes.
+//! What the peer sends: from its stream of requests, from the answers on ours, and from the streams of large bodies, into mailboxes.
 //!
 //! The reader never waits for an actor. A target whose next message cannot be taken yet (its large body is
 //! still coming, or its mailbox is full) has a *lane*, where what follows for it waits in order while
@@ -22,7 +22,7 @@ use horos_supervision::{
 use horos_wire::{
     CallContext, NoEffect,
     control::Close,
-    frame::{Decoder, Frame, Kind, LargeBody, MAX_LARGE_FRAME, MAX_SMALL_FRAME},
+    frame::{Decoder, Frame, FrameError, Kind, LargeBody, MAX_LARGE_FRAME, MAX_SMALL_FRAME},
     policy::MethodSet,
     session::{WINDOW, cost},
 };
@@ -192,8 +192,8 @@ impl Lanes {
     }
 }
 
-/// Reads the message stream until it ends or breaks.
-pub(crate) async fn read_messages(link: Arc<Link>, mut stream: RecvStream) -> Close {
+/// Reads the peer's requests until their stream ends or breaks.
+pub(crate) async fn read_requests(link: Arc<Link>, mut stream: RecvStream) -> Close {
     let mut decoder = Decoder::new(MAX_SMALL_FRAME);
     let mut targets: Vec<Arc<Target>> = Vec::new();
     loop {
@@ -204,25 +204,16 @@ pub(crate) async fn read_messages(link: Arc<Link>, mut stream: RecvStream) -> Cl
         decoder.push(chunk.bytes);
         let now = Instant::now();
         loop {
-            let request = match decoder.next_frame() {
+            let taken = match decoder.next_frame() {
                 Ok(None) => break,
-                Ok(Some(frame)) => match frame.header.kind {
-                    Kind::Call | Kind::Cast => match request(&link, &mut targets, frame, now) {
-                        Ok(request) => request,
-                        Err(close) => return close,
-                    },
-                    Kind::Reply | Kind::Failed | Kind::Refused | Kind::Lost if frame.header.large => return Close::Protocol,
-                    kind @ (Kind::Reply | Kind::Failed | Kind::Refused | Kind::Lost) => {
-                        link.answered(frame.header.correlation, kind, frame.header.format, Bytes::copy_from_slice(frame.body));
-                        continue;
-                    }
-                },
-                Err(error) => {
-                    tracing::warn!(peer = %link.caller, %error, "not a frame; the link is closed");
-                    return Close::Protocol;
-                }
+                Ok(Some(frame)) => request(&link, &mut targets, frame, now),
+                Err(error) => Err(not_a_frame(&link, &error)),
             };
-            let Some(mut request) = request else { continue };
+            let mut request = match taken {
+                Ok(Some(request)) => request,
+                Ok(None) => continue,
+                Err(close) => return close,
+            };
             let size = request.size();
             if !link.try_credit(size) && !link.credit(size).await {
                 return Close::Done;
@@ -231,6 +222,36 @@ pub(crate) async fn read_messages(link: Arc<Link>, mut stream: RecvStream) -> Cl
             request.go(&link);
         }
     }
+}
+
+/// Reads the answers to our requests until their stream ends or breaks. Never waits for anything but them.
+pub(crate) async fn read_answers(link: Arc<Link>, mut stream: RecvStream) -> Close {
+    let mut decoder = Decoder::new(MAX_SMALL_FRAME);
+    loop {
+        let chunk = match stream.read_chunk(CHUNK, true).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) | Err(_) => return Close::Done,
+        };
+        decoder.push(chunk.bytes);
+        loop {
+            match decoder.next_frame() {
+                Ok(None) => break,
+                Ok(Some(frame)) => match frame.header.kind {
+                    Kind::Call | Kind::Cast => return Close::Protocol,
+                    _ if frame.header.large => return Close::Protocol,
+                    kind @ (Kind::Reply | Kind::Failed | Kind::Refused | Kind::Lost) => {
+                        link.answered(frame.header.correlation, kind, frame.header.format, Bytes::copy_from_slice(frame.body));
+                    }
+                },
+                Err(error) => return not_a_frame(&link, &error),
+            }
+        }
+    }
+}
+
+fn not_a_frame(link: &Link, error: &FrameError) -> Close {
+    tracing::warn!(peer = %link.caller, %error, "not a frame; the link is closed");
+    Close::Protocol
 }
 
 /// A request taken off the stream, before it has its credit.
@@ -243,6 +264,9 @@ struct Taken {
 
 fn request(link: &Arc<Link>, targets: &mut Vec<Arc<Target>>, frame: Frame<'_>, now: Instant) -> Result<Option<Taken>, Close> {
     let header = frame.header;
+    if !matches!(header.kind, Kind::Call | Kind::Cast) {
+        return Err(Close::Protocol);
+    }
     let index = (header.target as usize).wrapping_sub(1);
     if index >= targets.len() {
         targets.clone_from(&link.targets.read());

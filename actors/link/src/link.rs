@@ -84,7 +84,10 @@ pub(crate) struct Link {
     pub(crate) suspect: AtomicBool,
     pub(crate) exchange: Exchange,
     pub(crate) policy: Arc<Policy>,
+    /// Our requests.
     pub(crate) out: Out,
+    /// Our answers, on the peer's stream of requests: one never waits for what holds up the other.
+    pub(crate) answers: Out,
     calls: Mutex<Calls<Waiter>>,
     pub(crate) session: Mutex<Session>,
     /// Wakes the control stream's writer.
@@ -134,6 +137,7 @@ impl Link {
             exchange,
             policy,
             out: Out::new(limits.out_buffer),
+            answers: Out::new(limits.out_buffer),
             calls: Mutex::default(),
             session: Mutex::new(session),
             session_changed: Notify::new(),
@@ -180,6 +184,7 @@ impl Link {
         }
         self.quinn.close((close as u32).into(), close.to_string().as_bytes());
         self.out.close();
+        self.answers.close();
         let waiters: Vec<_> = self.calls.lock().drain().collect();
         for waiter in waiters {
             let _ = waiter.send(Err(Fault::Unknown(Unknown::PeerLost(self.node.as_str().into()))));
@@ -383,7 +388,7 @@ impl AnswerSink for Link {
                 return;
             }
             let eager = if self.outstanding() as usize <= EAGER_CALLS { Eager::IfIdle } else { Eager::No };
-            if self.out.answer(scratch, eager) == Err(NotTaken::Full) {
+            if self.answers.answer(scratch, eager) == Err(NotTaken::Full) {
                 self.close(Close::Limit);
             }
         });

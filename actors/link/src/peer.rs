@@ -5,6 +5,7 @@
 //! a node whose runtime is wedged answers none, and so counts as dead.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{
         Arc,
@@ -24,7 +25,7 @@ use quinn::{RecvStream, SendStream};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{sleep_until, timeout},
 };
 
@@ -97,6 +98,7 @@ impl Drop for PeerState {
     fn drop(&mut self) {
         self.link.close(Close::Done);
         self.peers.remove(&self.link);
+        self.peers.live.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -119,6 +121,7 @@ impl Actor for Peer {
             let _ = me.cast(PeerMsg::Ended(close));
         });
         vitals.started();
+        peers.live.fetch_add(1, Ordering::Relaxed);
         Ok(PeerState { link, pulse, peers, vitals, _tasks: tasks })
     }
 
@@ -141,6 +144,16 @@ impl Actor for Peer {
     }
 }
 
+/// The long-lived streams of a session. Requests have a stream for each end, and answers come back on it: were
+/// they to share one, an answer could wait behind requests that wait for a handler that waits for the answer.
+struct Streams {
+    control: (SendStream, RecvStream),
+    /// Our requests out, their answers in.
+    requests: (SendStream, RecvStream),
+    /// Our answers out, the peer's requests in.
+    answers_to: (SendStream, RecvStream),
+}
+
 /// Drives a session's streams until it ends.
 struct Driver {
     link: Arc<Link>,
@@ -154,21 +167,29 @@ struct Driver {
 impl Driver {
     async fn run(self, answers: mpsc::Receiver<Bytes>) -> Close {
         let opened = timeout(self.peers.liveness.hello, self.open_streams()).await;
-        let Ok(Some(((control_out, control_in), (messages_out, messages_in)))) = opened else {
+        let Ok(Some(streams)) = opened else {
             tracing::warn!(peer = %self.link.caller, "opened no session in time");
             return Close::Silent;
         };
+        let Streams { control: (control_out, control_in), requests, answers_to } = streams;
         let mut tasks = JoinSet::new();
         let link = self.link.clone();
         tasks.spawn(async move { write_control(&link, control_out).await });
         let link = self.link.clone();
         tasks.spawn(async move {
             // Its error is that of the connection, which the reader reports.
-            let _ = link.out.write_to(messages_out).await;
+            let _ = link.out.write_to(requests.0).await;
             std::future::pending().await
         });
         let link = self.link.clone();
-        tasks.spawn(async move { inbound::read_messages(link, messages_in).await });
+        tasks.spawn(async move {
+            let _ = link.answers.write_to(answers_to.0).await;
+            std::future::pending().await
+        });
+        let link = self.link.clone();
+        tasks.spawn(async move { inbound::read_answers(link, requests.1).await });
+        let link = self.link.clone();
+        tasks.spawn(async move { inbound::read_requests(link, answers_to.1).await });
         let link = self.link.clone();
         let peers = self.peers.clone();
         tasks.spawn(async move { accept_streams(link, peers).await });
@@ -176,7 +197,7 @@ impl Driver {
         tasks.spawn(async move { write_large_answers(link, answers).await });
         let mut offers = OfferTask::new(&self.link, &self.peers);
         tasks.spawn(async move { offers.run().await });
-        let mut watches = JoinSet::new();
+        let mut watches = Watches::default();
         let control = self.control(control_in, &mut watches);
         let close = tokio::select! {
             close = control => close,
@@ -192,37 +213,34 @@ impl Driver {
         close
     }
 
-    async fn open_streams(&self) -> Option<((SendStream, RecvStream), (SendStream, RecvStream))> {
+    /// The dialer opens the control stream, and each end a stream for its own requests.
+    async fn open_streams(&self) -> Option<Streams> {
         let connection = &self.link.quinn;
-        match self.side {
-            Side::Dialer => {
-                let control = streams::open_two_way(connection, Type::Control).await.ok()?;
-                let messages = streams::open_two_way(connection, Type::Messages).await.ok()?;
-                Some((control, messages))
-            }
-            Side::Acceptor => {
-                let (mut control, mut messages) = (None, None);
-                while control.is_none() || messages.is_none() {
-                    let (send, mut receive) = connection.accept_bi().await.ok()?;
-                    match streams::read_type(&mut receive).await? {
-                        kind @ Type::Control if control.is_none() => {
-                            streams::answer_with_priority(&send, kind);
-                            control = Some((send, receive));
-                        }
-                        kind @ Type::Messages if messages.is_none() => {
-                            streams::answer_with_priority(&send, kind);
-                            messages = Some((send, receive));
-                        }
-                        _ => return None,
-                    }
-                }
-                control.zip(messages)
-            }
+        let mut control = None;
+        if self.side == Side::Dialer {
+            control = Some(streams::open_two_way(connection, Type::Control).await.ok()?);
         }
+        let requests = streams::open_two_way(connection, Type::Messages).await.ok()?;
+        let mut answers_to = None;
+        while control.is_none() || answers_to.is_none() {
+            let (send, mut receive) = connection.accept_bi().await.ok()?;
+            let kind = streams::read_type(&mut receive).await?;
+            let place = match kind {
+                Type::Control if self.side == Side::Acceptor => &mut control,
+                Type::Messages => &mut answers_to,
+                _ => return None,
+            };
+            if place.is_some() {
+                return None;
+            }
+            streams::answer_with_priority(&send, kind);
+            *place = Some((send, receive));
+        }
+        Some(Streams { control: control?, requests, answers_to: answers_to? })
     }
 
     /// Reads the control stream and keeps the session's time.
-    async fn control(&self, mut stream: RecvStream, watches: &mut JoinSet<()>) -> Close {
+    async fn control(&self, mut stream: RecvStream, watches: &mut Watches) -> Close {
         let mut buffer = Vec::new();
         let mut chunk = vec![0; 16 * 1024];
         loop {
@@ -275,8 +293,8 @@ impl Driver {
         }
     }
 
-    async fn events(&self, watches: &mut JoinSet<()>) -> Result<(), Close> {
-        while watches.try_join_next().is_some() {}
+    async fn events(&self, watches: &mut Watches) -> Result<(), Close> {
+        watches.tidy();
         loop {
             let event = self.link.session.lock().poll_event();
             let Some(event) = event else { return Ok(()) };
@@ -286,8 +304,7 @@ impl Driver {
                 Event::Bind(bind) => self.bind(bind)?,
                 Event::Bound { binding, outcome } => self.link.bound(binding, outcome),
                 Event::Watch { watch, target } => self.watch(watch, target, watches)?,
-                // The monitor goes on until its actor dies, and then finds that nobody asks: bounded by the session's watches.
-                Event::Unwatch { .. } => {}
+                Event::Unwatch { watch } => watches.end(watch),
                 Event::Down { watch, reason } => self.link.watch_ended(watch, reason),
                 Event::Heartbeat { sequence } => {
                     self.pulse.sequence.store(sequence, Ordering::Release);
@@ -360,17 +377,46 @@ impl Driver {
         Ok(Bound { target: number, protocol: protocol.into(), version, methods })
     }
 
-    fn watch(&self, watch: u32, target: u32, watches: &mut JoinSet<()>) -> Result<(), Close> {
+    fn watch(&self, watch: u32, target: u32, watches: &mut Watches) -> Result<(), Close> {
         let target = (target as usize).checked_sub(1).and_then(|index| self.link.targets.read().get(index).cloned());
         let target = target.ok_or(Close::Protocol)?;
         let down = ends(target.inbox().vitals());
         let link = self.link.clone();
-        watches.spawn(async move {
+        watches.begin(watch, async move {
             let reason = down.await;
             // It fails only when the session is over.
             let _ = link.with_session(|session| session.down(watch, reason));
         });
         Ok(())
+    }
+}
+
+/// The monitors that the peer has set, by its numbers; bounded by the session, which closes for one too many.
+#[derive(Default)]
+struct Watches {
+    tasks: JoinSet<()>,
+    numbers: HashMap<u32, AbortHandle>,
+}
+
+impl Watches {
+    fn begin(&mut self, watch: u32, monitor: impl Future<Output = ()> + Send + 'static) {
+        self.numbers.insert(watch, self.tasks.spawn(monitor));
+    }
+
+    fn end(&mut self, watch: u32) {
+        if let Some(monitor) = self.numbers.remove(&watch) {
+            monitor.abort();
+        }
+    }
+
+    fn tidy(&mut self) {
+        let mut ended = false;
+        while self.tasks.try_join_next().is_some() {
+            ended = true;
+        }
+        if ended {
+            self.numbers.retain(|_, monitor| !monitor.is_finished());
+        }
     }
 }
 

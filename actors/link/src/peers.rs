@@ -93,6 +93,8 @@ pub struct Peers {
     links: RwLock<HashMap<NodeName, Linked>>,
     /// Operators and viewers: they call and are never called, so nothing leads to them.
     people: Mutex<Vec<Arc<Link>>>,
+    /// Sessions of any kind, those that have not yet said hello included.
+    pub(crate) live: AtomicUsize,
     known: Mutex<BTreeMap<NodeName, Record>>,
     identities: Mutex<HashMap<usize, PeerIdentity>>,
     changed: watch::Sender<u64>,
@@ -119,6 +121,7 @@ impl Peers {
             advertised: RwLock::default(),
             links: RwLock::default(),
             people: Mutex::default(),
+            live: AtomicUsize::new(0),
             known: Mutex::default(),
             identities: Mutex::default(),
             changed: watch::Sender::new(0),
@@ -254,10 +257,6 @@ impl Peers {
         self.links.read().values().map(|linked| linked.link.clone()).collect()
     }
 
-    pub(crate) fn sessions(&self) -> usize {
-        self.links.read().len() + self.people.lock().len()
-    }
-
     /// Whether a node of this name, or at this address, is linked.
     pub(crate) fn is_linked_at(&self, address: SocketAddr) -> bool {
         self.links.read().values().any(|linked| {
@@ -285,10 +284,10 @@ impl Peers {
             let _ = link.with_session(horos_wire::session::Session::go_away);
         }
         let mut look = tokio::time::interval(Duration::from_millis(5));
-        while everyone
-            .iter()
-            .any(|link| !link.is_closed() && (link.outstanding() > 0 || link.calls_in_flight() > 0 || !link.out.is_drained()))
-            && Instant::now() < until
+        while everyone.iter().any(|link| {
+            !link.is_closed()
+                && (link.outstanding() > 0 || link.calls_in_flight() > 0 || !link.out.is_drained() || !link.answers.is_drained())
+        }) && Instant::now() < until
         {
             look.tick().await;
         }

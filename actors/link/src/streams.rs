@@ -8,7 +8,7 @@ use quinn::{Connection, ConnectionError, RecvStream, SendStream, WriteError};
 pub(crate) enum Type {
     /// Two-way: control frames.
     Control = 1,
-    /// Two-way: calls, casts and answers.
+    /// Two-way, one from each end: its opener's calls and casts; their answers come back on it.
     Messages = 2,
     /// One-way: the body of a large message, announced on the message stream.
     Body = 3,

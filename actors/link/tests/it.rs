@@ -4,6 +4,7 @@
 
 mod it {
     mod broken_path;
+    mod callback;
     pub(crate) mod cluster;
     mod gossip;
     mod messages;

@@ -29,15 +29,17 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use horos_wire::{Bulk, NoEffect};
+use horos_wire::{Bulk, NoEffect, NodeName};
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout_at,
 };
 
-/// Bodies of this node that have come and are not yet claimed, or are claimed and have not yet come.
-pub const MAX_PARKED: usize = 256;
+/// Bodies from one node that have come and are not yet claimed; one more, and its oldest is stopped.
+pub const MAX_PARKED: usize = 64;
+/// Claims of this node's actors whose body has not yet come.
+pub const MAX_CLAIMS: usize = 256;
 /// For a body and its claim to meet; then either is given up.
 pub const PARKED_FOR: Duration = Duration::from_secs(30);
 /// Chunks on their way between two actors of one node.
@@ -130,28 +132,34 @@ impl fmt::Debug for BulkWriter {
 
 /// Bodies and claims that wait for each other.
 #[derive(Default)]
-pub(crate) struct Parking(Mutex<HashMap<Bulk, (Instant, Parked)>>);
+pub(crate) struct Parking(Mutex<HashMap<Bulk, Parked>>);
 
-enum Parked {
-    Body(BulkReader),
+struct Parked {
+    since: Instant,
+    what: What,
+}
+
+enum What {
+    /// With the node it came from, so that one that sends bodies for nothing crowds out only its own.
+    Body(BulkReader, NodeName),
     Claim(oneshot::Sender<BulkReader>),
 }
 
 impl Parking {
-    /// A body has come. One that nobody claims is stopped after [`PARKED_FOR`], or when there are [`MAX_PARKED`].
-    pub(crate) fn arrived(&self, bulk: Bulk, body: BulkReader) {
+    /// A body has come. One that nobody claims is stopped after [`PARKED_FOR`], or for its sender's [`MAX_PARKED`]th after it.
+    pub(crate) fn arrived(&self, bulk: Bulk, from: NodeName, body: BulkReader) {
         let mut parked = self.0.lock();
         match parked.remove(&bulk) {
-            Some((_, Parked::Claim(claim))) => {
+            Some(Parked { what: What::Claim(claim), .. }) => {
                 drop(parked);
                 // Whoever claimed it may have given up; dropping the body stops its sender.
                 let _ = claim.send(body);
             }
             // A second body of the same name is nobody's.
-            Some(known @ (_, Parked::Body(_))) => drop(parked.insert(bulk, known)),
+            Some(known) => drop(parked.insert(bulk, known)),
             None => {
-                Self::make_room(&mut parked);
-                parked.insert(bulk, (Instant::now(), Parked::Body(body)));
+                make_room(&mut parked, MAX_PARKED, |what| matches!(what, What::Body(_, known) if *known == from));
+                parked.insert(bulk, Parked { since: Instant::now(), what: What::Body(body, from) });
             }
         }
     }
@@ -161,12 +169,12 @@ impl Parking {
         let waiting = {
             let mut parked = self.0.lock();
             match parked.remove(&bulk) {
-                Some((_, Parked::Body(body))) => return Ok(body),
-                Some((_, Parked::Claim(_))) => return Err(gone()),
+                Some(Parked { what: What::Body(body, _), .. }) => return Ok(body),
+                Some(Parked { what: What::Claim(_), .. }) => return Err(gone()),
                 None => {
-                    Self::make_room(&mut parked);
+                    make_room(&mut parked, MAX_CLAIMS, |what| matches!(what, What::Claim(_)));
                     let (claim, waiting) = oneshot::channel();
-                    parked.insert(bulk, (Instant::now(), Parked::Claim(claim)));
+                    parked.insert(bulk, Parked { since: Instant::now(), what: What::Claim(claim) });
                     waiting
                 }
             }
@@ -179,13 +187,15 @@ impl Parking {
             }
         }
     }
+}
 
-    fn make_room(parked: &mut HashMap<Bulk, (Instant, Parked)>) {
-        parked.retain(|_, (since, _)| since.elapsed() < PARKED_FOR);
-        while parked.len() >= MAX_PARKED {
-            let Some(oldest) = parked.iter().min_by_key(|(_, (since, _))| *since).map(|(bulk, _)| *bulk) else { return };
-            parked.remove(&oldest);
-        }
+/// Drops what has waited too long, and the oldest of `kind` while there are `most` of it.
+fn make_room(parked: &mut HashMap<Bulk, Parked>, most: usize, kind: impl Fn(&What) -> bool) {
+    parked.retain(|_, parked| parked.since.elapsed() < PARKED_FOR);
+    while parked.values().filter(|parked| kind(&parked.what)).count() >= most {
+        let of_kind = parked.iter().filter(|(_, parked)| kind(&parked.what));
+        let Some(oldest) = of_kind.min_by_key(|(_, parked)| parked.since).map(|(bulk, _)| *bulk) else { return };
+        parked.remove(&oldest);
     }
 }
 

@@ -122,7 +122,7 @@ impl Context {
         let name = Bulk(rand::random());
         if self.caller.is_local() {
             let (reader, writer) = bulk::local();
-            self.exchange.bulk_arrived(name, reader);
+            self.exchange.bulk_arrived(name, self.node().name.clone(), reader);
             return Ok((name, writer));
         }
         let until = deadline.into().instant(Instant::now());

@@ -131,9 +131,9 @@ impl Exchange {
         let _ = self.0.carrier.set(carrier);
     }
 
-    /// A bulk body has come, from another node or this one.
-    pub fn bulk_arrived(&self, bulk: Bulk, body: BulkReader) {
-        self.0.parking.arrived(bulk, body);
+    /// A bulk body has come from a node, another or this one.
+    pub fn bulk_arrived(&self, bulk: Bulk, from: NodeName, body: BulkReader) {
+        self.0.parking.arrived(bulk, from, body);
     }
 
     pub(crate) fn parking(&self) -> &Parking {

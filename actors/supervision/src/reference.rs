@@ -148,7 +148,7 @@ impl<P: Protocol> Ref<P> {
         let writer = match &*self.way(until).await? {
             Route::Local(_) => {
                 let (reader, writer) = bulk::local();
-                self.context.exchange().bulk_arrived(name, reader);
+                self.context.exchange().bulk_arrived(name, self.context.node().name.clone(), reader);
                 writer
             }
             Route::Remote(outlet) => self.context.bulk_to(outlet.node().clone(), name, until).await?,

@@ -189,6 +189,8 @@ impl Cluster {
 fn policy() -> Policy {
     let mut policy = Policy::builtin();
     policy.declare::<Test>();
+    policy.offer(Role::Bo, "back").unwrap();
+    policy.allow(Rule { caller: Role::Fo, callee: Role::Bo, protocol: "back".into(), methods: Allowed::All }).unwrap();
     for role in [Role::Bo, Role::Fo] {
         policy.offer(role, "test").unwrap();
     }
