@@ -6,7 +6,7 @@
 //! [`Session::poll_transmit`] give back.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -137,11 +137,11 @@ pub struct Session {
     events: VecDeque<Event>,
     next_number: u32,
     /// Names asked for and not yet answered.
-    binding: HashMap<u32, ()>,
+    binding: HashSet<u32>,
     /// Targets that the peer has bound, and may watch.
     bound_by_peer: u32,
-    watching: HashMap<u32, ()>,
-    watched_by_peer: HashMap<u32, ()>,
+    watching: HashSet<u32>,
+    watched_by_peer: HashSet<u32>,
     heartbeat: Heartbeat,
     going_away: bool,
 }
@@ -166,10 +166,10 @@ impl Session {
             phase: Phase::Hello(now + liveness.hello),
             events: VecDeque::new(),
             next_number: 1,
-            binding: HashMap::new(),
+            binding: HashSet::new(),
             bound_by_peer: 0,
-            watching: HashMap::new(),
-            watched_by_peer: HashMap::new(),
+            watching: HashSet::new(),
+            watched_by_peer: HashSet::new(),
             heartbeat: Heartbeat { sequence: 0, acknowledged: 0, next: now, heard: now, suspect: false },
             going_away: false,
         }
@@ -223,27 +223,25 @@ impl Session {
                 Event::Bind(bind)
             }
             Control::Bound { binding, outcome } => {
-                self.binding.remove(&binding).ok_or(Close::Protocol)?;
+                if !self.binding.remove(&binding) {
+                    return Err(Close::Protocol);
+                }
                 Event::Bound { binding, outcome }
             }
             Control::Watch { watch, target } => {
                 if self.watched_by_peer.len() >= control::MAX_WATCHES {
                     return Err(Close::Limit);
                 }
-                if self.watched_by_peer.insert(watch, ()).is_some() {
+                if !self.watched_by_peer.insert(watch) {
                     return Err(Close::Protocol);
                 }
                 Event::Watch { watch, target }
             }
             // An unwatch crosses with the down that makes it moot.
-            Control::Unwatch { watch } => match self.watched_by_peer.remove(&watch) {
-                Some(()) => Event::Unwatch { watch },
-                None => return Ok(()),
-            },
-            Control::Down { watch, reason } => match self.watching.remove(&watch) {
-                Some(()) => Event::Down { watch, reason },
-                None => return Ok(()),
-            },
+            Control::Unwatch { watch } if self.watched_by_peer.remove(&watch) => Event::Unwatch { watch },
+            Control::Unwatch { .. } => return Ok(()),
+            Control::Down { watch, reason } if self.watching.remove(&watch) => Event::Down { watch, reason },
+            Control::Down { .. } => return Ok(()),
             Control::Heartbeat { sequence } => Event::Heartbeat { sequence },
             Control::HeartbeatAck { sequence } => {
                 if sequence > self.heartbeat.sequence {
@@ -357,7 +355,7 @@ impl Session {
     /// See [`Session::offer`].
     pub fn bind(&mut self, name: crate::ActorName, protocol: Option<(Box<str>, u16)>) -> Result<u32, Close> {
         let binding = self.number();
-        self.binding.insert(binding, ());
+        self.binding.insert(binding);
         self.send(Control::Bind(Bind { binding, name, protocol }))?;
         Ok(binding)
     }
@@ -380,7 +378,7 @@ impl Session {
     /// See [`Session::offer`].
     pub fn watch(&mut self, target: u32) -> Result<u32, Close> {
         let watch = self.number();
-        self.watching.insert(watch, ());
+        self.watching.insert(watch);
         self.send(Control::Watch { watch, target })?;
         Ok(watch)
     }
@@ -390,7 +388,7 @@ impl Session {
     /// # Errors
     /// See [`Session::offer`].
     pub fn unwatch(&mut self, watch: u32) -> Result<(), Close> {
-        if self.watching.remove(&watch).is_some() {
+        if self.watching.remove(&watch) {
             self.send(Control::Unwatch { watch })?;
         }
         Ok(())
@@ -401,7 +399,7 @@ impl Session {
     /// # Errors
     /// See [`Session::offer`].
     pub fn down(&mut self, watch: u32, reason: DownReason) -> Result<(), Close> {
-        if self.watched_by_peer.remove(&watch).is_some() {
+        if self.watched_by_peer.remove(&watch) {
             self.send(Control::Down { watch, reason })?;
         }
         Ok(())
