@@ -22,7 +22,6 @@ struct Reserve {
 struct OutOfStock {
     left: u32,
 }
-
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 struct Levels {}
 
@@ -34,7 +33,6 @@ protocol! {
 }
 
 struct Shelf(HashMap<String, u32>);
-
 impl Service for Shelf {
     type Protocol = Stock;
 }

@@ -1,18 +1,23 @@
 //! Copies of a node's databases, taken while it runs and put back while it does not.
 //!
 //! A backup is a directory of database files and a manifest with their digests, which is written last: a directory without
-//! one is no backup. Left out: `blobs/` (content addressed, copy it as it is), keys and certificates.
+//! one is no backup. Each database is whole as of one of its commits; two of them need not be of the same moment.
+//!
+//! Left out: `blobs/` (content addressed, copy it as it is), `horos.yaml` (copy it as well), and every key and certificate.
+//! A backup lies about in more places than a node does, and a node that is lost gets a new key by `identity request`.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
+use horos_store::{
+    Kind,
+    backup::{self as store, BackupOptions},
+};
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, backup::StepResult};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -22,8 +27,8 @@ use crate::config::{DataDir, DataDirError, create_private};
 const MANIFEST: &str = "backup.json";
 /// Largest manifest read, in bytes: a line a database.
 const MAX_MANIFEST: u64 = 1 << 20;
-/// How long a copy waits for another process's lock.
-const BUSY: Duration = Duration::from_secs(10);
+/// Most databases that restores have replaced and that are kept beside one another; the next restore asks to tidy up.
+const MAX_KEPT: usize = 100;
 
 /// Why databases were not copied or put back.
 #[derive(Debug, thiserror::Error)]
@@ -46,17 +51,15 @@ pub enum BackupError {
     /// There are databases already. Nothing was changed.
     #[error("{} exists already; --replace keeps it beside and puts the backup in its place", .0.display())]
     Exists(PathBuf),
+    /// Too many databases were kept beside this one. Nothing was changed.
+    #[error("{MAX_KEPT} databases that were replaced before are beside {}: remove those that nobody needs", .0.display())]
+    Kept(PathBuf),
     /// The data directory is in use or cannot be opened. Nothing was changed.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// SQLite would not copy or read.
-    #[error("{}: {source}", path.display())]
-    Sqlite {
-        /// The database.
-        path: PathBuf,
-        /// Its answer.
-        source: rusqlite::Error,
-    },
+    /// A database could not be copied or put back.
+    #[error(transparent)]
+    Store(#[from] store::BackupError),
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -72,11 +75,6 @@ pub enum BackupError {
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError + use<> {
     let path = path.to_owned();
     move |source| BackupError::Io { action, path, source }
-}
-
-fn sqlite_error(path: &Path) -> impl Fn(rusqlite::Error) -> BackupError + use<> {
-    let path = path.to_owned();
-    move |source| BackupError::Sqlite { path: path.clone(), source }
 }
 
 /// What a backup holds.
@@ -117,8 +115,7 @@ pub fn backup(data: &Path, to: &Path, now: Timestamp) -> Result<Manifest, Backup
     let mut manifest = Manifest { taken: now, databases: Vec::new() };
     for file in databases {
         let (from, copy) = (data.join(&file), to.join(&file));
-        copy_database(&from, &copy)?;
-        check_database(&copy)?;
+        store::backup(&from, &copy, BackupOptions::default())?;
         let (bytes, sha256) = digest(&copy)?;
         manifest.databases.push(Database { file, bytes, sha256 });
     }
@@ -131,10 +128,11 @@ pub fn backup(data: &Path, to: &Path, now: Timestamp) -> Result<Manifest, Backup
 }
 
 /// Puts a backup's databases into `data`. The node must be stopped; databases that are there stay unless `replace`, which
-/// keeps them beside with the ending `.before-restore`.
+/// keeps them beside with the ending `.before-restore`. Each is at every instant the old one or the new one, whole; a run
+/// that was cut short between two can be repeated.
 ///
 /// # Errors
-/// [`BackupError`]. Everything that can be checked is checked before the first file is touched.
+/// [`BackupError`]. Digests and names are checked before the first file is touched.
 pub fn restore(data: &Path, from: &Path, replace: bool) -> Result<Manifest, BackupError> {
     let broken = |path: &Path, reason: String| BackupError::NotABackup { path: path.to_owned(), reason };
     let path = from.join(MANIFEST);
@@ -153,7 +151,6 @@ pub fn restore(data: &Path, from: &Path, replace: bool) -> Result<Manifest, Back
         if (bytes, &sha256) != (database.bytes, &database.sha256) {
             return Err(broken(&copy, "its digest is not the manifest's: it was changed or damaged".into()));
         }
-        check_database(&copy)?;
     }
     let _held = DataDir::hold(data)?;
     for database in &manifest.databases {
@@ -164,24 +161,49 @@ pub fn restore(data: &Path, from: &Path, replace: bool) -> Result<Manifest, Back
     }
     for database in &manifest.databases {
         let target = data.join(&database.file);
-        let partial = data.join(format!("{}.partial", database.file));
-        let mut out =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial).map_err(io_error("write", &partial))?;
-        let copy = from.join(&database.file);
-        let mut source = File::open(&copy).map_err(io_error("read", &copy))?;
-        io::copy(&mut source, &mut out).and_then(|_| out.sync_all()).map_err(io_error("write", &partial))?;
-        // The WAL goes with the database that it belongs to: beside another it would be applied to that.
-        for ending in ["", "-wal", "-shm"] {
-            let old = data.join(format!("{}{ending}", database.file));
-            if old.exists() {
-                let aside = data.join(format!("{}.before-restore{ending}", database.file));
-                fs::rename(&old, &aside).map_err(io_error("move aside", &old))?;
-            }
+        if target.exists() {
+            keep(&target)?;
         }
-        fs::rename(&partial, &target).map_err(io_error("rename", &partial))?;
+        store::restore(&from.join(&database.file), &target)?;
     }
     sync_directory(data)?;
     Ok(manifest)
+}
+
+/// Keeps a database beside itself, with what is still in its WAL.
+fn keep(target: &Path) -> Result<(), BackupError> {
+    let named = |ending: &str| {
+        let mut path = target.as_os_str().to_owned();
+        path.push(ending);
+        PathBuf::from(path)
+    };
+    let endings = (1..=MAX_KEPT).map(|n| if n == 1 { ".before-restore".to_owned() } else { format!(".before-restore.{n}") });
+    let Some(ending) = endings.into_iter().find(|ending| !named(ending).exists()) else {
+        return Err(BackupError::Kept(target.to_owned()));
+    };
+    match store::backup(target, &named(&ending), BackupOptions::default()) {
+        Ok(_) => Ok(()),
+        // A ruin is what a restore is for; it is kept as it lies, for whoever wants to save more of it.
+        Err(error) if is_ruined(&error) => {
+            for part in ["-wal", "-shm", ""] {
+                match fs::rename(named(part), named(&format!("{ending}{part}"))) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("move aside", &named(part))(error)),
+                    _ => {}
+                }
+            }
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_ruined(error: &store::BackupError) -> bool {
+    let kind = match error {
+        store::BackupError::Source(error) | store::BackupError::Copy(error) => error.kind(),
+        store::BackupError::Sqlite(error) => Some(error.kind),
+        _ => None,
+    };
+    matches!(kind, Some(Kind::Corrupt | Kind::NotADatabase))
 }
 
 fn is_database_name(name: &str) -> bool {
@@ -198,38 +220,6 @@ fn databases_in(data: &Path) -> Result<Vec<String>, BackupError> {
     }
     names.sort_unstable();
     Ok(names)
-}
-
-fn copy_database(from: &Path, to: &Path) -> Result<(), BackupError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let source = Connection::open_with_flags(from, flags).map_err(sqlite_error(from))?;
-    source.busy_timeout(BUSY).map_err(sqlite_error(from))?;
-    // Made by us first: SQLite would make it readable to all.
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(io_error("make", to))?;
-    let mut target = Connection::open(to).map_err(sqlite_error(to))?;
-    {
-        let backup = rusqlite::backup::Backup::new(&source, &mut target).map_err(sqlite_error(from))?;
-        // All pages in one step: one read transaction, which in WAL stops no writer, where several steps would start over
-        // at each commit of another process and on a busy node never end.
-        match backup.step(-1).map_err(sqlite_error(from))? {
-            StepResult::Done => {}
-            other => {
-                let reason = format!("SQLite stopped half-way: {other:?}");
-                return Err(BackupError::NotABackup { path: to.to_owned(), reason });
-            }
-        }
-    }
-    // A file of its own: in WAL mode the copy would need its -wal beside it wherever it goes.
-    target.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(())).map_err(sqlite_error(to))?;
-    target.close().map_err(|(_, error)| sqlite_error(to)(error))?;
-    File::open(to).and_then(|file| file.sync_all()).map_err(io_error("write", to))
-}
-
-fn check_database(path: &Path) -> Result<(), BackupError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let database = Connection::open_with_flags(path, flags).map_err(sqlite_error(path))?;
-    let verdict: String = database.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite_error(path))?;
-    if verdict == "ok" { Ok(()) } else { Err(BackupError::NotABackup { path: path.to_owned(), reason: verdict }) }
 }
 
 fn digest(path: &Path) -> Result<(u64, String), BackupError> {
@@ -252,6 +242,7 @@ fn sync_directory(path: &Path) -> Result<(), BackupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use horos_store::rusqlite::Connection;
 
     fn shop(data: &Path) -> Connection {
         create_private(data).unwrap();
@@ -277,6 +268,42 @@ mod tests {
         restore(&data, &to, true).unwrap();
         assert_eq!(count(&data.join("app.db")), 1);
         assert_eq!(count(&data.join("app.db.before-restore")), 2);
+        restore(&data, &to, true).unwrap();
+        assert_eq!(count(&data.join("app.db.before-restore.2")), 1);
+    }
+
+    #[test]
+    fn commits_that_only_the_wal_has_are_in_the_backup_and_in_what_is_kept() {
+        let base = tempfile::tempdir().unwrap();
+        let (data, to) = (base.path().join("data"), base.path().join("copy"));
+        let db = shop(&data);
+        db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA wal_autocheckpoint = 0; INSERT INTO t VALUES (2);").unwrap();
+        // As `kill -9` leaves it: the database without its last commit, and the WAL that has it.
+        let killed = base.path().join("killed");
+        create_private(&killed).unwrap();
+        for file in ["app.db", "app.db-wal"] {
+            fs::copy(data.join(file), killed.join(file)).unwrap();
+        }
+        drop(db);
+        backup(&killed, &to, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(count(&to.join("app.db")), 2);
+        restore(&killed, &to, true).unwrap();
+        assert_eq!(count(&killed.join("app.db.before-restore")), 2);
+        assert_eq!(count(&killed.join("app.db")), 2);
+    }
+
+    #[test]
+    fn a_ruin_is_replaced_and_kept_as_it_lies() {
+        let base = tempfile::tempdir().unwrap();
+        let (data, to) = (base.path().join("data"), base.path().join("copy"));
+        drop(shop(&data));
+        backup(&data, &to, Timestamp::UNIX_EPOCH).unwrap();
+        fs::write(data.join("app.db"), "no database at all, but somebody's last hope".repeat(200)).unwrap();
+        fs::write(data.join("app.db-wal"), "and its log").unwrap();
+        restore(&data, &to, true).unwrap();
+        assert_eq!(count(&data.join("app.db")), 1);
+        assert!(fs::read_to_string(data.join("app.db.before-restore")).unwrap().starts_with("no database"));
+        assert_eq!(fs::read_to_string(data.join("app.db.before-restore-wal")).unwrap(), "and its log");
     }
 
     #[test]
