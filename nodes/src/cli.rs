@@ -22,6 +22,7 @@ pub use client::{Remote, RemoteError, Via};
 pub use doctor::{Check, Checked, doctor};
 pub use init::{InitError, InitOptions, Made, OPERATOR, UpLayout, authority_beside, initialise, lay_out};
 pub use output::Output;
+pub(crate) use output::Screen;
 pub use run::{App, run};
 pub use usage::Usage;
 

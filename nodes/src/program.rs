@@ -59,7 +59,9 @@ fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>, register: impl F
         }
     };
     #[expect(clippy::disallowed_methods, reason = "set by `up` for its own children; no configuration")]
-    let playground = std::env::var(up::PLAYGROUND).is_ok() || matches!(cli.command, cli::Command::Up(_));
+    let playground = std::env::var(up::PLAYGROUND).ok();
+    up::end_with_parent(playground.as_deref());
+    let playground = playground.is_some() || matches!(cli.command, cli::Command::Up(_));
     let mut horos = Horos::new(playground);
     register(&mut horos);
     let output = Output::new(&bin, cli.common.json, cli.common.color);

@@ -1,6 +1,7 @@
 //! `up`: a BO and an FO as child processes on this machine, with everything made on the spot.
 
 use std::{
+    collections::VecDeque,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     path::Path,
@@ -20,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{Common, Output, Remote, Up, Via, lay_out},
+    cli::{Common, Output, Remote, Screen, Up, Via, lay_out},
     exit::Exit,
     node::ADDRESS_FILE,
     remote::Operator,
@@ -39,6 +40,23 @@ const RESTARTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Marks a node's process as one of `up`'s, for [`crate::app::Horos::is_playground`].
 pub(crate) const PLAYGROUND: &str = "HOROS_PLAYGROUND";
+/// Its value for a child that ends with `up`, however that ends: see [`end_with_parent`].
+const PLAYGROUND_TIED: &str = "tied";
+/// Log lines that the live view keeps: more than the tallest screen shows.
+const MAX_TOLD: usize = 200;
+
+/// In a child of `up`: stops this node, as SIGTERM does, when `up` is gone. `kill -9` leaves `up` no time to stop its nodes,
+/// and a node that nobody sees would keep its port and its data directory.
+pub(crate) fn end_with_parent(marked: Option<&str>) {
+    if marked == Some(PLAYGROUND_TIED) {
+        // `up` holds the other end of our stdin and never writes to it: it is at its end when `up` is.
+        std::thread::spawn(|| {
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            // It fails only for a process that is not there.
+            let _ = kill(Pid::this(), Signal::SIGTERM);
+        });
+    }
+}
 
 struct NodeProcess {
     role: Role,
@@ -53,7 +71,7 @@ impl NodeProcess {
     fn spawn(role: Role, data: &Path, listen: SocketAddr, seeds: Option<SocketAddr>) -> std::io::Result<Child> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(role.as_str()).arg("--data").arg(data).arg("--listen").arg(listen.to_string()).arg("--log-format").arg("text");
-        command.env(PLAYGROUND, "1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.env(PLAYGROUND, PLAYGROUND_TIED).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         if let Some(seeds) = seeds {
             command.env("HOROS__PEERS__SEEDS", seeds.to_string());
         }
@@ -131,130 +149,195 @@ pub(crate) async fn run(up: &Up, common: &Common, output: &Output, policy: Polic
         Ok(layout) => layout,
         Err(error) => return output.fail(Exit::Local, &error, Some("choose another directory with --data")),
     };
-    let failed = |error: std::io::Error| output.fail(Exit::Local, &error, None);
-    let (mut interrupt, mut terminate) = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
-        (Err(error), _) | (_, Err(error)) => return failed(error),
+    let mut stop = match Stop::listen() {
+        Ok(stop) => stop,
+        Err(error) => return output.fail(Exit::Local, &error, None),
     };
     let (log, mut lines) = mpsc::channel(1024);
     let here = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let mut bo = match NodeProcess::start(Role::Bo, &layout.bo, here(up.bo_port), None, &log) {
+    let mut bo = match start(Role::Bo, &layout.bo, here(up.bo_port), None, &log, &mut lines, &mut stop, output).await {
         Ok(bo) => bo,
-        Err(error) => return failed(error),
+        Err(exit) => return exit,
     };
-    let live = !up.no_tree && !output.is_json() && Output::size().is_some();
-    let bo_address = tokio::select! {
-        address = drained(bo.address(), &mut lines, output) => address,
-        _ = interrupt.recv() => return Exit::Interrupted,
-        _ = terminate.recv() => return Exit::Ok,
-    };
-    let bo_address = match bo_address {
-        Ok(address) => address,
-        Err(why) => return output.fail_text(Exit::Broken, &why, Some("is the port taken? choose others with --bo-port and --fo-port")),
-    };
-    let mut fo = match NodeProcess::start(Role::Fo, &layout.fo, here(up.fo_port), Some(bo_address), &log) {
+    let mut fo = match start(Role::Fo, &layout.fo, here(up.fo_port), Some(bo.listen), &log, &mut lines, &mut stop, output).await {
         Ok(fo) => fo,
-        Err(error) => return failed(error),
+        Err(exit) => return exit,
     };
-    let fo_address = tokio::select! {
-        address = drained(fo.address(), &mut lines, output) => address,
-        _ = interrupt.recv() => return Exit::Interrupted,
-        _ = terminate.recv() => return Exit::Ok,
-    };
-    let fo_address = match fo_address {
-        Ok(address) => address,
-        Err(why) => return output.fail_text(Exit::Broken, &why, Some("is the port taken? choose others with --bo-port and --fo-port")),
-    };
-    let addresses = serde_json::json!({ "bo": bo_address, "fo": fo_address, "data": common.data });
-    if output.data(&addresses, |_| format!("bo-1 on {bo_address}\nfo-1 on {fo_address}\n")).is_err() {
-        return Exit::Local;
+    let addresses = serde_json::json!({ "bo": bo.listen, "fo": fo.listen, "data": common.data });
+    if let Err(exit) = output.data(&addresses, |_| format!("bo-1 on {}\nfo-1 on {}\n", bo.listen, fo.listen)) {
+        return exit;
     }
-    output.say(&format!(
-        "both nodes run; in another terminal: `{{bin}} --data {data} call stock@bo '{{\"levels\":{{}}}}'`; Ctrl-C stops them",
-        data = common.data.display()
-    ));
-    // Started again, a node comes back where it was: the other one and people look for it there.
-    (bo.listen, fo.listen) = (bo_address, fo_address);
-    let via = Via { endpoint: bo_address.into(), identity: layout.operator };
+    let example = format!("{} --data {} call stock@bo '{{\"levels\":{{}}}}'", output.bin(), common.data.display());
+    output.say(&format!("both nodes run; in another terminal: {example}; Ctrl-C stops them"));
+    let via = Via { endpoint: bo.listen.into(), identity: layout.operator };
+    let mut view = View::new(up, output, example);
+    let mut operator: Option<Operator> = None;
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut operator: Option<Operator> = None;
-    let mut drawn_once = false;
-    'running: loop {
+    let ended = 'running: loop {
         tokio::select! {
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
-            Some(line) = lines.recv() => { output.say(&line); continue }
+            () = stop.asked() => break Ok(()),
+            Some(line) = lines.recv() => { view.line(line); continue }
             _ = look.tick() => {}
         }
         for node in [&mut bo, &mut fo] {
             if let Ok(Some(status)) = node.child.try_wait() {
-                output.say(&format!("the {} ended with {status}; it is started again", node.role));
+                view.line(format!("the {} ended with {status}; it is started again", node.role));
                 match node.restart(&log) {
                     Ok(true) => {}
-                    Ok(false) => return output.fail_text(Exit::Broken, &format!("the {} ends again and again", node.role), None),
-                    Err(error) => return failed(error),
+                    Ok(false) => {
+                        break 'running Err((Exit::Broken, format!("the {} ends again and again; its log above says why", node.role)));
+                    }
+                    Err(error) => break 'running Err((Exit::Local, format!("cannot start the {}: {error}", node.role))),
                 }
             }
         }
-        let trees = {
-            let looking = trees(&mut operator, &via, &policy);
-            tokio::pin!(looking);
-            loop {
-                tokio::select! {
-                    trees = &mut looking => break trees,
-                    _ = interrupt.recv() => break 'running,
-                    _ = terminate.recv() => break 'running,
-                    Some(line) = lines.recv() => output.say(&line),
-                }
+        let looking = trees(&mut operator, &via, &policy);
+        tokio::pin!(looking);
+        let nodes = loop {
+            tokio::select! {
+                nodes = &mut looking => break nodes,
+                () = stop.asked() => break 'running Ok(()),
+                Some(line) = lines.recv() => view.line(line),
             }
         };
-        match trees {
-            // On a terminal it is redrawn each second; elsewhere it is shown once, when it is whole.
-            Some(nodes) if live => {
-                let (_, height) = Output::size().unwrap_or((80, 50));
-                let heading = format!("{} nodes at {}, Ctrl-C stops them", nodes.len(), Timestamp::now().strftime("%H:%M:%S UTC"));
-                if output.raw(&render::redraw(&nodes, &heading, height, output.style())).is_err() {
-                    break;
-                }
-            }
-            Some(nodes) if !drawn_once && !up.no_tree && nodes.iter().filter(|node| node.tree.is_some()).count() >= 2 => {
-                drawn_once = true;
-                if output.data(&nodes, |style| render::tree(&nodes, style)).is_err() {
-                    break;
-                }
-            }
-            _ => {}
+        if let Some(Err(exit)) = nodes.map(|nodes| view.nodes(&nodes)) {
+            break Err((exit, "the trees cannot be shown".to_owned()));
         }
-    }
+    };
+    let exit = view.end(ended);
     if let Some(mut operator) = operator {
         operator.close().await;
     }
     output.say("stopping both nodes; Ctrl-C again stops them at once");
     // The FO first: it sends no more work to the BO.
     for node in [&mut fo, &mut bo] {
-        node.signal(Signal::SIGTERM);
-        let until = Instant::now() + STOP;
-        let mut look = tokio::time::interval(Duration::from_millis(20));
-        loop {
-            tokio::select! {
-                _ = look.tick() => {}
-                Some(line) = lines.recv() => output.say(&line),
-                _ = interrupt.recv() => { node.signal(Signal::SIGKILL); }
-            }
-            match node.child.try_wait() {
-                Ok(Some(_)) | Err(_) => break,
-                Ok(None) if Instant::now() >= until => {
-                    node.signal(Signal::SIGKILL);
-                }
-                Ok(None) => {}
-            }
-        }
+        end(node, &mut lines, &mut stop, output).await;
     }
     while let Ok(line) = lines.try_recv() {
         output.say(&line);
     }
-    Exit::Ok
+    exit
+}
+
+/// What asks `up` to end: Ctrl-C, a service manager, a terminal that is closed.
+struct Stop([tokio::signal::unix::Signal; 3]);
+
+impl Stop {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?]))
+    }
+
+    async fn asked(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// Starts a node and waits for its address.
+#[expect(clippy::too_many_arguments, reason = "called twice, right above")]
+async fn start(
+    role: Role,
+    data: &Path,
+    listen: SocketAddr,
+    seeds: Option<SocketAddr>,
+    log: &mpsc::Sender<String>,
+    lines: &mut mpsc::Receiver<String>,
+    stop: &mut Stop,
+    output: &Output,
+) -> Result<NodeProcess, Exit> {
+    let mut node = NodeProcess::start(role, data, listen, seeds, log).map_err(|error| output.fail(Exit::Local, &error, None))?;
+    let address = tokio::select! {
+        address = drained(node.address(), lines, output) => address,
+        () = stop.asked() => return Err(Exit::Interrupted),
+    };
+    // Started again, it comes back where it was: the other one and people look for it there.
+    node.listen = address
+        .map_err(|why| output.fail_text(Exit::Broken, &why, Some("is the port taken? choose others with --bo-port and --fo-port")))?;
+    Ok(node)
+}
+
+/// Asks a node to end, and sees that it does.
+async fn end(node: &mut NodeProcess, lines: &mut mpsc::Receiver<String>, stop: &mut Stop, output: &Output) {
+    node.signal(Signal::SIGTERM);
+    let until = Instant::now() + STOP;
+    let mut look = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            Some(line) = lines.recv() => output.say(&line),
+            () = stop.asked() => node.signal(Signal::SIGKILL),
+        }
+        match node.child.try_wait() {
+            Ok(Some(_)) | Err(_) => return,
+            Ok(None) if Instant::now() >= until => node.signal(Signal::SIGKILL),
+            Ok(None) => {}
+        }
+    }
+}
+
+/// What of both nodes is shown, and where.
+struct View<'a> {
+    output: &'a Output,
+    example: String,
+    shown: Shown<'a>,
+    /// The last log lines, while a screen shows them.
+    told: VecDeque<String>,
+}
+
+enum Shown<'a> {
+    /// On a terminal the trees and the last log lines are redrawn each second.
+    Live(Screen<'a>),
+    /// Elsewhere the trees are shown once, when both are there.
+    Once,
+    /// Log lines only.
+    Never,
+}
+
+impl<'a> View<'a> {
+    fn new(up: &Up, output: &'a Output, example: String) -> Self {
+        let shown = if up.no_tree { Shown::Never } else { output.screen().map_or(Shown::Once, Shown::Live) };
+        Self { output, example, shown, told: VecDeque::new() }
+    }
+
+    fn line(&mut self, line: String) {
+        if !matches!(self.shown, Shown::Live(_)) {
+            self.output.say(&line);
+            return;
+        }
+        if self.told.len() == MAX_TOLD {
+            self.told.pop_front();
+        }
+        self.told.push_back(line);
+    }
+
+    fn nodes(&mut self, nodes: &[NodeTree]) -> Result<(), Exit> {
+        match &mut self.shown {
+            Shown::Live(screen) => {
+                let heading = format!("{} nodes at {}; Ctrl-C stops them", nodes.len(), Timestamp::now().strftime("%H:%M:%S UTC"));
+                screen.draw(&[heading, format!("$ {}", self.example)], nodes, self.told.make_contiguous())
+            }
+            Shown::Once if nodes.iter().filter(|node| node.tree.is_some()).count() >= 2 => {
+                self.shown = Shown::Never;
+                self.output.data(nodes, |style| render::tree(nodes, style))
+            }
+            Shown::Once | Shown::Never => Ok(()),
+        }
+    }
+
+    /// Gives the terminal back; a failure is told there, after the log lines that led to it.
+    fn end(self, ended: Result<(), (Exit, String)>) -> Exit {
+        drop(self.shown);
+        let Err((exit, why)) = ended else { return Exit::Ok };
+        for line in &self.told {
+            self.output.say(line);
+        }
+        self.output.fail_text(exit, &why, None)
+    }
 }
 
 /// The trees as the BO sees them, over the connection that is there or a new one.

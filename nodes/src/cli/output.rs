@@ -2,12 +2,13 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
+use horos_wire::tree::NodeTree;
 use serde::Serialize;
 
 use super::{ColorWhen, Usage};
 use crate::{
     exit::Exit,
-    render::{Style, printable, quiet_json},
+    render::{Style, printable, quiet_json, redraw},
 };
 
 /// The program's two outputs.
@@ -40,12 +41,17 @@ impl Output {
         }
     }
 
-    /// Columns and lines of the terminal, where there is one.
-    pub fn size() -> Option<(u16, u16)> {
-        // comfy-table asks the terminal the same way; it has no lines to give, so a tall screen is assumed by the caller.
-        let width = comfy_table::Table::new().width()?;
-        let lines = std::env::var_os("LINES").and_then(|lines| lines.to_str()?.parse().ok()).unwrap_or(50);
-        Some((width, lines))
+    /// Columns and lines of the terminal that stdout is, as they are now: windows change their size.
+    fn size() -> Option<(u16, u16)> {
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+        // A terminal that does not know its size (a serial line) says 0: what the VT100 had.
+        Some((if size.ws_col == 0 { 80 } else { size.ws_col }, if size.ws_row == 0 { 24 } else { size.ws_row }))
+    }
+
+    /// The whole terminal, to be redrawn at will, where stdout is one that can be.
+    pub(crate) fn screen(&self) -> Option<Screen<'_>> {
+        let capable = std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        (!self.json && capable && Self::size().is_some()).then_some(Screen { output: self, begun: false })
     }
 
     /// Whether data goes out as JSON.
@@ -164,5 +170,32 @@ impl Output {
     /// Other crates' texts name commands as `horos …`; here the program may be called otherwise.
     fn named(&self, text: &str) -> String {
         text.replace("{bin}", &self.bin).replace("`horos ", &format!("`{} ", self.bin))
+    }
+}
+
+/// The terminal's second screen (xterm's private mode 1049), with its first one as it was when this goes.
+#[derive(Debug)]
+pub(crate) struct Screen<'a> {
+    output: &'a Output,
+    begun: bool,
+}
+
+impl Screen<'_> {
+    /// Shows trees, and the last lines of a log.
+    pub(crate) fn draw(&mut self, heading: &[String], nodes: &[NodeTree], log: &[String]) -> Result<(), Exit> {
+        let (width, height) = Output::size().ok_or(Exit::Local)?;
+        let style = Style { width: Some(width), ..self.output.style() };
+        let begin = if self.begun { "" } else { "\x1b[?1049h\x1b[?25l" };
+        self.begun = true;
+        self.output.raw(&format!("{begin}{}", redraw(heading, nodes, log, height, style)))
+    }
+}
+
+impl Drop for Screen<'_> {
+    fn drop(&mut self) {
+        if self.begun {
+            // A terminal that is gone needs nothing put back.
+            let _ = self.output.raw("\x1b[?25h\x1b[?1049l");
+        }
     }
 }

@@ -12,6 +12,7 @@ use std::{
 
 use horos_wire::{Address, CallError, NoEffect, Role, policy::Policy as Rules};
 use jiff::Timestamp;
+use tokio::signal::unix::{Signal, SignalKind};
 
 use super::{
     Checked, Cli, Command, Common, Init, InitError, InitOptions, Node, Output, Policy, Remote, RemoteError, Up, Via, certificates, init,
@@ -127,14 +128,14 @@ pub(crate) async fn on_node<A: App>(
     until: Instant,
     work: impl AsyncFnOnce(&mut A::Remote) -> Result<(), End>,
 ) -> Result<(), End> {
-    let interrupt = tokio::signal::ctrl_c();
+    let interrupt = interrupted();
     tokio::pin!(interrupt);
     let connecting = app.connect(via, until);
     tokio::pin!(connecting);
     let mut node = tokio::select! {
         biased;
         node = &mut connecting => node?,
-        _ = &mut interrupt => {
+        () = &mut interrupt => {
             if let Ok(Ok(mut node)) = tokio::time::timeout(LEAVE, connecting).await {
                 node.close().await;
             }
@@ -144,10 +145,26 @@ pub(crate) async fn on_node<A: App>(
     let done = tokio::select! {
         biased;
         done = work(&mut node) => done,
-        _ = &mut interrupt => Err(Exit::Interrupted.into()),
+        () = &mut interrupt => Err(Exit::Interrupted.into()),
     };
     node.close().await;
     done
+}
+
+/// Ends when somebody or something wants this process to end. A screen is put back then, and a connection closed.
+async fn interrupted() {
+    let listen = |kind| tokio::signal::unix::signal(kind).ok();
+    let [mut interrupt, mut terminate, mut hangup] = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(listen);
+    let received = async |signal: &mut Option<Signal>| match signal {
+        Some(signal) => signal.recv().await,
+        // Without a place to listen the kernel's own answer stays: it ends the process.
+        None => std::future::pending().await,
+    };
+    tokio::select! {
+        _ = received(&mut interrupt) => {}
+        _ = received(&mut terminate) => {}
+        _ = received(&mut hangup) => {}
+    }
 }
 
 /// Why a question to a node ended early: the node's answer, or our own output.
@@ -234,16 +251,17 @@ async fn refused<R: Remote>(error: RemoteError, address: &Address, message: &str
 async fn watch<R: Remote>(node: &mut R, cluster: bool, output: &Output) -> Result<(), End> {
     let mut ticks = tokio::time::interval(WATCH);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut screen = output.screen();
     loop {
         ticks.tick().await;
         let nodes = node.tree(cluster).await?;
-        match Output::size() {
-            Some((_, height)) if !output.is_json() => {
+        match &mut screen {
+            Some(screen) => {
                 let heading = format!("{} nodes at {}, Ctrl-C ends", nodes.len(), Timestamp::now().strftime("%H:%M:%S UTC"));
-                output.raw(&render::redraw(&nodes, &heading, height, output.style()))?;
+                screen.draw(&[heading], &nodes, &[])?;
             }
             // A pipe gets one JSON document, or one tree, a second.
-            _ => output.data(&nodes, |style| render::tree(&nodes, style))?,
+            None => output.data(&nodes, |style| render::tree(&nodes, style))?,
         }
     }
 }

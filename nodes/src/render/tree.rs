@@ -1,11 +1,19 @@
 //! The supervision trees of a cluster, as a person reads them.
 
 use horos_wire::tree::{Actor, Health, Kind, NodeTree, State};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::{Style, Tint, clean, micros, paint};
 
 /// Deepest tree drawn. A node's own is five levels; a forged one must not exhaust the stack.
 const MAX_DEPTH: usize = 64;
+
+/// Columns after the name that give way, the first of them first, where the terminal is too narrow for all.
+const GIVE_WAY: [usize; 4] = [P50, WHAT, P99, HANDLED];
+const WHAT: usize = 1;
+const HANDLED: usize = 3;
+const P50: usize = 4;
+const P99: usize = 5;
 
 /// One line before alignment.
 struct Line {
@@ -29,23 +37,31 @@ pub fn tree(nodes: &[NodeTree], style: Style) -> String {
     align(&lines, style)
 }
 
-/// Draws the trees for a terminal that is redrawn whole: from the top left, each line cleared to its end, the rest of the
-/// screen cleared. Nothing flickers, because nothing is blank in between.
-pub fn redraw(nodes: &[NodeTree], heading: &str, height: u16, style: Style) -> String {
-    let text = tree(nodes, style);
-    let all = text.lines().count();
-    // One line for the heading, and one so that the last newline does not scroll.
-    let room = usize::from(height).saturating_sub(2);
-    let mut out = format!("\x1b[H{}\x1b[K\n", paint(&fit(&clean(heading), style.width), Tint::Bold, style));
-    let shown = if all > room { room.saturating_sub(1) } else { all };
-    for line in text.lines().take(shown) {
-        out += line;
-        out += "\x1b[K\n";
+/// Draws the trees for a terminal of `height` lines that is redrawn whole, with the last lines of a log below: from the top left,
+/// each line cleared to its end, then the rest of the screen. Nothing flickers, because nothing is blank in between.
+pub fn redraw(heading: &[String], nodes: &[NodeTree], log: &[String], height: u16, style: Style) -> String {
+    let tree = tree(nodes, style);
+    let all = tree.lines().count();
+    // One line less, so that the last newline does not scroll.
+    let room = usize::from(height).saturating_sub(heading.len() + 1);
+    // A third for the log, with a blank line above it, and more where the tree leaves it.
+    let wanted = if log.is_empty() { 0 } else { log.len() + 1 };
+    let log_room = wanted.min((room / 3).max(room.saturating_sub(all)));
+    let tree_room = room - log_room;
+    let shown = if all > tree_room { tree_room.saturating_sub(1) } else { all };
+    let mut lines: Vec<String> = heading.iter().map(|line| paint(&fit(&clean(line), style.width), Tint::Bold, style)).collect();
+    lines.extend(tree.lines().take(shown).map(str::to_owned));
+    if shown < all && tree_room > 0 {
+        lines.push(fit(&format!("… {} more lines, `tree` shows them all", all - shown), style.width));
     }
-    if shown < all {
-        out += &format!("… {} more lines, without --watch all are shown\x1b[K\n", all - shown);
+    if log_room > 1 {
+        lines.push(String::new());
+        let first = log.len().saturating_sub(log_room - 1);
+        lines.extend(log[first..].iter().map(|line| paint(&fit(&clean(line), style.width), Tint::Dim, style)));
     }
-    out + "\x1b[J"
+    // To the top left, and after each line and the last one what was there before is cleared (ECMA-48 §8.3.41, §8.3.39).
+    let body: String = lines.iter().map(|line| format!("{line}\x1b[K\n")).collect();
+    format!("\x1b[H{body}\x1b[J")
 }
 
 fn node_lines(node: &NodeTree, lines: &mut Vec<Line>) {
@@ -117,23 +133,24 @@ fn cells(actor: &Actor, word: &str, tint: Tint) -> Vec<(String, Tint)> {
     };
     let full = actor.mailbox_limit > 0 && actor.mailbox >= actor.mailbox_limit;
     let mailbox = match (actor.mailbox, actor.mailbox_limit) {
-        (0, 0) => String::new(),
+        (0, _) => String::new(),
         (depth, 0) => format!("{depth} queued"),
         (depth, limit) => format!("{depth}/{limit} queued"),
     };
-    let timing = if actor.handled == 0 {
-        String::new()
-    } else {
-        format!("p50 {} p99 {}", micros(actor.handling.p50_us), micros(actor.handling.p99_us))
-    };
+    // What a supervisor handles are its children's starts and ends, which its children show.
+    let handled = if matches!(actor.kind, Kind::Worker | Kind::Service) { actor.handled } else { 0 };
+    // Without a measured message there is nothing to say: timers are not measured.
+    let measured = handled > 0 && actor.handling.p99_us > 0;
+    let quantile = |name: &str, us: u64| (if measured { format!("{name} {}", micros(us)) } else { String::new() }, Tint::Dim);
     vec![
         (word.to_owned(), tint),
         (what, Tint::Dim),
         (mailbox, if full { Tint::Bad } else { Tint::Plain }),
-        some(actor.handled, "handled", Tint::Plain),
+        some(handled, "handled", Tint::Plain),
+        quantile("p50", actor.handling.p50_us),
+        quantile("p99", actor.handling.p99_us),
         some(actor.failed, "failed", Tint::Warn),
         some(actor.refused, "refused", Tint::Warn),
-        (timing, Tint::Dim),
         some(u64::from(actor.restarts), if actor.restarts == 1 { "restart" } else { "restarts" }, Tint::Warn),
     ]
 }
@@ -170,15 +187,23 @@ fn kind(kind: Kind) -> &'static str {
     }
 }
 
-/// Columns as wide as their widest cell; columns that are empty everywhere take no room.
+/// Columns as wide as their widest cell; columns that are empty everywhere take no room, and where there is too little, those of
+/// [`GIVE_WAY`] go.
 fn align(lines: &[Line], style: Style) -> String {
     let mut left = 0;
     let mut widths: Vec<usize> = Vec::new();
     for line in lines.iter().filter(|line| !line.cells.is_empty()) {
-        left = left.max(line.left.chars().count());
+        left = left.max(line.left.width());
         widths.resize(widths.len().max(line.cells.len()), 0);
         for (width, (text, _)) in widths.iter_mut().zip(&line.cells) {
-            *width = (*width).max(text.chars().count());
+            *width = (*width).max(text.width());
+        }
+    }
+    let limit = style.width.map_or(usize::MAX, usize::from);
+    for column in GIVE_WAY {
+        let whole = left + widths.iter().filter(|width| **width > 0).map(|width| width + 2).sum::<usize>();
+        if let (true, Some(width)) = (whole > limit, widths.get_mut(column)) {
+            *width = 0;
         }
     }
     let mut out = String::new();
@@ -188,11 +213,11 @@ fn align(lines: &[Line], style: Style) -> String {
             let gap = if line.left.ends_with(' ') { "" } else { "  " };
             pieces.push((format!("{gap}{text}"), *tint));
         }
-        let mut pad = left.saturating_sub(line.left.chars().count());
+        let mut pad = left.saturating_sub(line.left.width());
         for (width, (text, tint)) in widths.iter().zip(&line.cells).filter(|(width, _)| **width > 0) {
             pieces.push((" ".repeat(pad + 2), Tint::Plain));
             pieces.push((text.clone(), *tint));
-            pad = width - text.chars().count();
+            pad = width - text.width();
         }
         out.push_str(&write_within(&pieces, style));
         out.push('\n');
@@ -202,17 +227,19 @@ fn align(lines: &[Line], style: Style) -> String {
 
 /// Paints the pieces of a line, cut at the terminal's edge: escape sequences have no width, so the cut comes first.
 fn write_within(pieces: &[(String, Tint)], style: Style) -> String {
-    let whole: usize = pieces.iter().map(|(text, _)| text.chars().count()).sum();
-    let limit = style.width.map_or(usize::MAX, usize::from).max(1);
-    let mut room = if whole > limit { limit - 1 } else { whole };
     let last = pieces.iter().rposition(|(text, _)| !text.trim().is_empty()).map_or(0, |at| at + 1);
+    let (pieces, limit) = (&pieces[..last], style.width.map_or(usize::MAX, usize::from).max(1));
+    let whole: usize = pieces.iter().enumerate().map(|(i, (text, _))| if i + 1 == last { text.trim_end() } else { text }.width()).sum();
+    let mut room = if whole > limit { limit - 1 } else { whole };
     let mut out = String::new();
-    for (i, (text, tint)) in pieces[..last].iter().enumerate() {
-        let shown: String = text.chars().take(room).collect();
-        room -= shown.chars().count();
-        let shown = if i + 1 == last { shown.trim_end() } else { &shown };
+    for (text, tint) in pieces {
+        let shown = cut(text, room);
+        room -= shown.width();
         if !shown.is_empty() {
             out.push_str(&paint(shown, *tint, style));
+        }
+        if shown.len() < text.len() {
+            break;
         }
     }
     if whole > limit {
@@ -221,9 +248,21 @@ fn write_within(pieces: &[(String, Tint)], style: Style) -> String {
     out
 }
 
+/// As much from the beginning of `text` as `room` columns take.
+fn cut(text: &str, room: usize) -> &str {
+    let mut used = 0;
+    for (at, c) in text.char_indices() {
+        used += c.width().unwrap_or(0);
+        if used > room {
+            return &text[..at];
+        }
+    }
+    text
+}
+
 fn fit(text: &str, width: Option<u16>) -> String {
     let limit = width.map_or(usize::MAX, usize::from);
-    if text.chars().count() <= limit { text.to_owned() } else { text.chars().take(limit.saturating_sub(1)).chain(['…']).collect() }
+    if text.width() <= limit { text.to_owned() } else { format!("{}…", cut(text, limit.saturating_sub(1))) }
 }
 
 #[cfg(test)]
@@ -276,12 +315,13 @@ mod tests {
             busy_with: Some(Busy { method: "turn".into(), for_ms: 5_100 }),
             ..actor("spin", Kind::Service, vec![])
         };
+        let session = Actor { handled: 7, ..actor("fo-1", Kind::Worker, vec![]) };
         let root = actor(
             "root",
             Kind::RestForOne,
             vec![
-                actor("link", Kind::OneForOne, vec![actor("fo-1", Kind::Worker, vec![])]),
-                actor("services", Kind::OneForOne, vec![stock, spin]),
+                actor("link", Kind::OneForOne, vec![session]),
+                Actor { handled: 9, ..actor("services", Kind::OneForOne, vec![stock, spin]) },
             ],
         );
         vec![
@@ -310,9 +350,9 @@ mod tests {
 bo-1  bo  here  127.0.0.1:7400  life 00000000000000ab
 └─ root         running  rest for one
    ├─ link      running  one for one
-   │  └─ fo-1   running
+   │  └─ fo-1   running                               7 handled
    └─ services  running  one for one
-      ├─ stock  running  stock/1       3/1024 queued  12000 handled  2 failed  p50 40µs p99 1.2ms  1 restart
+      ├─ stock  running  stock/1       3/1024 queued  12000 handled  p50 40µs  p99 1.2ms  2 failed  1 restart
       │     last error: database is locked [31m
       └─ spin   STUCK    spin/1        8/8 queued
             stuck at turn for 5.1s
@@ -325,11 +365,22 @@ fo-1  fo  down  127.0.0.1:7401
 
     #[test]
     fn no_line_is_wider_than_the_terminal() {
-        for width in [1, 10, 40, 80] {
-            for line in tree(&cluster(), Style { color: false, width: Some(width) }).lines() {
-                assert!(line.chars().count() <= usize::from(width), "{width}: {line:?}");
+        let mut wide = cluster();
+        wide[1].missing = Some("接続できません接続できません接続できません接続できません接続できません".into());
+        for width in [1, 2, 10, 40, 79, 80, 81] {
+            for line in tree(&wide, Style { color: false, width: Some(width) }).lines() {
+                assert!(line.width() <= usize::from(width), "{width}: {line:?}");
             }
         }
+    }
+
+    #[test]
+    fn on_a_narrow_terminal_the_least_telling_columns_give_way_before_anything_is_cut() {
+        let shown = tree(&cluster(), Style { color: false, width: Some(80) });
+        let stock = shown.lines().find(|line| line.contains("stock ")).unwrap();
+        assert_eq!(stock, "      ├─ stock  running  3/1024 queued  12000 handled  2 failed  1 restart");
+        let roomy = tree(&cluster(), Style { color: false, width: Some(100) });
+        assert!(roomy.contains("stock/1") && roomy.contains("p99 1.2ms") && !roomy.contains("p50"), "{roomy}");
     }
 
     #[test]
@@ -342,10 +393,18 @@ fo-1  fo  down  127.0.0.1:7401
 
     #[test]
     fn a_redraw_stays_on_the_screen() {
-        let text = redraw(&cluster(), "shop", 6, Style::PLAIN);
-        assert!(text.starts_with("\x1b[Hshop\x1b[K\n") && text.ends_with("\x1b[J"));
-        assert_eq!(text.lines().count(), 6, "{text}");
-        assert!(text.contains("… 9 more lines"), "{text}");
+        let heading = ["shop".to_owned(), "Ctrl-C ends".to_owned()];
+        let log: Vec<String> = (0..100).map(|i| format!("line {i}\x1b[2J")).collect();
+        for height in 1..60 {
+            for log in [&log[..0], &log[..3], &log[..]] {
+                let text = redraw(&heading, &cluster(), log, height, Style::PLAIN);
+                assert!(text.starts_with("\x1b[Hshop\x1b[K\nCtrl-C ends\x1b[K\n") && text.ends_with("\x1b[J"));
+                assert!(text.lines().count() <= usize::from(height).max(3), "{height}: {text}");
+                assert!(height < 9 || log.is_empty() || text.contains(&log.last().unwrap().replace('\x1b', " ")), "{height}: {text}");
+                assert!(height < 25 || (text.contains("no tree:") && !text.contains("more lines")), "{height}: {text}");
+            }
+        }
+        assert!(redraw(&heading, &cluster(), &[], 8, Style::PLAIN).contains("… 8 more lines"));
     }
 
     #[test]
