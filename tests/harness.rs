@@ -6,11 +6,14 @@
 
 pub(crate) mod cli;
 mod guard;
+pub(crate) mod node;
 mod output;
+pub(crate) mod outside;
 pub(crate) mod poll;
 pub(crate) mod process;
 mod proof;
 
+pub(crate) use node::{Cluster, Node};
 pub(crate) use poll::poll_state;
 pub(crate) use process::Process;
 

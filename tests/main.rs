@@ -6,6 +6,9 @@
 //! measures time or memory lives in a module called `measured`: nothing else runs beside it.
 #![expect(clippy::unwrap_used, reason = "all of this is a test, but clippy's own exemption ends at `#[test]` functions")]
 
+mod faults;
 mod harness;
+mod killed;
+mod outside;
 mod relay;
 mod relay_faults;

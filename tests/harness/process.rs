@@ -201,7 +201,8 @@ pub(super) fn clean(command: &mut Command) {
             command.env_remove(&name);
         }
     }
-    command.env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
+    // No backtraces: panics are asked for here, and a debug build takes a second to name its frames.
+    command.env("NO_COLOR", "1").env("RUST_BACKTRACE", "0");
 }
 
 /// One line of `/proc/PID/status`.
