@@ -37,6 +37,7 @@ const PACE_EVERY: Duration = Duration::from_millis(5);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rounds {
     rounds: usize,
+    floor: bool,
     /// Calls one after the other.
     pub(crate) calls: usize,
     /// For calls side by side.
@@ -49,13 +50,17 @@ pub(crate) struct Rounds {
 
 /// One round.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Round(usize);
+pub(crate) struct Round {
+    number: usize,
+    floor: bool,
+}
 
 impl Rounds {
     pub(crate) fn new(arguments: &Arguments) -> Self {
         let part = if arguments.quick { 10 } else { 1 };
         Self {
             rounds: arguments.rounds,
+            floor: arguments.floor,
             calls: 20_000 / part,
             span: Duration::from_secs(1) / part as u32,
             casts: 2_000_000 / part as u64,
@@ -65,7 +70,7 @@ impl Rounds {
 
     /// Does every round, and one before that warms up.
     pub(crate) fn each(&self, mut round: impl FnMut(Round) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        (0..=self.rounds).try_for_each(|number| round(Round(number)))
+        (0..=self.rounds).try_for_each(|number| round(Round { number, floor: self.floor }))
     }
 }
 
@@ -73,10 +78,14 @@ impl Round {
     /// Does both, now one first and now the other.
     pub(crate) fn alternate<T>(
         self,
-        ours: impl FnOnce() -> anyhow::Result<T>,
-        floor: impl FnOnce() -> anyhow::Result<T>,
+        ours: impl Fn() -> anyhow::Result<T>,
+        floor: impl Fn() -> anyhow::Result<T>,
     ) -> anyhow::Result<(T, T)> {
-        if self.0.is_multiple_of(2) {
+        if !self.floor {
+            // For a profiler: both are ours.
+            return Ok((ours()?, ours()?));
+        }
+        if self.number.is_multiple_of(2) {
             let ours = ours()?;
             Ok((ours, floor()?))
         } else {
@@ -86,7 +95,7 @@ impl Round {
     }
 
     pub(crate) fn done(self, metrics: &mut [&mut Metric]) -> anyhow::Result<()> {
-        if self.0 == 0 {
+        if self.number == 0 {
             metrics.iter_mut().for_each(|metric| metric.forget());
         }
         Ok(())

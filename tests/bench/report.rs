@@ -14,6 +14,8 @@ pub(crate) struct Arguments {
     pub(crate) rounds: usize,
     /// Short rounds, to see that it works; the figures are worth little.
     pub(crate) quick: bool,
+    /// Whether the floor is measured: `--ours` leaves it out, for a profiler.
+    pub(crate) floor: bool,
     /// Metrics to measure; all when empty.
     only: Vec<String>,
 }
@@ -21,16 +23,17 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Reads the command line; `known` are the metrics there are.
     pub(crate) fn read(known: &[&str]) -> anyhow::Result<Self> {
-        let mut arguments = Self { rounds: ROUNDS, quick: false, only: Vec::new() };
+        let mut arguments = Self { rounds: ROUNDS, quick: false, floor: true, only: Vec::new() };
         let mut given = std::env::args().skip(1);
         while let Some(argument) = given.next() {
             match argument.as_str() {
                 // Cargo says it to every benchmark.
                 "--bench" => {}
                 "--quick" => (arguments.quick, arguments.rounds) = (true, 3),
+                "--ours" => arguments.floor = false,
                 "--rounds" => arguments.rounds = given.next().unwrap_or_default().parse::<usize>()?.max(1),
                 name if known.contains(&name) => arguments.only.push(argument),
-                other => anyhow::bail!("no metric {other:?}; there are {}; options are --rounds N and --quick", known.join(" ")),
+                other => anyhow::bail!("no metric {other:?}; there are {}; options are --rounds N, --quick and --ours", known.join(" ")),
             }
         }
         Ok(arguments)
