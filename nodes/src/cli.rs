@@ -126,6 +126,15 @@ Examples:
     /// The nodes of the cluster, as the node asked sees them
     #[command(after_help = "Examples:\n  {bin} nodes\n  {bin} nodes --via 192.0.2.7:7400 --json")]
     Nodes,
+    /// How the node asked is: ready or why not, its release, uptime and memory
+    #[command(after_help = "\
+Examples:
+  {bin} status --data /srv/shop
+  {bin} status --json | jq .ready
+
+Exit code 0 means that the node takes work, 3 that it runs and takes none now, 5 that it cannot be reached:
+the readiness probe for systemd and containers.")]
+    Status,
     /// The named actors that can be called
     #[command(after_help = "Examples:\n  {bin} actors\n  {bin} actors --json | jq -r '.[].name'")]
     Actors,

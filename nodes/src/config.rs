@@ -1,6 +1,6 @@
 //! A node's configuration: read from every source, checked as a whole, and from then on trusted.
 //!
-//! Defaults ← `DIR/horos.yaml` ← environment (`HOROS__LIVENESS__QUIC_IDLE=5s`) ← options. Unknown keys are errors,
+//! Defaults ← `DIR/horos.yaml` ← environment (`HOROS__LIVENESS__HEARTBEAT=250ms`) ← options. Unknown keys are errors,
 //! and *every* problem is reported at once, with its place, before anything is started or a port is bound.
 //! There are no secrets here: keys are files in the identity directory.
 //!
@@ -42,6 +42,9 @@ pub const BO_PORT: u16 = 7400;
 /// Port of `listen.cluster` on an FO unless said otherwise: another than the BO's, so that both run on one machine.
 pub const FO_PORT: u16 = 7401;
 
+/// Longest `liveness.down`: the link's connections end after 5 s of silence (RFC 9000 §10.1), whatever is waited for.
+const MAX_DOWN: Duration = ms(4500);
+
 /// Most seeds; the rest of a cluster is learnt from them.
 pub const MAX_SEEDS: usize = 256;
 
@@ -68,8 +71,6 @@ section! {
         name = "name": NodeName = "bo-1".parse().expect("a literal name that keeps the rules");
         /// bo (owns data) or fo (faces the public), as in its certificate.
         role = "role": Role = Role::Bo;
-        /// The node that owns control.db. Default: none, which on a BO means itself.
-        control_owner = "control-owner": Option<NodeName> = None;
     }
 }
 
@@ -78,8 +79,6 @@ section! {
     pub struct Listen = "listen" {
         /// UDP address for nodes and the command line. Default: port 7400 on a BO, 7401 on an FO.
         cluster = "cluster": SocketAddr = SocketAddr::from(([127, 0, 0, 1], BO_PORT));
-        /// Address for everybody else, when it is another.
-        public = "public": Option<SocketAddr> = None;
     }
 }
 
@@ -87,13 +86,11 @@ section! {
     /// When another node counts as gone. Each must leave room for the one before it.
     pub struct Liveness = "liveness" {
         /// Time between heartbeats.
-        heartbeat = "heartbeat": Duration = ms(500), within ms(10)..=secs(60);
+        heartbeat = "heartbeat": Duration = ms(500), within ms(10)..=secs(1);
         /// Without a heartbeat for so long, a node is suspect: two may be lost.
-        suspect = "suspect": Duration = ms(1500), within ms(20)..=secs(300);
-        /// Without one for so long, it is down and calls in flight end as unknown.
-        down = "down": Duration = ms(2500), within ms(30)..=secs(600);
-        /// QUIC closes a connection that carried nothing for so long (RFC 9000 §10.1).
-        quic_idle = "quic-idle": Duration = secs(5), within ms(50)..=secs(1200);
+        suspect = "suspect": Duration = ms(1500), within ms(20)..=secs(4);
+        /// Without one for so long, it is down and calls in flight end as unknown. QUIC itself gives up after 5 s.
+        down = "down": Duration = ms(2500), within ms(30)..=MAX_DOWN;
     }
 }
 
@@ -108,18 +105,15 @@ section! {
         in_flight_bytes = "in-flight-bytes": ByteSize = ByteSize::mib(8), within ByteSize::kib(64)..=ByteSize(4 << 30);
         /// Encoded bytes waiting to be written to one peer; senders wait for room until their deadline.
         out_buffer = "out-buffer": ByteSize = ByteSize::mib(1), within ByteSize::kib(64)..=ByteSize(1 << 30);
-        /// Largest message; larger bodies go as bulk streams.
-        message = "message": ByteSize = ByteSize::mib(16), within ByteSize::kib(16)..=ByteSize::mib(16);
-        /// Bulk transfers at a time with one peer.
-        bulk_streams = "bulk-streams": u32 = 64, within 1..=1024;
-        /// Connections open at a time, nodes and command lines together.
-        connections = "connections": u32 = 256, within 2..=65_536;
-        /// Handshakes in progress at a time; the next waits for a Retry packet (RFC 9000 §8.1.2).
-        handshakes = "handshakes": u32 = 64, within 1..=65_536;
-        /// Of those, from one address.
-        handshakes_per_address = "handshakes-per-address": u32 = 8, within 1..=65_536;
+        /// Sessions open at a time, nodes and command lines together.
+        connections = "connections": u32 = 1024, within 2..=65_536;
+        /// Handshakes in progress at a time; whoever comes beyond is refused and may try again.
+        handshakes = "handshakes": u32 = 1024, within 1..=65_536;
+        /// Of those, from one address; beyond it an address must first show that it is its own (RFC 9000 §8.1.2).
+        /// Many command lines at once, and nodes behind one NAT, come from one address.
+        handshakes_per_address = "handshakes-per-address": u32 = 64, within 1..=65_536;
         /// A handshake takes at most so long.
-        handshake_timeout = "handshake-timeout": Duration = secs(2), within ms(100)..=secs(30);
+        handshake_timeout = "handshake-timeout": Duration = secs(3), within ms(100)..=secs(30);
     }
 }
 
@@ -146,8 +140,6 @@ section! {
         queue = "queue": u32 = 1024, within 1..=1_000_000;
         /// Read-only connections to each database.
         readers = "readers": u32 = 4, within 1..=64;
-        /// Time between looks for commits of other processes; a look takes 2.5 us.
-        poll = "poll": Duration = ms(20), within ms(1)..=secs(60);
         /// How long a statement waits for another process's lock.
         busy_timeout = "busy-timeout": Duration = secs(5), within ms(0)..=secs(60);
     }
@@ -158,7 +150,7 @@ choice! {
     pub enum Layout {
         /// One thread for QUIC and the node's own workings, others for services: a busy service cannot hold up heartbeats.
         Split = "split",
-        /// Everything on one thread: least CPU a message, for a single core.
+        /// Everything on one thread: least CPU a message, for services that never block.
         Single = "single",
     }
 }
@@ -166,9 +158,10 @@ choice! {
 section! {
     /// Threads.
     pub struct Runtime = "runtime" {
-        /// split: services run beside the thread that drives QUIC; single: all on one thread.
+        /// split: services run beside the thread that drives QUIC; single: all on one thread. On a single core split is
+        /// right as well: the kernel shares the core, so that a service that never yields holds up no heartbeat.
         layout = "layout": Layout = Layout::Split;
-        /// Threads for services when split; 0 takes one a core, less the one that drives QUIC.
+        /// Threads for services when split; 0 takes one a core, less the one that drives QUIC, and two at least.
         service_threads = "service-threads": u16 = 0, within 0..=1024;
     }
 }
@@ -356,8 +349,8 @@ impl Config {
         Self {
             data: data.to_owned(),
             cluster: Cluster::default(),
-            node: Node { role, name: name.parse().expect("a literal name that keeps the rules"), control_owner: None },
-            listen: Listen { cluster: SocketAddr::from(([127, 0, 0, 1], port)), public: None },
+            node: Node { role, name: name.parse().expect("a literal name that keeps the rules") },
+            listen: Listen { cluster: SocketAddr::from(([127, 0, 0, 1], port)) },
             peers: Vec::new(),
             liveness: Liveness::default(),
             limits: Limits::default(),
@@ -471,23 +464,12 @@ impl Config {
             let why = "a suspect must be able to answer";
             wrong("liveness.down", at_least("down", it.down, "suspect and a heartbeat", it.suspect + it.heartbeat, why), "");
         }
-        if it.quic_idle <= it.down {
-            let why = format!(
-                "quic-idle {} must be longer than down {}: else QUIC closes before anyone is suspected",
-                show_span(it.quic_idle),
-                show_span(it.down)
-            );
-            wrong("liveness.quic-idle", why, "");
-        }
         if self.limits.handshakes_per_address > self.limits.handshakes {
             let what = format!(
                 "more from one address ({}) than there may be in all ({})",
                 self.limits.handshakes_per_address, self.limits.handshakes
             );
             wrong("limits.handshakes-per-address", what, "");
-        }
-        if self.listen.public.is_some_and(|public| public == self.listen.cluster && public.port() != 0) {
-            wrong("listen.public", "the same address as listen.cluster".into(), "leave it out to serve both on one");
         }
         if self.runtime.layout == Layout::Single && self.runtime.service_threads > 1 {
             wrong(

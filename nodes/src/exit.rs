@@ -15,7 +15,7 @@ pub enum Exit {
     Failed = 1,
     /// The command line or the configuration is wrong. Nothing was done.
     Usage = 2,
-    /// Refused: nothing was done, trying again is safe.
+    /// Refused: nothing was done, trying again is safe. `status`: the node takes no work now.
     NoEffect = 3,
     /// It may or may not have been done: try again only what is idempotent.
     Unknown = 4,
@@ -36,7 +36,7 @@ Exit codes:
   0    done
   1    the callee's own error; doctor: something is wrong
   2    wrong command line or configuration; nothing was done
-  3    refused; nothing was done, trying again is safe
+  3    refused; nothing was done, trying again is safe. status: not ready
   4    outcome unknown; try again only what is idempotent
   5    no node could be reached; nothing was done
   6    a local file could not be read or written

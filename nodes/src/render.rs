@@ -88,13 +88,14 @@ fn is_direction(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Microseconds as people read them: `40µs`, `1.2ms`, `3.4s`.
+/// Microseconds as people read them: `40µs`, `1.2ms`, `3.4s`, `25h01m`.
 pub(crate) fn micros(us: u64) -> String {
     match us {
         0..1_000 => format!("{us}µs"),
         1_000..1_000_000 => tenths(us, 1_000, "ms"),
         1_000_000..60_000_000 => tenths(us, 1_000_000, "s"),
-        _ => format!("{}m{:02}s", us / 60_000_000, us / 1_000_000 % 60),
+        60_000_000..3_600_000_000 => format!("{}m{:02}s", us / 60_000_000, us / 1_000_000 % 60),
+        _ => format!("{}h{:02}m", us / 3_600_000_000, us / 60_000_000 % 60),
     }
 }
 
@@ -129,7 +130,7 @@ mod tests {
 
     #[test]
     fn times_are_short_to_read() {
-        let shown: Vec<_> = [0, 999, 1_000, 1_250, 250_000, 3_400_000, 75_000_000].map(micros).into();
-        assert_eq!(shown, ["0µs", "999µs", "1ms", "1.2ms", "250ms", "3.4s", "1m15s"]);
+        let shown: Vec<_> = [0, 999, 1_000, 1_250, 250_000, 3_400_000, 75_000_000, 90_061_000_000].map(micros).into();
+        assert_eq!(shown, ["0µs", "999µs", "1ms", "1.2ms", "250ms", "3.4s", "1m15s", "25h01m"]);
     }
 }

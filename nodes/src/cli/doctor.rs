@@ -1,5 +1,7 @@
 //! What can be wrong with a node before it starts, each with its remedy. Changes nothing.
 
+mod probe;
+
 use std::{
     fs,
     io::ErrorKind,
@@ -8,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use horos_link::identity::{CERTIFICATE, Credentials, CredentialsError};
+use horos_link::identity::{CA_KEY, CERTIFICATE, Credentials, CredentialsError};
 use horos_wire::{NodeId, Role};
 use jiff::Timestamp;
 use nix::sys::{
@@ -17,7 +19,11 @@ use nix::sys::{
 };
 use serde::Serialize;
 
+use probe::Probed;
+
+use super::OPERATOR;
 use crate::{
+    certificates::RENEW,
     config::{ByteSize, Config, DataDir, DataDirError, Sources, open_to_others},
     render::clean,
 };
@@ -26,8 +32,6 @@ use crate::{
 const DISK_FAIL: ByteSize = ByteSize::mib(64);
 /// Free space below which somebody should look.
 const DISK_WARN: ByteSize = ByteSize::mib(1024);
-/// Days before its end at which a certificate should be renewed: a third of a node's ninety.
-const RENEW_DAYS: i64 = 30;
 /// Open files a node takes: databases with their WALs, readers, sockets, and room for blobs in transit.
 const FILES: u64 = 1024;
 /// How far ahead of the clock a file's time may be before the clock is at fault: coarse file systems round up.
@@ -90,9 +94,7 @@ pub fn doctor(sources: &Sources, now: Timestamp) -> Vec<Check> {
         Ok(config) => {
             let node = &config.node;
             checks.push(Check::ok("configuration", format!("{} {} of cluster {}", node.role, node.name, config.cluster.name)));
-            if node.role == Role::Fo && config.peers.is_empty() {
-                checks.push(Check::warn("peers", "an FO without seeds finds no BO", "add one under peers.seeds in horos.yaml"));
-            }
+            checks.extend(peers(&config));
             Some(config)
         }
         Err(problems) => {
@@ -107,36 +109,82 @@ pub fn doctor(sources: &Sources, now: Timestamp) -> Vec<Check> {
     checks.push(writable(data));
     if let Some(config) = &config {
         let id = NodeId { cluster: config.cluster.name.clone(), role: config.node.role, name: config.node.name.clone() };
-        checks.push(certificate(&config.identity.dir, &id, now));
+        checks.push(certificate("certificate", &config.identity.dir, &id, now));
+        if data.join(OPERATOR).is_dir() {
+            let operator = Credentials::load(&data.join(OPERATOR), now);
+            checks.push(match operator {
+                Ok(found) => valid_for("operator", &found, now),
+                // The node runs without; whoever wants to ask it must bring a certificate.
+                Err(error) => Check::warn(
+                    "operator",
+                    error.to_string(),
+                    "`{bin} identity request --as CLUSTER/operator/NAME --dir DIR`, have it signed, `{bin} identity install`",
+                ),
+            });
+        }
+        checks.extend(authority(&[data, &config.identity.dir, &data.join(OPERATOR), &data.join("authority")]));
         checks.push(port("port", config.listen.cluster, running));
-        checks.extend(config.listen.public.map(|public| port("public port", public, running)));
         checks.push(clock(&[&config.identity.dir.join(CERTIFICATE), &data.join(crate::config::FILE)], now));
     }
     checks.push(open_files(getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)));
     checks
 }
 
-fn certificate(directory: &Path, id: &NodeId, now: Timestamp) -> Check {
-    let name = "certificate";
+/// Who is known from the start, and whether they answer.
+fn peers(config: &Config) -> Vec<Check> {
+    let name = "peers";
+    if config.peers.is_empty() {
+        let lone = Check::warn(name, "an FO without seeds finds no BO", "add one under peers.seeds in horos.yaml");
+        return if config.node.role == Role::Fo { vec![lone] } else { Vec::new() };
+    }
+    let endpoints: Vec<_> = config.peers.iter().map(|seed| seed.address.clone()).collect();
+    let checks = probe::probe(&endpoints).into_iter().zip(&endpoints).map(|(probed, endpoint)| match probed {
+        Probed::Answered(after) => Check::ok(name, format!("{endpoint} answers in {} ms", after.as_millis())),
+        // It may just not run yet: no reason not to start.
+        Probed::Silent => Check::warn(
+            name,
+            format!("{endpoint} does not answer"),
+            "does it run? does every firewall on the way let UDP through, both ways?",
+        ),
+        Probed::Failed(why) => {
+            Check::warn(name, format!("{endpoint}: {why}"), "correct it under peers.seeds in horos.yaml, or the name service")
+        }
+    });
+    checks.collect()
+}
+
+/// The authority's key in a node's data signs whatever a thief of that node likes.
+fn authority(places: &[&Path]) -> Option<Check> {
+    let key = places.iter().map(|place| place.join(CA_KEY)).find(|path| path.exists())?;
+    Some(Check::fail(
+        "authority",
+        format!("{} is the cluster authority's key, in reach of a node", key.display()),
+        "move it to the machine of whoever signs; --authority names its directory",
+    ))
+}
+
+fn valid_for(name: &'static str, found: &Credentials, now: Timestamp) -> Check {
+    let until = found.validity().not_after;
+    let left = until.duration_since(now);
+    let detail = format!("{} until {until}, {} days", found.id().to_uri(), left.as_hours() / 24);
+    if left < RENEW {
+        Check::warn(name, detail, "`{bin} identity request`, have it signed, `{bin} identity install`")
+    } else {
+        Check::ok(name, detail)
+    }
+}
+
+fn certificate(name: &'static str, directory: &Path, id: &NodeId, now: Timestamp) -> Check {
     match Credentials::load(directory, now) {
         Ok(found) if found.id() != id => Check::fail(
             name,
             format!("{} is for {}, the configuration says {}", directory.display(), found.id().to_uri(), id.to_uri()),
             "correct the configuration, or `{bin} identity request` with the right name",
         ),
-        Ok(found) => {
-            let until = found.validity().not_after;
-            let days = (until.as_second() - now.as_second()) / 86_400;
-            let detail = format!("{} until {until}, {days} days", id.to_uri());
-            if days < RENEW_DAYS {
-                Check::warn(name, detail, "`{bin} identity request`, have it signed, `{bin} identity install`")
-            } else {
-                Check::ok(name, detail)
-            }
-        }
+        Ok(found) => valid_for(name, &found, now),
         Err(error) => {
             let fix = match &error {
-                CredentialsError::NotYetValid { .. } => "set this machine's clock, or wait",
+                CredentialsError::NotYetValid { .. } => "set this machine's clock (timedatectl): the certificate is from its future",
                 CredentialsError::NoKey(_) => "`{bin} init` or `{bin} identity request` makes a key",
                 CredentialsError::AuthorityKeyHere(_) => "move ca-key.pem to the machine of whoever signs",
                 _ => "`{bin} identity request`, have it signed, `{bin} identity install`",
@@ -277,6 +325,7 @@ mod tests {
         assert_eq!(state(&doctor(&sources, Timestamp::now()), "port"), Checked::Fail);
         let later = Timestamp::now() + Duration::from_secs(80 * 86_400);
         assert_eq!(state(&doctor(&sources, later), "certificate"), Checked::Warn);
+        assert_eq!(state(&doctor(&sources, later), "operator"), Checked::Warn);
         assert_eq!(state(&doctor(&sources, later + Duration::from_secs(20 * 86_400)), "certificate"), Checked::Fail);
         let earlier = Timestamp::now() - Duration::from_secs(86_400);
         assert_eq!(state(&doctor(&sources, earlier), "clock"), Checked::Fail);
@@ -285,6 +334,18 @@ mod tests {
         sources.data = sources.data.join("none");
         assert_eq!(state(&doctor(&sources, Timestamp::now()), "configuration"), Checked::Fail);
         assert_eq!(state(&doctor(&sources, Timestamp::now()), "writable"), Checked::Fail);
+    }
+
+    #[test]
+    fn the_authoritys_key_in_a_nodes_reach_and_a_silent_seed_are_found() {
+        let (_base, mut sources) = node();
+        fs::write(sources.data.join(CA_KEY), "key").unwrap();
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sources = sources.flag("peers.seeds", Some(silent.local_addr().unwrap()), "--seed");
+        let checks = doctor(&sources, Timestamp::now());
+        assert_eq!((state(&checks, "authority"), state(&checks, "peers")), (Checked::Fail, Checked::Warn));
+        fs::remove_file(sources.data.join(CA_KEY)).unwrap();
+        assert!(doctor(&sources, Timestamp::now()).iter().all(|it| it.name != "authority"));
     }
 
     #[test]

@@ -9,13 +9,14 @@ use std::{
 };
 
 use horos_link::identity::{
-    Authority, CA_CERTIFICATE, CERTIFICATE, CredentialsError, KEY, Validity,
+    Authority, CA_CERTIFICATE, CERTIFICATE, Credentials, CredentialsError, KEY, Validity,
     authority::AuthorityError,
     request::{self, RequestError},
 };
 use horos_wire::{ClusterName, NodeId, NodeName, Role};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
+use crate::certificates::RENEW;
 use crate::config::{self, BO_PORT, Config, DataDirError, FO_PORT, Problems, Seed, Settings, Sources, create_private, template};
 
 /// Why a node was not set up.
@@ -186,10 +187,33 @@ fn enrol(authority: &Authority, directory: &Path, id: &NodeId, now: Timestamp) -
     if directory.join(CERTIFICATE).exists() && directory.join(CA_CERTIFICATE).exists() {
         return Ok(());
     }
+    sign(authority, directory, id, now)
+}
+
+fn sign(authority: &Authority, directory: &Path, id: &NodeId, now: Timestamp) -> Result<(), InitError> {
     let path = ask(directory, id)?;
     let asked = fs::read_to_string(&path).map_err(|source| InitError::Io { path, source })?;
     let (certificate, _) = authority.sign(&asked, id, Validity::usual(now, id))?;
     request::install(directory, &certificate, authority.certificate_pem(), now)?;
+    Ok(())
+}
+
+/// Signs anew what expires soon, with the authority that made it: nobody else looks after `up`'s certificates.
+fn renew(authority: &Path, directories: &[PathBuf], now: Timestamp) -> Result<(), InitError> {
+    for directory in directories.iter().filter(|directory| directory.join(CERTIFICATE).exists()) {
+        // One that has expired is looked at as of its last second.
+        let (id, until) = match Credentials::load(directory, now) {
+            Ok(found) => (found.id().clone(), found.validity().not_after),
+            Err(CredentialsError::Expired { not_after, .. }) => {
+                let last = not_after - SignedDuration::from_secs(1);
+                (Credentials::load(directory, last)?.id().clone(), not_after)
+            }
+            Err(other) => return Err(other.into()),
+        };
+        if until.duration_since(now) < RENEW {
+            sign(&Authority::load(authority)?, directory, &id, now)?;
+        }
+    }
     Ok(())
 }
 
@@ -241,6 +265,7 @@ pub fn lay_out(root: &Path, now: Timestamp) -> Result<UpLayout, InitError> {
     for (data, role) in [(&bo, Role::Bo), (&fo, Role::Fo)] {
         if data.join(config::FILE).exists() {
             Config::load(&Sources { data: data.clone(), role: Some(role), ..Sources::default() })?;
+            renew(&root.join("authority"), &[data.join("identity"), data.join(OPERATOR)], now)?;
             continue;
         }
         let seeds = match role {
@@ -260,7 +285,6 @@ pub fn lay_out(root: &Path, now: Timestamp) -> Result<UpLayout, InitError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use horos_link::identity::Credentials;
 
     fn options(data: &Path) -> InitOptions {
         InitOptions {
@@ -271,6 +295,23 @@ mod tests {
             listen: None,
             seeds: vec![],
             authority: Some(authority_beside(data)),
+        }
+    }
+
+    #[test]
+    fn what_up_laid_out_long_ago_has_its_certificates_renewed() {
+        let base = tempfile::tempdir().unwrap();
+        let now = Timestamp::now();
+        let layout = lay_out(base.path(), now).unwrap();
+        let until = |directory: &Path, now| Credentials::load(directory, now).unwrap().validity().not_after;
+        let first = until(&layout.operator, now);
+        lay_out(base.path(), now).unwrap();
+        assert_eq!(until(&layout.operator, now), first);
+        for days in [20, 500] {
+            let later = now + SignedDuration::from_hours(24 * days);
+            lay_out(base.path(), later).unwrap();
+            assert!(until(&layout.operator, later) > later + RENEW, "{days}");
+            assert!(until(&layout.fo.join("identity"), later) > later + RENEW, "{days}");
         }
     }
 

@@ -208,6 +208,13 @@ async fn ask<R: Remote>(command: Command, message: &str, until: Instant, node: &
             }
             output.data(&nodes, |style| render::nodes(&nodes, style))?;
         }
+        Command::Status => {
+            let report = node.status().await?;
+            output.data(&report, |style| render::status(&report, style))?;
+            if !report.ready {
+                return Err(Exit::NoEffect.into());
+            }
+        }
         Command::Actors => {
             let actors = node.actors(true).await?;
             output.data(&actors, |style| render::actors(&actors, style))?;

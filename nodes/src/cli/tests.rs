@@ -5,7 +5,7 @@ use horos_wire::{
     CallError, NoEffect,
     policy::Policy as Rules,
     protocol::node::{Description, Offered, StatusReport},
-    tree::{NodeTree, Recording},
+    tree::{Health, NodeTree, Recording},
 };
 
 use crate::config::{Config, DataDir};
@@ -66,6 +66,8 @@ fn a_timeout_needs_its_unit() {
 struct Double {
     answer: RefCell<Option<Result<String, RemoteError>>>,
     asked: RefCell<Vec<String>>,
+    /// Why it is not ready.
+    conditions: &'static [&'static str],
 }
 
 struct Session<'a>(&'a Double);
@@ -99,7 +101,10 @@ impl Remote for Session<'_> {
         Ok(Vec::new())
     }
     async fn status(&mut self) -> Result<StatusReport, RemoteError> {
-        Err(RemoteError::Identity("none".into()))
+        let id = horos_wire::NodeId { cluster: "shop".parse().unwrap(), role: Role::Bo, name: "bo-1".parse().unwrap() };
+        let node = NodeTree { node: id, incarnation: None, health: Health::Here, addresses: vec![], tree: None, missing: None };
+        let conditions = self.0.conditions.iter().map(|it| (*it).into()).collect::<Vec<_>>();
+        Ok(StatusReport { node, version: "0.1.0".into(), ready: conditions.is_empty(), conditions, uptime_s: 1, resident: 1 << 20 })
     }
     async fn call_json(&mut self, address: &Address, body: &str, _: Instant, _: Option<&str>) -> Result<String, RemoteError> {
         self.0.asked.borrow_mut().push(format!("call {address} {body}"));
@@ -131,7 +136,7 @@ impl Remote for Session<'_> {
 }
 
 fn double(answer: Option<Result<String, RemoteError>>) -> &'static Double {
-    Box::leak(Box::new(Double { answer: RefCell::new(answer), asked: RefCell::default() }))
+    Box::leak(Box::new(Double { answer: RefCell::new(answer), asked: RefCell::default(), conditions: &[] }))
 }
 
 fn exits(arguments: &[&str], app: &'static Double) -> ExitCode {
@@ -156,6 +161,14 @@ fn a_calls_end_is_the_exit_code() {
         let ended = exits(&["call", "stock@bo", "{\"levels\":{}}", "--via", "127.0.0.1:1"], app);
         assert_eq!(format!("{ended:?}"), code(exit));
         assert_eq!(*app.asked.borrow(), ["connect 127.0.0.1:1", "call stock@bo {\"levels\":{}}", "close"]);
+    }
+}
+
+#[test]
+fn status_is_a_probe_that_is_answered_by_the_exit_code() {
+    for (conditions, exit) in [(&[][..], Exit::Ok), (&["stopping"], Exit::NoEffect)] {
+        let app = Box::leak(Box::new(Double { answer: RefCell::new(None), asked: RefCell::default(), conditions }));
+        assert_eq!(format!("{:?}", exits(&["status", "--via", "127.0.0.1:1"], app)), code(exit));
     }
 }
 

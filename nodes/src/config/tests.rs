@@ -102,19 +102,32 @@ unknown: 1
 
 #[test]
 fn times_that_contradict_each_other_are_refused_together() {
-    let told = problems("liveness: {heartbeat: 1s, suspect: 1500ms, down: 2s, quic-idle: 2s}\n");
-    assert_eq!(told.len(), 3, "{told:#?}");
+    let told = problems("liveness: {heartbeat: 1s, suspect: 1500ms, down: 2s}\n");
+    assert_eq!(told.len(), 2, "{told:#?}");
     assert!(told[0].contains("liveness.suspect: suspect 1500ms must be at least twice the heartbeat 2s"), "{told:#?}");
 }
 
 #[test]
+fn the_defaults_are_the_links_own() {
+    let (limits, liveness) = (Limits::default(), Liveness::default());
+    let link = horos_link::Admission::default();
+    assert_eq!((limits.handshakes as usize, limits.handshakes_per_address as usize), (link.handshakes, link.handshakes_per_address));
+    assert_eq!((limits.connections as usize, limits.handshake_timeout), (link.sessions, link.handshake_timeout));
+    let link = horos_link::Limits::default();
+    assert_eq!((limits.out_buffer.bytes(), limits.in_flight_messages), (link.out_buffer, link.in_flight_messages));
+    assert_eq!(limits.in_flight_bytes.0, link.in_flight_bytes);
+    let link = horos_wire::session::Liveness::default();
+    assert_eq!((liveness.heartbeat, liveness.suspect, liveness.down), (link.heartbeat, link.suspect, link.down));
+}
+
+#[test]
 fn options_win_over_the_environment_and_that_over_the_file() {
-    let file = "node: {name: from-file}\nlimits: {mailbox: 1, bulk-streams: 2, connections: 9}\n";
-    let sources = with_environment(&[("HOROS__LIMITS__BULK_STREAMS", "3"), ("HOROS__LIMITS__MAILBOX", "4"), ("HOME", "/x")])
+    let file = "node: {name: from-file}\nlimits: {mailbox: 1, out-buffer: 2MiB, connections: 9}\n";
+    let sources = with_environment(&[("HOROS__LIMITS__OUT_BUFFER", "3MiB"), ("HOROS__LIMITS__MAILBOX", "4"), ("HOME", "/x")])
         .flag("limits.mailbox", Some(5), "--mailbox")
         .flag("node.name", None::<&str>, "--name");
     let config = Config::from_text(&sources, file).unwrap();
-    assert_eq!((config.limits.mailbox, config.limits.bulk_streams, config.limits.connections), (5, 3, 9));
+    assert_eq!((config.limits.mailbox, config.limits.out_buffer, config.limits.connections), (5, ByteSize::mib(3), 9));
     assert_eq!(config.node.name.as_str(), "from-file");
 }
 
@@ -206,6 +219,6 @@ proptest! {
 
     #[test]
     fn no_variable_makes_the_reader_panic(name in "[A-Z_]{0,40}", value in ".{0,60}") {
-        let _ = Config::from_text(&with_environment(&[(&format!("{PREFIX}{name}"), &value)]), "liveness: {down: 9s}");
+        let _ = Config::from_text(&with_environment(&[(&format!("{PREFIX}{name}"), &value)]), "liveness: {down: 4s}");
     }
 }

@@ -140,11 +140,11 @@ pub fn policy(rows: &[Row], style: Style) -> String {
 pub fn status(report: &StatusReport, style: Style) -> String {
     let ready = if report.ready { paint("ready", Tint::Good, style) } else { paint("not ready", Tint::Bad, style) };
     let mut out = format!(
-        "{} {} {ready}, release {}, up {} s, {} MiB resident\n",
+        "{} {} {ready}, release {}, up {}, {} MiB resident\n",
         report.node.node.name,
         report.node.node.role,
         clean(&report.version),
-        report.uptime_s,
+        micros(report.uptime_s.saturating_mul(1_000_000)),
         report.resident >> 20
     );
     for condition in &report.conditions {
@@ -167,6 +167,27 @@ mod tests {
             "ON  METHOD         bo   fo   operator  viewer\nbo  stock.reserve  yes  yes  yes       -\n"
         );
         assert!(policy(&Policy::builtin().rows(), Style::PLAIN).lines().count() > 1);
+    }
+
+    #[test]
+    fn the_status_says_why_a_node_is_not_ready() {
+        let node = NodeTree {
+            node: horos_wire::NodeId { cluster: "shop".parse().unwrap(), role: Role::Bo, name: "bo-1".parse().unwrap() },
+            incarnation: None,
+            health: horos_wire::tree::Health::Here,
+            addresses: vec![],
+            tree: None,
+            missing: None,
+        };
+        let report = StatusReport {
+            node,
+            version: "0.1.0".into(),
+            ready: false,
+            conditions: vec!["stopping".into()],
+            uptime_s: 75,
+            resident: 21 << 20,
+        };
+        assert_eq!(status(&report, Style::PLAIN), "bo-1 bo not ready, release 0.1.0, up 1m15s, 21 MiB resident\n  stopping\n");
     }
 
     #[test]
