@@ -99,9 +99,9 @@ section! {
     pub struct Limits = "limits" {
         /// Messages waiting for one actor, unless the service says otherwise.
         mailbox = "mailbox": u32 = 1024, within 1..=1_000_000;
-        /// Messages from one peer that are dispatched and not yet handled.
-        in_flight_messages = "in-flight-messages": u32 = 1024, within 1..=1_000_000;
-        /// The same in bytes.
+        /// Messages from one peer that are dispatched and not yet handled; further calls are refused. Eight slow actors fill it.
+        in_flight_messages = "in-flight-messages": u32 = 8192, within 1..=1_000_000;
+        /// Bytes of the small messages among them, and again of the large ones.
         in_flight_bytes = "in-flight-bytes": ByteSize = ByteSize::mib(8), within ByteSize::kib(64)..=ByteSize(4 << 30);
         /// Encoded bytes waiting to be written to one peer; senders wait for room until their deadline.
         out_buffer = "out-buffer": ByteSize = ByteSize::mib(1), within ByteSize::kib(64)..=ByteSize(1 << 30);

@@ -18,6 +18,10 @@ pub const VERSION_MAX: u16 = 1;
 pub const MAX_CONTROL_FRAME: usize = 1024 * 1024 + 64 * 1024;
 /// Most names that a node may offer to its peers.
 pub const MAX_OFFERS: usize = 512;
+/// Most addresses that a node may say it can be dialled at: it would be dialled at each of them when it is lost.
+pub const MAX_ADDRESSES: usize = 8;
+/// Longest [`Hello::release`] in bytes.
+pub const MAX_RELEASE: usize = 256;
 /// Most names that a peer may have bound at once.
 pub const MAX_BINDINGS: usize = 4096;
 /// Most watches that a peer may have set at once.
@@ -99,9 +103,9 @@ pub struct Hello {
     pub node: NodeId,
     /// Which life.
     pub incarnation: Incarnation,
-    /// The release, for people.
+    /// The release, for people; at most [`MAX_RELEASE`] bytes.
     pub release: Box<str>,
-    /// Where the sender can be dialled; empty when it cannot.
+    /// Where the sender can be dialled, at most [`MAX_ADDRESSES`]; empty when it cannot.
     pub addresses: Vec<std::net::SocketAddr>,
 }
 

@@ -204,6 +204,9 @@ impl Session {
         if version < self.local.version_min.max(peer.version_min) {
             return Err(Close::Version);
         }
+        if peer.addresses.len() > control::MAX_ADDRESSES || peer.release.len() > control::MAX_RELEASE {
+            return Err(Close::Limit);
+        }
         self.phase = Phase::Open;
         self.heartbeat = Heartbeat { sequence: 0, acknowledged: 0, next: now + self.liveness.heartbeat, heard: now, suspect: false };
         self.events.push_back(Event::Opened { version, peer });
@@ -434,6 +437,11 @@ impl Session {
     /// # Errors
     /// See [`Session::offer`].
     pub fn cancel(&mut self, correlation: u64) -> Result<(), Close> {
+        // It saves the peer work and changes no outcome. When thousands of callers give up at once because the path
+        // is silent, their cancels must not be what ends a session that would have come back.
+        if self.outbox.len() >= MAX_OUTBOX / 2 {
+            return Ok(());
+        }
         self.send(Control::Cancel { correlation })
     }
 

@@ -58,6 +58,9 @@ pub enum EndpointError {
     },
 }
 
+/// What a peer may have sent on one stream and we not read: 1 MiB, 20 MB/s at 50 ms, as much as quinn's own default.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+
 /// A node's endpoint.
 #[derive(Clone)]
 pub struct Endpoint {
@@ -89,10 +92,14 @@ pub fn transport(config: &Config) -> Arc<TransportConfig> {
         .initial_mtu(config.mtu.min(6500))
         .max_idle_timeout(Some(Duration::from_secs(5).try_into().expect("five seconds fit a varint")))
         .keep_alive_interval(Some(Duration::from_secs(1)))
-        .max_concurrent_bidi_streams(VarInt::from_u32(8))
+        // Control and messages.
+        .max_concurrent_bidi_streams(VarInt::from_u32(2))
         .max_concurrent_uni_streams(VarInt::from_u32(STREAMS as u32))
-        // What a peer may have sent and we not read: its backlog never costs more than this.
-        .receive_window(VarInt::from_u32(4 * 1024 * 1024))
+        // What a peer may have sent and we not read, by stream and in all. The whole is the sum of its parts: were it
+        // less, a few streams that nobody reads yet (a bulk body whose reader is slow, large bodies behind a full
+        // mailbox) would use it up, and heartbeats would wait behind them until the link is down.
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32((STREAMS as u32 + 2) * STREAM_WINDOW))
         // What we may have written and the peer not acknowledged; it is memory, so it is bounded like the rest.
         .send_window(4 * 1024 * 1024)
         .datagram_receive_buffer_size(None);
@@ -227,6 +234,16 @@ impl Endpoint {
             let Some(incoming) = incoming else { return std::future::pending().await };
             vitals.progressed(Instant::now());
             let from = incoming.remote_address();
+            // Once half the places are taken, whoever wants one shows first that it receives at its address: a flood
+            // from made-up addresses then holds none.
+            if places.available_permits() <= self.config.admission.handshakes / 2
+                && incoming.may_retry()
+                && !incoming.remote_address_validated()
+            {
+                // It fails only for one that was validated.
+                let _ = incoming.retry();
+                continue;
+            }
             let Ok(place) = places.clone().try_acquire_owned() else {
                 incoming.refuse();
                 continue;
@@ -304,21 +321,21 @@ impl Endpoint {
         }
         // People have half of the places at most, so that they never keep a node out.
         let places = if identity.id.role.is_node() { self.config.admission.sessions } else { self.config.admission.sessions / 2 };
-        if self.peers.live.load(std::sync::atomic::Ordering::Relaxed) >= places {
-            tracing::warn!(%from, "refused: no more sessions");
+        let Some(place) = self.peers.enter(&identity.id, places) else {
+            tracing::warn!(%from, peer = %identity.id.to_uri(), "refused: no more sessions");
             return Err(Close::Limit);
-        }
+        };
         let number = self.next_session.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = format!("{}@{}#{number}", identity.id.role, identity.id.name);
         let vitals = Vitals::new(&name, Kind::Worker, Duration::from_secs(2));
         let peers = self.peers.clone();
-        let once = Mutex::new(Some((connection, identity)));
+        let once = Mutex::new(Some((connection, identity, place)));
         let start = move |start: Start| -> BoxFuture<'static, Result<ractor::ActorCell, StartError>> {
             let taken = once.lock().take();
             let peers = peers.clone();
             Box::pin(async move {
-                let (connection, identity) = taken.ok_or_else(|| StartError::new("a session is started once"))?;
-                let args = PeerArgs { connection, side, identity, peers, vitals: start.vitals };
+                let (connection, identity, place) = taken.ok_or_else(|| StartError::new("a session is started once"))?;
+                let args = PeerArgs { connection, side, identity, place, peers, vitals: start.vitals };
                 let spawned = Actor::spawn_linked(None, Peer, args, start.supervisor).await;
                 let (actor, _) = spawned.map_err(|error| StartError::new(error.to_string()))?;
                 Ok(actor.get_cell())
@@ -372,7 +389,10 @@ impl Endpoint {
             Err(_) => return Err(format!("no answer within {} ms", patience.as_millis())),
         };
         match self.session(connection.clone(), Side::Dialer).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.peers.answered_at(address, &connection);
+                Ok(())
+            }
             Err(close) => {
                 connection.close((close as u32).into(), close.to_string().as_bytes());
                 Err(close.to_string())

@@ -7,10 +7,12 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -28,15 +30,17 @@ use horos_wire::{
 };
 use parking_lot::Mutex;
 use quinn::RecvStream;
-use tokio::sync::oneshot;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::link::Link;
+use crate::link::{Link, Room};
 
 /// What one read takes from a stream at most: a GRO batch.
 const CHUNK: usize = 64 * 1024;
 /// A large body's stream and its placeholder wait this long for each other: QUIC's idle timeout, after
 /// which the connection would be gone anyway.
 const RENDEZVOUS: Duration = Duration::from_secs(5);
+/// The length and the fixed part of a frame: enough to see whose answer it is.
+const ANSWER_HEAD: usize = 20;
 /// Room for casts is given back when this much of the window has come free.
 const GRANT_AT: u32 = WINDOW / 4;
 
@@ -155,6 +159,12 @@ impl Pool for Target {
     fn release(&self, size: u32) {
         let Some(link) = self.link.upgrade() else { return };
         link.release(size);
+        self.give_back(&link, size);
+    }
+}
+
+impl Target {
+    fn give_back(&self, link: &Link, size: u32) {
         let units = cost(size as usize);
         let freed = self.freed.fetch_add(units, Ordering::Relaxed) + units;
         if freed >= GRANT_AT && !link.is_closed() {
@@ -173,8 +183,8 @@ pub(crate) struct Lanes {
 }
 
 enum Meeting {
-    /// The placeholder came first.
-    Placeholder(Box<Expected>),
+    /// The placeholder came first, and is given up at that time.
+    Placeholder(Box<Expected>, Instant),
     /// The stream came first.
     Stream(oneshot::Sender<Expected>),
 }
@@ -184,6 +194,59 @@ struct Expected {
     target: Arc<Target>,
     post: Post,
     length: usize,
+    hold: Arc<LargeHold>,
+    room: Queued,
+}
+
+/// A place in the queue for room.
+type Queued = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+
+/// Room for large bodies, given in the order of their placeholders.
+///
+/// In that order and no other: of two bodies for one target the first is delivered first, so the second must
+/// not hold the room that the first waits for.
+pub(crate) struct Bodies {
+    room: Arc<Semaphore>,
+    all: usize,
+}
+
+impl Bodies {
+    pub(crate) fn new(all: usize) -> Self {
+        Self { room: Arc::new(Semaphore::new(all)), all }
+    }
+
+    /// Joins the queue; one larger than the whole waits for the whole.
+    fn queue(&self, length: usize) -> Queued {
+        let wanted = length.min(self.all) as u32;
+        let mut queued: Queued = Box::pin(tokio::task::unconstrained(self.room.clone().acquire_many_owned(wanted)));
+        // Polled once to be in the queue, which goes by the first poll; whoever awaits it later leaves its own waker.
+        match queued.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(room) => Box::pin(std::future::ready(room)),
+            Poll::Pending => queued,
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.room.close();
+    }
+}
+
+/// What a large message holds: its place among the link's messages, room for its body, and what it took of its
+/// sender's window if it is a cast.
+struct LargeHold {
+    link: Arc<Link>,
+    cast_to: Option<Arc<Target>>,
+    room: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Pool for LargeHold {
+    fn release(&self, size: u32) {
+        self.link.release(0);
+        drop(self.room.lock().take());
+        if let Some(target) = &self.cast_to {
+            target.give_back(&self.link, size);
+        }
+    }
 }
 
 impl Lanes {
@@ -215,11 +278,23 @@ pub(crate) async fn read_requests(link: Arc<Link>, mut stream: RecvStream) -> Cl
                 Err(close) => return close,
             };
             let size = request.size();
-            if !link.try_credit(size) && !link.credit(size).await {
-                return Close::Done;
+            // A large body takes its own room, when its turn comes; nobody else waits for that.
+            let size = if request.large.is_some() { 0 } else { size };
+            if !link.try_credit(size) {
+                match link.credit(size, request.is_cast).await {
+                    Room::Taken => {}
+                    Room::Full => {
+                        request.refuse(&link);
+                        continue;
+                    }
+                    Room::Closed => return Close::Done,
+                }
             }
-            request.hold(&link, size);
-            request.go(&link);
+            request.hold(&link);
+            if let Err(close) = request.go(&link) {
+                tracing::warn!(peer = %link.caller, %close, "one body was announced twice");
+                return close;
+            }
         }
     }
 }
@@ -337,40 +412,75 @@ impl Taken {
         self.post.size as usize
     }
 
-    fn hold(&mut self, link: &Arc<Link>, size: usize) {
+    fn hold(&mut self, link: &Arc<Link>) {
+        if self.large.is_some() {
+            return;
+        }
         let pool: Arc<dyn Pool> = if self.is_cast { self.target.clone() } else { link.clone() };
-        self.post.hold = Some(Hold::new(pool, size as u32));
+        self.post.hold = Some(Hold::new(pool, self.post.size));
     }
 
-    fn go(self, link: &Arc<Link>) {
+    /// Ends a call for which there is no room.
+    fn refuse(self, link: &Arc<Link>) {
+        if let Some(large) = self.large {
+            link.lanes.refuse(large.id);
+        }
+        self.post.refuse(NoEffect::Overloaded("too many messages of this link are in hand".into()));
+    }
+
+    fn go(self, link: &Arc<Link>) -> Result<(), Close> {
         let Some(large) = self.large else {
             self.target.deliver(self.post);
-            return;
+            return Ok(());
         };
         self.target.expect(large.id);
-        let expected = Expected { target: self.target, post: self.post, length: large.length as usize };
-        let waiting = {
+        let length = large.length as usize;
+        let hold = Arc::new(LargeHold { link: link.clone(), cast_to: self.is_cast.then(|| self.target.clone()), room: Mutex::default() });
+        let mut post = self.post;
+        post.hold = Some(Hold::new(hold.clone(), large.length));
+        let expected = Expected { target: self.target, post, length, hold, room: link.bodies.queue(length) };
+        let met = {
             let mut meetings = link.lanes.meetings.lock();
-            match meetings.remove(&large.id) {
-                Some(Meeting::Stream(stream)) => stream,
-                Some(Meeting::Placeholder(_)) | None => {
-                    meetings.insert(large.id, Meeting::Placeholder(Box::new(expected)));
-                    let (link, id) = (link.clone(), large.id);
-                    // A peer that announces a body and never sends it must not hold its target's lane for ever.
-                    tokio::spawn(async move {
-                        tokio::time::sleep(RENDEZVOUS).await;
-                        let late = link.lanes.meetings.lock().remove(&id);
-                        if let Some(Meeting::Placeholder(expected)) = late {
-                            tracing::warn!(peer = %link.caller, "a large body never came");
-                            expected.target.arrived(id, None);
-                        }
-                    });
-                    return;
-                }
+            let met = meetings.remove(&large.id);
+            if met.is_none() {
+                meetings.insert(large.id, Meeting::Placeholder(Box::new(expected), Instant::now() + RENDEZVOUS));
+                None
+            } else {
+                met.map(|met| (met, expected))
             }
         };
-        if let Err(expected) = waiting.send(expected) {
-            expected.target.arrived(large.id, None);
+        match met {
+            None if link.is_closed() => link.lanes.close(),
+            None => {}
+            Some((Meeting::Stream(stream), expected)) => {
+                if let Err(expected) = stream.send(expected) {
+                    expected.target.arrived(large.id, None);
+                }
+            }
+            Some((Meeting::Placeholder(..), _)) => return Err(Close::Protocol),
+        }
+        Ok(())
+    }
+}
+
+/// Gives up large messages whose bodies do not come: they must not hold their targets' lanes for ever.
+pub(crate) async fn give_up_late(link: Arc<Link>) -> Close {
+    // One look a second instead of a timer for each large message.
+    let mut look = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        look.tick().await;
+        let now = Instant::now();
+        let late: Vec<_> = {
+            let mut meetings = link.lanes.meetings.lock();
+            let is_late = |_: &u64, meeting: &mut Meeting| matches!(meeting, Meeting::Placeholder(_, until) if *until <= now);
+            meetings.extract_if(is_late).collect()
+        };
+        for (id, meeting) in late {
+            if let Meeting::Placeholder(expected, _) = meeting {
+                tracing::warn!(peer = %link.caller, "a large body never came");
+                expected.target.arrived(id, None);
+                expected.post.refuse(NoEffect::Malformed("its body never came".into()));
+            }
         }
     }
 }
@@ -381,7 +491,7 @@ pub(crate) async fn read_body(link: Arc<Link>, mut stream: RecvStream) {
     let met = {
         let mut meetings = link.lanes.meetings.lock();
         match meetings.remove(&id) {
-            Some(Meeting::Placeholder(expected)) => Ok(*expected),
+            Some(Meeting::Placeholder(expected, _)) => Ok(*expected),
             Some(Meeting::Stream(_)) => return,
             None => {
                 let (sender, placeholder) = oneshot::channel();
@@ -401,7 +511,11 @@ pub(crate) async fn read_body(link: Arc<Link>, mut stream: RecvStream) {
             }
         },
     };
-    let Expected { target, mut post, length } = expected;
+    let Expected { target, mut post, length, hold, room } = expected;
+    // An error is the link's end, and the message goes with it.
+    let Ok(room) = room.await else { return };
+    *hold.room.lock() = Some(room);
+    drop(hold);
     // One byte more than announced is read as too long, not as whole.
     match stream.read_to_end(length).await {
         Ok(body) if body.len() == length => {
@@ -420,7 +534,32 @@ pub(crate) async fn read_body(link: Arc<Link>, mut stream: RecvStream) {
 
 /// Reads a large answer.
 pub(crate) async fn read_answer(link: Arc<Link>, mut stream: RecvStream) -> Result<(), Close> {
-    let Ok(bytes) = stream.read_to_end(4 + MAX_LARGE_FRAME).await else { return Ok(()) };
+    let mut head = [0; ANSWER_HEAD];
+    if stream.read_exact(&mut head).await.is_err() {
+        // Given up by its sender, or the connection is lost.
+        return Ok(());
+    }
+    let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    let correlation = u64::from_le_bytes([head[12], head[13], head[14], head[15], head[16], head[17], head[18], head[19]]);
+    if !(ANSWER_HEAD - 4..=MAX_LARGE_FRAME).contains(&length) {
+        return Err(Close::Protocol);
+    }
+    // What nobody waits for, or no longer, is not read: a peer could fill memory with it.
+    if !link.waits_for(correlation) {
+        let _ = stream.stop(0u32.into());
+        return Ok(());
+    }
+    let Ok(_room) = link.answers_in.acquire_many(length as u32).await else { return Ok(()) };
+    let mut bytes = Vec::with_capacity(4 + length);
+    bytes.extend_from_slice(&head);
+    loop {
+        match stream.read_chunk(CHUNK, true).await {
+            Ok(Some(chunk)) if bytes.len() + chunk.bytes.len() <= 4 + length => bytes.extend_from_slice(&chunk.bytes),
+            Ok(Some(_)) => return Err(Close::Protocol),
+            Ok(None) => break,
+            Err(_) => return Ok(()),
+        }
+    }
     let bytes = Bytes::from(bytes);
     let (header, body) = match horos_wire::frame::read(&bytes, MAX_LARGE_FRAME) {
         Ok(Some((frame, used))) if used == bytes.len() => (frame.header, bytes.slice_ref(frame.body)),

@@ -33,16 +33,25 @@ use horos_wire::{
     session::{Calls, Credit, Session, WINDOW, cost},
 };
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, Semaphore, SemaphorePermit, mpsc, oneshot, watch},
+    time::timeout,
+};
 
 use crate::{
-    inbound::{Lanes, Target},
+    inbound::{Bodies, Lanes, Target},
     out::{Eager, NotTaken, Out},
     streams,
 };
 
 /// Calls in flight up to which a call is written at once; beyond it, gathering pays (WIRE.md §2.2b).
 const EAGER_CALLS: usize = 64;
+/// A peer that does not answer for a name by then is not waited for: it would have been down by then.
+const BIND_PATIENCE: Duration = Duration::from_secs(3);
+/// Names asked for and not yet answered.
+const MAX_ASKED: usize = 1024;
+/// Bytes of large answers read at once, so that a peer cannot have more of them half way than this: two of the largest.
+const ANSWERS_IN: usize = 2 * frame::MAX_LARGE_FRAME;
 /// Abandoned calls that are remembered; the oldest are forgotten, and then merely run in vain.
 const ABANDONED: usize = 1024;
 
@@ -51,16 +60,26 @@ const ABANDONED: usize = 1024;
 pub struct Limits {
     /// Bytes in the out-buffer before senders wait. Default 1 MiB.
     pub out_buffer: usize,
-    /// The peer's messages dispatched and not yet done. Default 1,024.
+    /// The peer's messages dispatched and not yet done; further calls are refused. Default 8,192: as many actors may be
+    /// slow at once as their windows ([`WINDOW`]) fill, eight, and the ninth is still served.
     pub in_flight_messages: u32,
-    /// Their bytes. Default 8 MiB.
+    /// Bytes of its small messages among them, and again of its large ones. Default 8 MiB.
     pub in_flight_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { out_buffer: 1024 * 1024, in_flight_messages: 1024, in_flight_bytes: 8 * 1024 * 1024 }
+        Self { out_buffer: 1024 * 1024, in_flight_messages: 8192, in_flight_bytes: 8 * 1024 * 1024 }
     }
+}
+
+/// Whether a message of the peer's may be taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Taken,
+    /// Too much is in hand.
+    Full,
+    Closed,
 }
 
 thread_local! {
@@ -68,9 +87,9 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A name with the protocol that it was bound for; none for JSON.
-type BoundName = (ActorName, Option<&'static str>);
-
+/// A name with the protocol that its caller was compiled with; none for JSON.
+type Name = (ActorName, Option<(&'static str, u16)>);
+type BindOutcome = Result<Arc<BoundTarget>, NoEffect>;
 type Waiter = oneshot::Sender<Result<Answer, Fault>>;
 
 pub(crate) struct Link {
@@ -92,8 +111,10 @@ pub(crate) struct Link {
     pub(crate) session: Mutex<Session>,
     /// Wakes the control stream's writer.
     pub(crate) session_changed: Notify,
-    binding: Mutex<HashMap<u32, oneshot::Sender<Result<Bound, NoEffect>>>>,
-    bound: Mutex<HashMap<BoundName, Arc<BoundTarget>>>,
+    /// Names asked for, by the number of the question.
+    binding: Mutex<HashMap<u32, Name>>,
+    asked: Mutex<HashMap<Name, watch::Sender<Option<BindOutcome>>>>,
+    bound: Mutex<HashMap<Name, Arc<BoundTarget>>>,
     windows: Mutex<HashMap<u32, Arc<Semaphore>>>,
     watching: Mutex<HashMap<u32, oneshot::Sender<DownReason>>>,
     /// What the peer has bound here; a target's number is its index and one.
@@ -101,9 +122,13 @@ pub(crate) struct Link {
     pub(crate) lanes: Lanes,
     credit: Mutex<Credit>,
     credit_freed: Notify,
+    /// Room for the large bodies of the peer's messages, in the order in which they were announced.
+    pub(crate) bodies: Bodies,
     abandoned: Mutex<VecDeque<u64>>,
     any_abandoned: AtomicBool,
     large_answers: mpsc::Sender<Bytes>,
+    /// Bytes of large answers that are being read.
+    pub(crate) answers_in: Semaphore,
     answer_bytes: AtomicUsize,
     leaving: AtomicBool,
     closed: AtomicBool,
@@ -126,6 +151,7 @@ impl Link {
     ) -> (Arc<Self>, mpsc::Receiver<Bytes>) {
         // Each large answer belongs to a message that still held credit when it was queued; the bytes are bounded apart.
         let (large_answers, queue) = mpsc::channel(limits.in_flight_messages as usize);
+        let bodies = usize::try_from(limits.in_flight_bytes).unwrap_or(usize::MAX).min(u32::MAX as usize);
         let link = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             quinn,
@@ -142,6 +168,7 @@ impl Link {
             session: Mutex::new(session),
             session_changed: Notify::new(),
             binding: Mutex::default(),
+            asked: Mutex::default(),
             bound: Mutex::default(),
             windows: Mutex::default(),
             watching: Mutex::default(),
@@ -149,9 +176,11 @@ impl Link {
             lanes: Lanes::default(),
             credit: Mutex::new(Credit::new(limits.in_flight_messages, limits.in_flight_bytes)),
             credit_freed: Notify::new(),
+            bodies: Bodies::new(bodies),
             abandoned: Mutex::default(),
             any_abandoned: AtomicBool::new(false),
             large_answers,
+            answers_in: Semaphore::new(ANSWERS_IN),
             answer_bytes: AtomicUsize::new(0),
             leaving: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -189,9 +218,8 @@ impl Link {
         for waiter in waiters {
             let _ = waiter.send(Err(Fault::Unknown(Unknown::PeerLost(self.node.as_str().into()))));
         }
-        for (_, asked) in self.binding.lock().drain() {
-            let _ = asked.send(Err(self.no_route()));
-        }
+        self.binding.lock().clear();
+        self.asked.lock().clear();
         for (_, watch) in self.watching.lock().drain() {
             let _ = watch.send(DownReason::NodeDown);
         }
@@ -200,6 +228,8 @@ impl Link {
         }
         self.bound.lock().clear();
         self.lanes.close();
+        self.answers_in.close();
+        self.bodies.close();
         let targets = std::mem::take(&mut *self.targets.write());
         for target in targets {
             target.close();
@@ -208,11 +238,22 @@ impl Link {
         self.session_changed.notify_one();
     }
 
+    /// Ends the connection, and leaves the rest to the session's driver, which sees it end and closes the link.
+    ///
+    /// For where a caller may hold a lock that [`Link::close`] takes: an answer is refused, and a message's hold
+    /// dropped, from under a lane's.
+    pub(crate) fn give_up(&self, close: Close) {
+        if !self.is_closed() && self.quinn.close_reason().is_none() {
+            tracing::warn!(peer = %self.caller, %close, "the link is given up");
+            self.quinn.close((close as u32).into(), close.to_string().as_bytes());
+        }
+    }
+
     fn no_route(&self) -> NoEffect {
         NoEffect::NoRoute(self.node.as_str().into())
     }
 
-    /// Changes the session, and closes the link when that was too much for it.
+    /// Changes the session, and gives the link up when that was too much for it.
     pub(crate) fn with_session<T>(&self, change: impl FnOnce(&mut Session) -> Result<T, Close>) -> Result<T, Close> {
         let outcome = change(&mut self.session.lock());
         match outcome {
@@ -221,7 +262,7 @@ impl Link {
                 Ok(value)
             }
             Err(close) => {
-                self.close(close);
+                self.give_up(close);
                 Err(close)
             }
         }
@@ -231,40 +272,90 @@ impl Link {
 
     /// The outlet for `name` on the peer.
     pub(crate) async fn bind(&self, name: &ActorName, protocol: Option<(&'static str, u16)>) -> Result<Arc<dyn Outlet>, NoEffect> {
-        let key = (name.clone(), protocol.map(|(name, _)| name));
+        let key = (name.clone(), protocol);
         if let Some(bound) = self.bound.lock().get(&key) {
             return Ok(bound.clone());
+        }
+        let mut answer = self.ask(key)?;
+        let answered = timeout(BIND_PATIENCE, answer.wait_for(Option::is_some)).await;
+        match answered.map_err(|_| NoEffect::NoRoute(format!("{}: no answer for {name}", self.node).into()))? {
+            Ok(bound) => bound.clone().expect("awaited above").map(|target| target as Arc<dyn Outlet>),
+            Err(_) => Err(self.no_route()),
+        }
+    }
+
+    /// Asks for a name once, however many wait for the answer: a thousand callers that find a new link at
+    /// once would otherwise ask the same a thousand times, and be closed for it.
+    fn ask(&self, key: Name) -> Result<watch::Receiver<Option<BindOutcome>>, NoEffect> {
+        let mut asked = self.asked.lock();
+        if let Some(bound) = self.bound.lock().get(&key) {
+            return Ok(watch::channel(Some(Ok(bound.clone()))).1);
+        }
+        if let Some(asked) = asked.get(&key) {
+            return Ok(asked.subscribe());
         }
         if !self.takes_work() {
             return Err(self.no_route());
         }
-        let (sender, answer) = oneshot::channel();
-        {
+        if asked.len() >= MAX_ASKED {
+            return Err(NoEffect::Overloaded(format!("{} leaves too many names unanswered", self.node).into()));
+        }
+        let (name, protocol) = &key;
+        let sent = {
             // Registered under the session's lock, so that the answer cannot come first.
             let mut session = self.session.lock();
-            let number = session.bind(name.clone(), protocol.map(|(name, version)| (name.into(), version))).map_err(|_| self.no_route())?;
-            self.binding.lock().insert(number, sender);
+            let sent = session.bind(name.clone(), protocol.map(|(name, version)| (name.into(), version)));
+            if let Ok(number) = sent {
+                self.binding.lock().insert(number, key.clone());
+            }
+            sent
+        };
+        if let Err(close) = sent {
+            self.give_up(close);
+            return Err(self.no_route());
         }
         self.session_changed.notify_one();
-        let bound = answer.await.map_err(|_| self.no_route())??;
-        let window = Arc::new(Semaphore::new(WINDOW as usize));
-        let target = Arc::new(BoundTarget { link: self.me(), target: bound.target, window: window.clone(), methods: bound.methods });
-        let target = {
-            let mut known = self.bound.lock();
-            // Asked twice at once: the first answer counts, the other number stays unused.
-            known.entry(key).or_insert_with(|| target.clone()).clone()
-        };
-        self.windows.lock().entry(target.target).or_insert_with(|| target.window.clone());
+        let (sender, answer) = watch::channel(None);
+        asked.insert(key, sender);
+        drop(asked);
         if self.is_closed() {
-            target.window.close();
+            // Closed between the first look and the registration; whoever closed it did not see this question.
+            self.asked.lock().clear();
         }
-        Ok(target)
+        Ok(answer)
     }
 
-    pub(crate) fn bound(&self, binding: u32, outcome: Result<Bound, NoEffect>) {
-        if let Some(asked) = self.binding.lock().remove(&binding) {
-            let _ = asked.send(outcome);
+    /// The peer's answer to [`Link::ask`].
+    pub(crate) fn bound(&self, binding: u32, outcome: Result<Bound, NoEffect>) -> Result<(), Close> {
+        let Some(key) = self.binding.lock().remove(&binding) else { return Ok(()) };
+        let mut asked = self.asked.lock();
+        let outcome = match outcome.and_then(|bound| self.believed(bound)) {
+            Ok(bound) => {
+                let window = Arc::new(Semaphore::new(WINDOW as usize));
+                // A number given out twice would mix up what two targets have room for.
+                if self.windows.lock().insert(bound.target, window.clone()).is_some() {
+                    return Err(Close::Protocol);
+                }
+                let target = Arc::new(BoundTarget { link: self.me(), target: bound.target, window, methods: bound.methods });
+                self.bound.lock().insert(key.clone(), target.clone());
+                Ok(target)
+            }
+            Err(why) => Err(why),
+        };
+        if let Some(asked) = asked.remove(&key) {
+            // Those who asked may have given up; the name is bound all the same.
+            let _ = asked.send(Some(outcome));
         }
+        Ok(())
+    }
+
+    /// Whoever made an address may have named the node, but what its role may offer is the policy's to say.
+    fn believed(&self, bound: Bound) -> Result<Bound, NoEffect> {
+        let (ours, theirs) = (self.exchange.node().role, self.caller.node().role);
+        if ours.is_node() && !self.policy.may_offer(theirs, &bound.protocol) {
+            return Err(NoEffect::NotAllowed(format!("a {theirs} may not offer {}", bound.protocol).into()));
+        }
+        Ok(bound)
     }
 
     pub(crate) fn granted(&self, target: u32, units: u32) -> Result<(), Close> {
@@ -293,6 +384,11 @@ impl Link {
         }
     }
 
+    /// Whether a call is still waiting for its answer.
+    pub(crate) fn waits_for(&self, correlation: u64) -> bool {
+        self.calls.lock().contains(correlation)
+    }
+
     pub(crate) fn calls_in_flight(&self) -> usize {
         self.calls.lock().len()
     }
@@ -303,14 +399,23 @@ impl Link {
         self.answer_bytes.load(Ordering::Relaxed) < crate::out::MAX_ANSWERS && self.credit.lock().take(size)
     }
 
-    /// Waits until the peer's message of `size` bytes has room here; false when the link has closed.
-    pub(crate) async fn credit(&self, size: usize) -> bool {
+    /// Waits until the peer's message of `size` bytes has room here, where waiting helps.
+    pub(crate) async fn credit(&self, size: usize, is_cast: bool) -> Room {
         loop {
             if self.is_closed() {
-                return false;
+                return Room::Closed;
             }
-            if self.try_credit(size) {
-                return true;
+            // The peer's own reading makes room among its answers, so its messages wait for that.
+            if self.answer_bytes.load(Ordering::Relaxed) < crate::out::MAX_ANSWERS {
+                if self.credit.lock().take(size) {
+                    return Room::Taken;
+                }
+                // What is in hand waits for actors, and they may be slow. A call is told so at once; if the reader
+                // waited with it, calls to every other actor would wait too. A cast waits: its target's window, which
+                // its sender keeps, bounds how long.
+                if !is_cast {
+                    return Room::Full;
+                }
             }
             self.credit_freed.notified().await;
         }
@@ -342,7 +447,7 @@ impl Link {
         // One answer of any size always goes; beside others it must fit.
         if (waiting > 0 && waiting + size > 2 * crate::out::MAX_ANSWERS) || self.large_answers.try_send(answer.into()).is_err() {
             self.answer_bytes.fetch_sub(size, Ordering::Relaxed);
-            self.close(Close::Limit);
+            self.give_up(Close::Limit);
         }
     }
 }
@@ -371,7 +476,8 @@ impl AnswerSink for Link {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
             if let Err(error) = frame::write_answer(scratch, kind, format, correlation, body) {
-                // The handler ran, and what it said cannot be told.
+                // The handler ran, and what it said cannot be told. The memory it took is not kept for ever.
+                scratch.shrink_to(4 * MAX_SMALL_BODY);
                 let lost = match error {
                     CodecError::TooLarge(size) => Unknown::ReplyTooLarge(format!("{size} bytes, more than {MAX_BODY}").into()),
                     error => Unknown::MalformedReply(error.to_string().into()),
@@ -389,7 +495,7 @@ impl AnswerSink for Link {
             }
             let eager = if self.outstanding() as usize <= EAGER_CALLS { Eager::IfIdle } else { Eager::No };
             if self.answers.answer(scratch, eager) == Err(NotTaken::Full) {
-                self.close(Close::Limit);
+                self.give_up(Close::Limit);
             }
         });
     }

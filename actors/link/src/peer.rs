@@ -15,12 +15,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use horos_supervision::{Vitals, exchange::ends};
+use horos_supervision::Vitals;
 use horos_wire::{
     NoEffect,
     control::{self, Bind, Bound, Close, Control, Hello, Offer, Offers},
     session::{Event, Session},
 };
+use jiff::Timestamp;
 use quinn::{RecvStream, SendStream};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::{
@@ -33,14 +34,18 @@ use crate::{
     identity::PeerIdentity,
     inbound::{self, Target},
     link::Link,
-    peers::Peers,
+    peers::{Peers, Place},
     streams::{self, Type},
 };
 
 /// Large answers on their way at once; more wait, in order of their readiness.
 const LARGE_ANSWERS: usize = 16;
-/// One-way streams of the peer being read at once; QUIC's own stream limit is the same.
-pub(crate) const STREAMS: usize = 256;
+/// One-way streams that the peer may have open; QUIC's own stream limit is the same. With what each may hold unread, it
+/// is what a peer can cost: 64 MiB.
+pub(crate) const STREAMS: usize = 64;
+
+/// How often a session looks whether its peer's certificate has expired.
+const ADMITTED_EVERY: Duration = Duration::from_secs(30);
 
 /// Which end opened the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +59,7 @@ pub(crate) struct PeerArgs {
     pub(crate) connection: quinn::Connection,
     pub(crate) side: Side,
     pub(crate) identity: PeerIdentity,
+    pub(crate) place: Place,
     pub(crate) peers: Arc<Peers>,
     pub(crate) vitals: Arc<Vitals>,
 }
@@ -91,6 +97,7 @@ pub(crate) struct PeerState {
     peers: Arc<Peers>,
     vitals: Arc<Vitals>,
     _tasks: JoinSet<()>,
+    _place: Place,
 }
 
 impl Drop for PeerState {
@@ -98,7 +105,6 @@ impl Drop for PeerState {
     fn drop(&mut self) {
         self.link.close(Close::Done);
         self.peers.remove(&self.link);
-        self.peers.live.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -108,7 +114,7 @@ impl Actor for Peer {
     type Arguments = PeerArgs;
 
     async fn pre_start(&self, me: ActorRef<PeerMsg>, args: PeerArgs) -> Result<PeerState, ActorProcessingErr> {
-        let PeerArgs { connection, side, identity, peers, vitals } = args;
+        let PeerArgs { connection, side, identity, place, peers, vitals } = args;
         let session = Session::new(peers.hello(), identity.id.clone(), peers.liveness, Instant::now());
         let (link, answers) =
             Link::new(connection, identity.id.clone(), session, peers.exchange.clone(), peers.policy.clone(), peers.limits);
@@ -121,8 +127,7 @@ impl Actor for Peer {
             let _ = me.cast(PeerMsg::Ended(close));
         });
         vitals.started();
-        peers.live.fetch_add(1, Ordering::Relaxed);
-        Ok(PeerState { link, pulse, peers, vitals, _tasks: tasks })
+        Ok(PeerState { link, pulse, peers, vitals, _tasks: tasks, _place: place })
     }
 
     async fn handle(&self, me: ActorRef<PeerMsg>, message: PeerMsg, state: &mut PeerState) -> Result<(), ActorProcessingErr> {
@@ -194,6 +199,9 @@ impl Driver {
         let peers = self.peers.clone();
         tasks.spawn(async move { accept_streams(link, peers).await });
         let link = self.link.clone();
+        tasks.spawn(async move { inbound::give_up_late(link).await });
+        tasks.spawn(stays_admitted(self.link.clone(), self.peers.clone(), self.identity.clone()));
+        let link = self.link.clone();
         tasks.spawn(async move { write_large_answers(link, answers).await });
         let mut offers = OfferTask::new(&self.link, &self.peers);
         tasks.spawn(async move { offers.run().await });
@@ -246,49 +254,56 @@ impl Driver {
         loop {
             let next = self.link.session.lock().next_timeout();
             let Some(next) = next else { return Close::Done };
-            let read = tokio::select! {
+            // A peer that never stops talking does not stop the clock.
+            let outcome = tokio::select! {
                 biased;
-                read = stream.read(&mut chunk) => read,
-                () = sleep_until(next.into()) => {
-                    if let Err(close) = self.link.with_session(|session| session.handle_timeout(Instant::now())) {
-                        return close;
+                () = sleep_until(next.into()) => self.link.with_session(|session| session.handle_timeout(Instant::now())),
+                read = stream.read(&mut chunk) => match read {
+                    Ok(Some(size)) => {
+                        buffer.extend_from_slice(&chunk[..size]);
+                        self.take(&mut buffer)
                     }
-                    if let Err(close) = self.events(watches).await {
-                        return close;
-                    }
-                    continue;
-                }
-            };
-            match read {
-                Ok(Some(size)) => buffer.extend_from_slice(&chunk[..size]),
-                Ok(None) => return Close::Done,
-                Err(error) => {
-                    if self.link.hello.get().is_none() {
-                        tracing::info!(peer = %self.link.caller, %error, "the peer did not open the session");
-                    }
-                    return Close::Done;
-                }
-            }
-            let mut used = 0;
-            loop {
-                match control::read(&buffer[used..]) {
-                    Ok(Some((frame, length))) => {
-                        used += length;
-                        if let Err(close) = self.link.with_session(|session| session.handle(Instant::now(), frame)) {
-                            tracing::warn!(peer = %self.link.caller, %close, "on the control stream");
-                            return close;
-                        }
-                    }
-                    Ok(None) => break,
+                    Ok(None) => return Close::Done,
                     Err(error) => {
-                        tracing::warn!(peer = %self.link.caller, %error, "not a control frame; the link is closed");
-                        return Close::Protocol;
+                        if self.link.hello.get().is_none() {
+                            tracing::info!(peer = %self.link.caller, %error, "the peer did not open the session");
+                        }
+                        return Close::Done;
                     }
-                }
-            }
-            buffer.drain(..used);
-            if let Err(close) = self.events(watches).await {
+                },
+            };
+            if let Err(close) = outcome {
                 return close;
+            }
+            if let Err(close) = self.events(watches).await {
+                tracing::warn!(peer = %self.link.caller, %close, "on the control stream");
+                return close;
+            }
+            // What has come is read without waiting, so a peer that sends megabytes of tiny frames would hold the
+            // runtime, and with it every other peer's heartbeats, until it has read them all.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Takes the whole frames at the start of `buffer`.
+    fn take(&self, buffer: &mut Vec<u8>) -> Result<(), Close> {
+        let mut used = 0;
+        loop {
+            match control::read(&buffer[used..]) {
+                Ok(Some((frame, length))) => {
+                    used += length;
+                    self.link.with_session(|session| session.handle(Instant::now(), frame)).inspect_err(|close| {
+                        tracing::warn!(peer = %self.link.caller, %close, "on the control stream");
+                    })?;
+                }
+                Ok(None) => {
+                    buffer.drain(..used);
+                    return Ok(());
+                }
+                Err(error) => {
+                    tracing::warn!(peer = %self.link.caller, %error, "not a control frame; the link is closed");
+                    return Err(Close::Protocol);
+                }
             }
         }
     }
@@ -302,7 +317,7 @@ impl Driver {
                 Event::Opened { version, peer } => self.opened(version, peer)?,
                 Event::Offers(offers) => self.peers.offers(&self.link, offers),
                 Event::Bind(bind) => self.bind(bind)?,
-                Event::Bound { binding, outcome } => self.link.bound(binding, outcome),
+                Event::Bound { binding, outcome } => self.link.bound(binding, outcome)?,
                 Event::Watch { watch, target } => self.watch(watch, target, watches)?,
                 Event::Unwatch { watch } => watches.end(watch),
                 Event::Down { watch, reason } => self.link.watch_ended(watch, reason),
@@ -380,7 +395,7 @@ impl Driver {
     fn watch(&self, watch: u32, target: u32, watches: &mut Watches) -> Result<(), Close> {
         let target = (target as usize).checked_sub(1).and_then(|index| self.link.targets.read().get(index).cloned());
         let target = target.ok_or(Close::Protocol)?;
-        let down = ends(target.inbox().vitals());
+        let down = target.inbox().vitals().down();
         let link = self.link.clone();
         watches.begin(watch, async move {
             let reason = down.await;
@@ -469,6 +484,20 @@ fn kind(frame: &Control) -> &'static str {
         Control::Cancel { .. } => "cancel",
         Control::GoAway => "go-away",
         Control::DenyList(_) => "deny-list",
+    }
+}
+
+/// Ends when the peer's certificate no longer counts: revoked by a deny list, whichever way that came, or expired.
+async fn stays_admitted(link: Arc<Link>, peers: Arc<Peers>, identity: PeerIdentity) -> Close {
+    let mut denied = peers.tls.denied().subscribe();
+    loop {
+        denied.mark_unchanged();
+        if let Err(refused) = peers.tls.still_admits(&identity, Timestamp::now()) {
+            tracing::warn!(peer = %link.caller, %refused, "session closed");
+            return Close::Revoked;
+        }
+        // The certificate's end is a time of the calendar, which jumps; so it is looked at and not waited for.
+        let _ = timeout(ADMITTED_EVERY, denied.changed()).await;
     }
 }
 

@@ -33,7 +33,10 @@ use tokio::sync::watch;
 
 use crate::{
     config::Parts,
-    identity::{PeerIdentity, revocation::Adopted},
+    identity::{
+        PeerIdentity,
+        revocation::{Adopted, DenyError},
+    },
     link::{Limits, Link},
     peer::Side,
     tls::Tls,
@@ -48,6 +51,13 @@ pub(crate) const MAX_NODES: usize = 1024;
 const GOSSIP_WITHIN: Duration = Duration::from_secs(2);
 /// Addresses remembered of a lost node, the latest first.
 const MAX_ADDRESSES: usize = 8;
+/// Sessions at once with one node: the one that lasts, and those that are replaced or never open.
+const SESSIONS_PER_NODE: usize = 8;
+/// Sessions at once of one operator or viewer: a script that runs commands side by side.
+const SESSIONS_PER_PERSON: usize = 64;
+/// With nothing in hand for this long and three round trips more, a drain is over. What a peer sent before it read
+/// that this node is leaving is then here, a lost packet's second sending included, and so is the last answer there.
+const QUIET: Duration = Duration::from_millis(50);
 /// How long a route to a node that has just been lost is waited for, at most: a restart's length. A call
 /// that finds the node down longer than that is told so at once.
 const GRACE: Duration = Duration::from_millis(500);
@@ -74,6 +84,24 @@ struct Record {
     linked_before: bool,
 }
 
+/// A session's place among all; see [`Peers::enter`].
+pub(crate) struct Place {
+    peers: Arc<Peers>,
+    peer: NodeId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut sessions = self.peers.sessions.lock();
+        if let Some(count) = sessions.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                sessions.remove(&self.peer);
+            }
+        }
+    }
+}
+
 struct Linked {
     link: Arc<Link>,
     side: Side,
@@ -93,9 +121,11 @@ pub struct Peers {
     links: RwLock<HashMap<NodeName, Linked>>,
     /// Operators and viewers: they call and are never called, so nothing leads to them.
     people: Mutex<Vec<Arc<Link>>>,
-    /// Sessions of any kind, those that have not yet said hello included.
-    pub(crate) live: AtomicUsize,
     known: Mutex<BTreeMap<NodeName, Record>>,
+    /// Sessions by peer, open or about to.
+    sessions: Mutex<HashMap<NodeId, usize>>,
+    /// Who answered where, by certificate, when this node dialled.
+    answered: Mutex<HashMap<SocketAddr, NodeName>>,
     identities: Mutex<HashMap<usize, PeerIdentity>>,
     changed: watch::Sender<u64>,
     pub(crate) ready: watch::Sender<bool>,
@@ -121,8 +151,9 @@ impl Peers {
             advertised: RwLock::default(),
             links: RwLock::default(),
             people: Mutex::default(),
-            live: AtomicUsize::new(0),
             known: Mutex::default(),
+            sessions: Mutex::default(),
+            answered: Mutex::default(),
             identities: Mutex::default(),
             changed: watch::Sender::new(0),
             ready: watch::Sender::new(false),
@@ -139,7 +170,7 @@ impl Peers {
             node: (**self.exchange.node()).clone(),
             incarnation: self.exchange.incarnation(),
             release: self.release.into(),
-            addresses: self.advertised.read().clone(),
+            addresses: self.advertised.read().iter().copied().take(control::MAX_ADDRESSES).collect(),
         }
     }
 
@@ -257,11 +288,39 @@ impl Peers {
         self.links.read().values().map(|linked| linked.link.clone()).collect()
     }
 
-    /// Whether a node of this name, or at this address, is linked.
+    /// A place for one more session with `peer`, while there are fewer than `most` in all; freed on drop.
+    ///
+    /// Counted from the handshake on, whether the session opens or not, and by peer, so that one stolen
+    /// certificate does not take every place.
+    pub(crate) fn enter(self: &Arc<Self>, peer: &NodeId, most: usize) -> Option<Place> {
+        let mut sessions = self.sessions.lock();
+        let mine = sessions.get(peer).copied().unwrap_or(0);
+        let own = if peer.role.is_node() { SESSIONS_PER_NODE } else { SESSIONS_PER_PERSON };
+        if mine >= own || sessions.values().sum::<usize>() >= most {
+            return None;
+        }
+        sessions.insert(peer.clone(), mine + 1);
+        Some(Place { peers: self.clone(), peer: peer.clone() })
+    }
+
+    /// The certificate of who answered a dial to `address` has been looked at.
+    pub(crate) fn answered_at(&self, address: SocketAddr, connection: &quinn::Connection) {
+        let Ok(identity) = crate::tls::peer_identity(connection) else { return };
+        let mut answered = self.answered.lock();
+        if answered.len() >= MAX_NODES && !answered.contains_key(&address) {
+            // What is forgotten is dialled once more.
+            answered.clear();
+        }
+        answered.insert(address, identity.id.name);
+    }
+
+    /// Whether the node at this address is linked: the link leads there, or who answered there is linked otherwise.
+    ///
+    /// What a peer says of its own addresses does not count: it could name another's, and nobody would dial that.
     pub(crate) fn is_linked_at(&self, address: SocketAddr) -> bool {
-        self.links.read().values().any(|linked| {
-            linked.link.quinn.remote_address() == address || linked.link.hello.get().is_some_and(|hello| hello.addresses.contains(&address))
-        })
+        let links = self.links.read();
+        links.values().any(|linked| linked.link.quinn.remote_address() == address)
+            || self.answered.lock().get(&address).is_some_and(|name| links.contains_key(name))
     }
 
     /// Whether the node at this address is linked and has said what it offers.
@@ -283,12 +342,21 @@ impl Peers {
             // It fails only when the session is over.
             let _ = link.with_session(horos_wire::session::Session::go_away);
         }
+        let quiet = QUIET + 3 * everyone.iter().map(|link| link.quinn.rtt()).max().unwrap_or_default();
         let mut look = tokio::time::interval(Duration::from_millis(5));
-        while everyone.iter().any(|link| {
-            !link.is_closed()
-                && (link.outstanding() > 0 || link.calls_in_flight() > 0 || !link.out.is_drained() || !link.answers.is_drained())
-        }) && Instant::now() < until
-        {
+        let mut idle_since = Instant::now();
+        loop {
+            let open: Vec<_> = everyone.iter().filter(|link| !link.is_closed()).collect();
+            let busy = open
+                .iter()
+                .any(|link| link.outstanding() > 0 || link.calls_in_flight() > 0 || !link.out.is_drained() || !link.answers.is_drained());
+            let now = Instant::now();
+            if busy {
+                idle_since = now;
+            }
+            if open.is_empty() || now >= until || now.duration_since(idle_since) >= quiet {
+                return;
+            }
             look.tick().await;
         }
     }
@@ -367,18 +435,13 @@ impl Peers {
         // It is kept on disk, and a disk may be slow.
         let adopted = tokio::task::spawn_blocking(move || tls.deny(&text)).await;
         match adopted {
-            Ok(Ok(Adopted::Newer)) => {
-                tracing::info!(number = self.tls.denied().number(), "a newer deny list is in force");
-                self.enforce();
-                if let Some(list) = self.tls.denied().text() {
-                    for link in self.links() {
-                        if from.is_none_or(|from| !Arc::ptr_eq(from, &link)) {
-                            let _ = link.with_session(|session| session.deny_list((&*list).into()));
-                        }
-                    }
-                }
-            }
+            Ok(Ok(Adopted::Newer)) => self.in_force(from),
             Ok(Ok(_)) => {}
+            // It counts until this node restarts, so it is passed on all the same.
+            Ok(Err(error @ DenyError::File(_))) => {
+                tracing::error!(%error, "a newer deny list could not be kept");
+                self.in_force(from);
+            }
             Ok(Err(error)) => tracing::warn!(%error, from = from.map(|link| link.caller.to_string()), "a deny list was not taken"),
             Err(error) => tracing::error!(%error, "the deny list could not be looked at"),
         }
@@ -387,19 +450,36 @@ impl Peers {
     /// Takes a deny list from an operator.
     ///
     /// # Errors
-    /// Why it is not in force.
+    /// Why it is not in force, or will not be after a restart.
     pub async fn revoke(&self, list: Box<str>) -> Result<(), String> {
-        let (tls, text) = (self.tls.clone(), list.clone());
-        match tokio::task::spawn_blocking(move || tls.deny(&text)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(error) => return Err(error.to_string()),
+        let tls = self.tls.clone();
+        match tokio::task::spawn_blocking(move || tls.deny(&list)).await {
+            // The same again is passed on again: the operator may have a reason.
+            Ok(Ok(_)) => {
+                self.in_force(None);
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                if matches!(error, DenyError::File(_)) {
+                    self.in_force(None);
+                }
+                Err(error.to_string())
+            }
+            Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// A newer deny list is in force: closes the sessions that it ends, and passes it on.
+    fn in_force(&self, from: Option<&Arc<Link>>) {
+        tracing::info!(number = self.tls.denied().number(), "a deny list is in force");
         self.enforce();
+        let Some(list) = self.tls.denied().text() else { return };
         for link in self.links() {
-            let _ = link.with_session(|session| session.deny_list(list.clone()));
+            if from.is_none_or(|from| !Arc::ptr_eq(from, &link)) {
+                // It fails only when the session is over.
+                let _ = link.with_session(|session| session.deny_list((&*list).into()));
+            }
         }
-        Ok(())
     }
 
     /// Closes every session whose peer is no longer admitted.

@@ -7,6 +7,7 @@ mod it {
     mod callback;
     pub(crate) mod cluster;
     mod gossip;
+    mod hostile;
     mod messages;
     mod raw;
     #[path = "../../../../tests/relay.rs"]

@@ -55,6 +55,12 @@ impl<W> Calls<W> {
         Some(waiter)
     }
 
+    /// Whether a call is in flight.
+    pub fn contains(&self, correlation: u64) -> bool {
+        let (index, generation) = (correlation as u32, (correlation >> 32) as u32);
+        self.slots.get(index as usize).is_some_and(|slot| slot.generation == generation && slot.waiter.is_some())
+    }
+
     /// How many are in flight.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()

@@ -9,7 +9,7 @@ use horos_wire::{
     control::{self, Bind, Bound, Close, Control, Hello, Offer, Offers},
     frame::{self, Kind, LargeBody, Request},
 };
-use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, RecvStream, SendStream};
 use tokio::time::timeout;
 
 use super::cluster::Cluster;
@@ -24,13 +24,18 @@ pub(crate) struct Raw {
     pub(crate) control_in: RecvStream,
     pub(crate) messages: SendStream,
     pub(crate) messages_in: RecvStream,
+    /// The node's requests, and where their answers go.
+    pub(crate) asked: Option<(SendStream, RecvStream)>,
     buffer: Vec<u8>,
+    decoder: frame::Decoder,
     _endpoint: Endpoint,
 }
 
 /// An endpoint that dials from `from`.
 pub(crate) fn dialer(from: &str) -> Endpoint {
-    Endpoint::client(SocketAddr::new(from.parse().unwrap(), 0)).unwrap()
+    // With room for bursts: a close that the kernel drops is no close with a code.
+    let socket = horos_link::socket(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+    Endpoint::new(EndpointConfig::default(), None, socket, std::sync::Arc::new(quinn::TokioRuntime)).unwrap()
 }
 
 pub(crate) fn hello(id: &NodeId) -> Hello {
@@ -59,7 +64,7 @@ pub(crate) async fn closed(connection: &Connection) -> Close {
 }
 
 impl Raw {
-    /// Connects, with both streams open and nothing said.
+    /// Connects, with its own streams open and nothing said.
     pub(crate) async fn mute(cluster: &Cluster, role: Role, name: &str, to: SocketAddr) -> Self {
         let tls = cluster.tls(role, name);
         let endpoint = dialer("127.0.0.1");
@@ -69,7 +74,18 @@ impl Raw {
         let (mut messages, messages_in) = connection.open_bi().await.unwrap();
         messages.write_all(&[2]).await.unwrap();
         let id = tls.credentials().id().clone();
-        Self { id, connection, control, control_in, messages, messages_in, buffer: Vec::new(), _endpoint: endpoint }
+        Self {
+            id,
+            connection,
+            control,
+            control_in,
+            messages,
+            messages_in,
+            asked: None,
+            buffer: Vec::new(),
+            decoder: frame::Decoder::new(frame::MAX_SMALL_FRAME),
+            _endpoint: endpoint,
+        }
     }
 
     /// Connects and opens the session.
@@ -77,6 +93,11 @@ impl Raw {
         let mut raw = Self::mute(cluster, role, name, to).await;
         raw.say(&Control::Hello(hello(&raw.id))).await;
         raw.hear(|frame| matches!(frame, Control::Hello(_)).then_some(())).await;
+        let (answers, mut asked) = timeout(SOON, raw.connection.accept_bi()).await.expect("the node opens its own").unwrap();
+        let mut kind = [0];
+        asked.read_exact(&mut kind).await.unwrap();
+        assert_eq!(kind, [2]);
+        raw.asked = Some((answers, asked));
         raw
     }
 
@@ -140,28 +161,34 @@ impl Raw {
         self.write(&request(Kind::Call, target, method, correlation, body)).await;
     }
 
-    /// The kind and body of the answer to `correlation`, from the message stream.
+    /// The answer to `correlation`, from the message stream.
     pub(crate) async fn answer(&mut self, correlation: u64) -> Result<Vec<u8>, CallError<()>> {
-        let read = async {
-            let mut decoder = frame::Decoder::new(frame::MAX_SMALL_FRAME);
-            loop {
-                while let Some(frame) = decoder.next_frame().unwrap() {
-                    if frame.header.correlation != correlation {
-                        continue;
-                    }
-                    let body = frame.body;
-                    return match frame.header.kind {
-                        Kind::Reply => Ok(body.to_vec()),
-                        Kind::Failed => Err(CallError::Failed(())),
-                        Kind::Refused => Err(CallError::NoEffect(horos_wire::codec::decode(Format::Bincode, body).unwrap())),
-                        Kind::Lost => Err(CallError::Unknown(horos_wire::codec::decode(Format::Bincode, body).unwrap())),
-                        kind => panic!("a {kind:?} in place of an answer"),
-                    };
-                }
-                decoder.push(self.messages_in.read_chunk(64 * 1024, true).await.unwrap().expect("the message stream goes on").bytes);
+        let answers = timeout(SOON, self.answers(&[correlation])).await.expect("the answer comes");
+        answers.into_iter().next().unwrap()
+    }
+
+    /// The answers to several calls, in the order asked for.
+    pub(crate) async fn answers(&mut self, correlations: &[u64]) -> Vec<Result<Vec<u8>, CallError<()>>> {
+        let mut answers = vec![None; correlations.len()];
+        while answers.iter().any(Option::is_none) {
+            while let Some(frame) = self.decoder.next_frame().unwrap() {
+                let Some(at) = correlations.iter().position(|asked| *asked == frame.header.correlation) else { continue };
+                let body = frame.body;
+                let answer = match frame.header.kind {
+                    Kind::Reply => Ok(body.to_vec()),
+                    Kind::Failed => Err(CallError::Failed(())),
+                    Kind::Refused => Err(CallError::NoEffect(horos_wire::codec::decode(Format::Bincode, body).unwrap())),
+                    Kind::Lost => Err(CallError::Unknown(horos_wire::codec::decode(Format::Bincode, body).unwrap())),
+                    kind => panic!("a {kind:?} in place of an answer"),
+                };
+                assert!(answers[at].replace(answer).is_none(), "two answers to one call");
             }
-        };
-        timeout(SOON, read).await.expect("the answer comes")
+            if answers.iter().any(Option::is_none) {
+                let chunk = self.messages_in.read_chunk(64 * 1024, true).await.unwrap();
+                self.decoder.push(chunk.expect("the message stream goes on").bytes);
+            }
+        }
+        answers.into_iter().flatten().collect()
     }
 
     pub(crate) async fn closed(&self) -> Close {
@@ -172,7 +199,7 @@ impl Raw {
 pub(crate) fn request(kind: Kind, target: u32, method: u16, correlation: u64, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let context = CallContext::default();
-    let request = Request { kind, format: Format::Bincode, method, target, correlation, remaining_ms: Some(5000), context: &context };
+    let request = Request { kind, format: Format::Bincode, method, target, correlation, remaining_ms: Some(60_000), context: &context };
     frame::write_request::<CodecError>(&mut bytes, request, false, |into| {
         into.extend_from_slice(body);
         Ok(())
@@ -186,7 +213,7 @@ pub(crate) fn placeholder(target: u32, method: u16, correlation: u64, large: Lar
     let mut bytes = Vec::new();
     let context = CallContext::default();
     let request =
-        Request { kind: Kind::Call, format: Format::Bincode, method, target, correlation, remaining_ms: Some(9000), context: &context };
+        Request { kind: Kind::Call, format: Format::Bincode, method, target, correlation, remaining_ms: Some(60_000), context: &context };
     frame::write_request::<CodecError>(&mut bytes, request, true, |into| {
         into.extend_from_slice(&large.to_bytes());
         Ok(())

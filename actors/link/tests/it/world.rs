@@ -26,7 +26,8 @@ pub(crate) fn scale<T>(normal: T, full: T) -> T {
 
 /// The seed of a random test, printed; `HOROS_TEST_SEED` decides it.
 pub(crate) fn seed() -> u64 {
-    let given = std::env::var("HOROS_TEST_SEED").ok().map(|text| text.parse().expect("HOROS_TEST_SEED is a decimal number"));
+    let given =
+        std::env::var_os("HOROS_TEST_SEED").map(|text| text.to_string_lossy().parse().expect("HOROS_TEST_SEED is a decimal number"));
     let seed = given.unwrap_or_else(|| RandomState::new().hash_one("seed"));
     eprintln!("seed {seed}: repeat with HOROS_TEST_SEED={seed}");
     seed
@@ -52,6 +53,13 @@ pub(crate) async fn eventually<T>(what: &str, limit: Duration, mut look: impl Fn
 pub(crate) fn quantile(samples: &mut [Duration], share: f64) -> Duration {
     samples.sort();
     samples[((samples.len() - 1) as f64 * share) as usize]
+}
+
+/// The memory of this process that is in use, in KiB.
+pub(crate) fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux has /proc");
+    // In pages, which are 4 KiB on every machine this is tested on.
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("the second number is the resident set") * 4
 }
 
 /// Lines kept of the log; tests look for their own soon after they caused them.
