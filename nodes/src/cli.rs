@@ -144,7 +144,7 @@ Examples:
   {bin} send stock@bo '{\"restock\":{\"sku\":\"tea\",\"quantity\":12}}'
   generate | {bin} send stock@bo -
 
-Exit code 0 says that the node asked took it, not that it was handled.")]
+Exit code 0 says that the actor's node has it, not that it was handled.")]
     Send(Send),
     /// Call an actor and print its answer
     #[command(after_help = "\
@@ -156,13 +156,13 @@ Examples:
 The actor's own error goes to stderr as JSON, with exit code 1.")]
     Call(Call),
     /// Stop an actor in good order and start it again (operators)
-    #[command(after_help = "Examples:\n  {bin} restart stock@bo-1\n  {bin} restart root/services/stock@bo-1")]
+    #[command(after_help = "Examples:\n  {bin} restart stock@bo-1\n  {bin} restart root/data/services/stock@bo-1")]
     Restart(Target),
     /// Kill an actor as a bug would, for drills (operators)
     #[command(after_help = "Examples:\n  {bin} crash stock@bo-1")]
     Crash(Target),
     /// An actor's last 64 messages, and those before its last death
-    #[command(after_help = "Examples:\n  {bin} recorder stock@bo-1\n  {bin} recorder root/link/fo-1@bo-1 --json")]
+    #[command(after_help = "Examples:\n  {bin} recorder stock@bo-1\n  {bin} recorder root/link/sessions/fo@fo-1#0@bo-1 --json")]
     Recorder(Target),
     /// Check configuration, certificates, ports, disk and clock
     #[command(after_help = "Examples:\n  {bin} doctor --data /srv/shop\n\nChanges nothing. Exit code 1 when something is wrong.")]
@@ -335,7 +335,7 @@ pub struct Send {
     pub address: Address,
     /// The message, as {"method": {…}}, or - to read it from stdin
     pub message: String,
-    /// How long to wait for room on the way
+    /// How long to wait for the node to have it
     #[arg(long, default_value = "2s", value_parser = crate::config::span)]
     pub timeout: Duration,
 }
@@ -358,7 +358,7 @@ pub struct Call {
 /// An actor on a node, for `restart`, `crash` and `recorder`.
 #[derive(Clone, Debug, Args)]
 pub struct Target {
-    /// A service (stock@bo-1) or a path in the tree (root/link/fo-1@bo-1); without @ on the node asked
+    /// A service (stock@bo-1) or a path in the tree (root/data/store@bo-1); without @ on the node asked
     pub actor: ActorPath,
 }
 
@@ -382,7 +382,7 @@ pub struct Restore {
 /// A service's name or a path in the tree, and on which node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActorPath {
-    /// `stock`, or `root/services/stock`.
+    /// `stock`, or `root/data/services/stock`.
     pub actor: Box<str>,
     /// Where.
     pub scope: Scope,
@@ -391,14 +391,23 @@ pub struct ActorPath {
 impl FromStr for ActorPath {
     type Err = horos_wire::address::AddressError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (actor, place) = text.rsplit_once('@').map_or((text, None), |(actor, place)| (actor, Some(place)));
-        for part in actor.split('/') {
-            part.parse::<ActorName>()?;
-        }
-        let scope = match place {
-            None => Scope::Any,
-            Some(place) => format!("x@{place}").parse::<Address>()?.scope,
+        let anywhere = |error| {
+            // The name of a session in the tree has an @ of its own: root/link/sessions/fo@fo-1#0.
+            if text.contains('/') { Ok((text, Scope::Any)) } else { Err(error) }
         };
+        let (actor, scope) = match text.rsplit_once('@') {
+            None => (text, Scope::Any),
+            Some((actor, place)) => format!("x@{place}").parse::<Address>().map(|address| (actor, address.scope)).or_else(anywhere)?,
+        };
+        match actor.split_once('/') {
+            None => drop(actor.parse::<ActorName>()?),
+            // What stands in the tree is the node's to know: databases and sessions have names of their own form.
+            Some((root, _)) => {
+                root.parse::<ActorName>()?;
+                let odd = actor.split('/').find(|part| part.is_empty() || part.contains(|c: char| c.is_whitespace() || c.is_control()));
+                odd.map_or(Ok(()), |part| part.parse::<ActorName>().map(drop))?;
+            }
+        }
         Ok(Self { actor: actor.into(), scope })
     }
 }

@@ -48,8 +48,13 @@ fn every_command_shows_examples() {
 
 #[test]
 fn an_actor_is_named_by_service_or_path() {
-    let path: ActorPath = "root/link/fo-1@bo-1".parse().unwrap();
-    assert_eq!((&*path.actor, path.scope), ("root/link/fo-1", Scope::Node("bo-1".parse().unwrap())));
+    let there = Scope::Node("bo-1".parse().unwrap());
+    for actor in ["root/link", "root/data/store/app.db:writer", "root/link/sessions/fo@fo-1#0"] {
+        let path: ActorPath = format!("{actor}@bo-1").parse().unwrap();
+        assert_eq!((&*path.actor, &path.scope), (actor, &there));
+        let path: ActorPath = actor.parse().unwrap();
+        assert_eq!((&*path.actor, path.scope), (actor, Scope::Any));
+    }
     assert_eq!("stock".parse::<ActorPath>().unwrap().scope, Scope::Any);
     for bad in ["", "@bo", "a//b", "a b", "a@"] {
         assert!(bad.parse::<ActorPath>().is_err(), "{bad}");

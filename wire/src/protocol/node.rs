@@ -77,7 +77,7 @@ pub struct MethodDescription {
 /// Asks for an actor's flight recorder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Recorder {
-    /// An actor on the node asked: a service's name, or its path in the tree (`root/link/fo-1`).
+    /// An actor on the node asked: a service's name, or its path in the tree (`root/data/store`).
     pub actor: Box<str>,
 }
 

@@ -177,7 +177,8 @@ impl Plan {
         self.cycle = Some(Cycle { from, stopping: true, not_before });
     }
 
-    /// Stops the child if it runs and starts it; no failure is counted and no backoff waited out.
+    /// Stops the child if it runs and starts it, with those that a failure of it would take along: they were
+    /// opened on what it had. No failure is counted and no backoff waited out.
     pub(crate) fn restart(&mut self, id: ChildId, now: Instant) -> Vec<Step> {
         let mut steps = Vec::new();
         if let Some(child) = self.children.get_mut(&id)
@@ -185,7 +186,11 @@ impl Plan {
         {
             child.wish = Wish::Up;
             child.not_before = None;
-            if matches!(child.phase, Phase::Up | Phase::Starting) {
+            let runs = matches!(child.phase, Phase::Up | Phase::Starting);
+            // A group's restart would end a temporary child for good.
+            if runs && self.strategy != Strategy::OneForOne && child.restart != Restart::Temporary {
+                self.restart_from(id, now);
+            } else if runs {
                 child.phase = Phase::Stopping;
                 steps.push(Step::Stop(id));
             }
