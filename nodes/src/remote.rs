@@ -16,9 +16,10 @@ use horos_link::{
 };
 use horos_supervision::{Context, Exchange, Strategy, Supervisor, SupervisorHandle, SupervisorSpec};
 use horos_wire::{
-    Address, CallError, Incarnation, Never, NoEffect, Request, Scope,
+    Address, CallError, Incarnation, Never, NoEffect, Request, Scope, Unknown,
     address::AddressError,
     context::Claims,
+    frame::MAX_SMALL_BODY,
     policy::Policy,
     protocol::node::{
         Actors, Crash, Describe, Description, NAME, Node, NodeError, Offered, Recorder, Restart, Revoke, Status, StatusReport, Tree,
@@ -36,8 +37,6 @@ use crate::{
 const REACH: Duration = Duration::from_secs(3);
 /// For a node to answer a question about itself.
 const ANSWER: Duration = Duration::from_secs(5);
-/// For a node to acknowledge our last word.
-const CLOSE: Duration = Duration::from_millis(200);
 
 /// A connection to the node asked, and to those it told of.
 pub struct Operator {
@@ -174,6 +173,15 @@ fn no_effect(why: NoEffect) -> RemoteError {
     RemoteError::Call(CallError::NoEffect(why))
 }
 
+/// What became of a message when the question after it was not answered.
+fn unknown(error: CallError<Never>) -> Unknown {
+    match error {
+        CallError::Unknown(why) => why,
+        CallError::NoEffect(_) => Unknown::DeadlinePassed,
+        CallError::Failed(never) => match never {},
+    }
+}
+
 fn unspecified(towards: SocketAddr) -> SocketAddr {
     match towards {
         SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
@@ -210,7 +218,24 @@ impl Remote for Operator {
 
     async fn cast_json(&mut self, address: &Address, body: &str, until: Instant) -> Result<(), RemoteError> {
         self.reach(address, until).await?;
-        self.context.cast_json(&address.to_string(), body, until).await.map_err(no_effect)
+        // Our connection ends right after this, and what is still under way then is lost. So there has to be an answer.
+        if body.len() > MAX_SMALL_BODY {
+            // A large body has a stream of its own, and only its own answer tells that it has come.
+            return match self.context.call_json(&address.to_string(), body, until).await {
+                Ok(_) | Err(CallError::Failed(_)) => Ok(()),
+                Err(error) => Err(RemoteError::Call(error.map(|own| own.to_string()))),
+            };
+        }
+        self.context.cast_json(&address.to_string(), body, until).await.map_err(no_effect)?;
+        // Small messages of one link arrive in the order they were sent: who answers this has that.
+        let linked = self.endpoint.peers().known().into_iter().filter(|known| known.health == Health::Up);
+        let asked = linked.map(|known| {
+            let node = self.context.at::<Node>(&format!("{NAME}@{}", known.node.name));
+            async move { node.call(Status {}, until).await }
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        let lost = answers.into_iter().find_map(Result::err);
+        lost.map_or(Ok(()), |error| Err(RemoteError::Call(CallError::Unknown(unknown(error)))))
     }
 
     async fn describe(&mut self, address: &Address) -> Result<Description, RemoteError> {
@@ -241,7 +266,10 @@ impl Remote for Operator {
     }
 
     async fn close(&mut self) {
-        self.endpoint.close(CLOSE).await;
+        // Nobody acknowledges this word, and QUIC repeats it only to who goes on sending (RFC 9000 §10.2.1). So nothing is
+        // waited for but the connections' own tasks: they hand it to the kernel when they have their turn.
+        self.endpoint.close(Duration::ZERO).await;
+        tokio::task::yield_now().await;
         self.root.stop().await;
     }
 }

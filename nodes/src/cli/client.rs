@@ -90,7 +90,7 @@ pub trait Remote {
         until: Instant,
         idempotency_key: Option<&str>,
     ) -> impl Future<Output = Result<String, RemoteError>>;
-    /// Sends a JSON body; done when the node asked has taken it.
+    /// Sends a JSON body; done when the actor's node has it.
     fn cast_json(&mut self, address: &Address, body: &str, until: Instant) -> impl Future<Output = Result<(), RemoteError>>;
     /// The protocol of the actor at `address`, with its JSON Schemas.
     fn describe(&mut self, address: &Address) -> impl Future<Output = Result<Description, RemoteError>>;
