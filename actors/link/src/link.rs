@@ -52,6 +52,9 @@ const BIND_PATIENCE: Duration = Duration::from_secs(3);
 const MAX_ASKED: usize = 1024;
 /// Bytes of large answers read at once, so that a peer cannot have more of them half way than this: two of the largest.
 const ANSWERS_IN: usize = 2 * frame::MAX_LARGE_FRAME;
+/// Bytes of large answers that may wait to be sent: four of the largest. No more is asked for while one of the largest
+/// waits, but what was asked before may all be answered at once.
+const LARGE_ANSWERS_OUT: usize = 4 * MAX_BODY;
 /// Abandoned calls that are remembered; the oldest are forgotten, and then merely run in vain.
 const ABANDONED: usize = 1024;
 
@@ -440,14 +443,29 @@ impl Link {
         self.credit_freed.notify_one();
     }
 
-    /// Queues a large answer; the peer that leaves too many unread is given up.
-    fn answer_large(&self, answer: Vec<u8>) {
+    /// Queues a large answer.
+    ///
+    /// # Errors
+    /// How many bytes of earlier ones have not been sent yet, when that is too much.
+    fn answer_large(&self, answer: Vec<u8>) -> Result<(), usize> {
         let size = answer.len();
         let waiting = self.answer_bytes.fetch_add(size, Ordering::Relaxed);
         // One answer of any size always goes; beside others it must fit.
-        if (waiting > 0 && waiting + size > 2 * crate::out::MAX_ANSWERS) || self.large_answers.try_send(answer.into()).is_err() {
+        if (waiting > 0 && waiting + size > LARGE_ANSWERS_OUT) || self.large_answers.try_send(answer.into()).is_err() {
             self.answer_bytes.fetch_sub(size, Ordering::Relaxed);
-            self.give_up(Close::Limit);
+            return Err(waiting);
+        }
+        Ok(())
+    }
+
+    /// Says in `scratch` that the handler ran, and that what it answered cannot be told.
+    fn write_lost(scratch: &mut Vec<u8>, correlation: u64, lost: &Unknown) {
+        scratch.clear();
+        // The memory that the answer took is not kept for ever.
+        scratch.shrink_to(4 * MAX_SMALL_BODY);
+        let body = |into: &mut Vec<u8>| horos_wire::codec::encode(Format::Bincode, lost, into);
+        if let Err(error) = frame::write_answer(scratch, Kind::Lost, Format::Bincode, correlation, body) {
+            tracing::error!(%error, "an outcome could not be written");
         }
     }
 }
@@ -476,22 +494,18 @@ impl AnswerSink for Link {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
             if let Err(error) = frame::write_answer(scratch, kind, format, correlation, body) {
-                // The handler ran, and what it said cannot be told. The memory it took is not kept for ever.
-                scratch.shrink_to(4 * MAX_SMALL_BODY);
                 let lost = match error {
                     CodecError::TooLarge(size) => Unknown::ReplyTooLarge(format!("{size} bytes, more than {MAX_BODY}").into()),
                     error => Unknown::MalformedReply(error.to_string().into()),
                 };
-                let written = frame::write_answer(scratch, Kind::Lost, Format::Bincode, correlation, |into| {
-                    horos_wire::codec::encode(Format::Bincode, &lost, into)
-                });
-                if written.is_err() {
-                    return;
-                }
+                Self::write_lost(scratch, correlation, &lost);
             }
             if scratch.len() > frame::MAX_SMALL_FRAME {
-                self.answer_large(std::mem::take(scratch));
-                return;
+                let size = scratch.len();
+                let Err(waiting) = self.answer_large(std::mem::take(scratch)) else { return };
+                // This caller alone is told; the others on the link have done nothing wrong.
+                let why = format!("{size} bytes, and {waiting} bytes of earlier replies are not sent yet");
+                Self::write_lost(scratch, correlation, &Unknown::ReplyTooLarge(why.into()));
             }
             let eager = if self.outstanding() as usize <= EAGER_CALLS { Eager::IfIdle } else { Eager::No };
             if self.answers.answer(scratch, eager) == Err(NotTaken::Full) {

@@ -3,14 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod it {
+    mod answers;
     mod broken_path;
     mod callback;
     pub(crate) mod cluster;
+    mod comings;
     mod gossip;
     mod hostile;
     mod messages;
     mod raw;
     #[path = "../../../../tests/relay.rs"]
     mod relay;
+    mod slow;
     pub(crate) mod world;
 }

@@ -65,6 +65,11 @@ pub(crate) struct Panic {}
 pub(crate) struct Hang {}
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Secret {}
+/// Answers with so many bytes.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Fill {
+    pub(crate) size: u64,
+}
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Take {
     pub(crate) body: horos_wire::Bulk,
@@ -80,12 +85,15 @@ protocol! {
         6 hang: Hang => ();
         7 secret: Secret => ();
         8 take: Take => u64;
+        9 fill: Fill => Echoed;
     }
 }
 
 #[derive(Default)]
 pub(crate) struct Tester {
     log: Vec<u64>,
+    /// How long a [`Log`] takes.
+    pause: Duration,
 }
 
 impl Service for Tester {
@@ -98,6 +106,9 @@ impl Handle<Echo> for Tester {
 }
 impl Handle<Log> for Tester {
     async fn handle(&mut self, log: Log, _: &Context) -> Result<(), Never> {
+        if !self.pause.is_zero() {
+            tokio::time::sleep(self.pause).await;
+        }
         self.log.push(log.number);
         Ok(())
     }
@@ -127,6 +138,11 @@ impl Handle<Secret> for Tester {
         Ok(())
     }
 }
+impl Handle<Fill> for Tester {
+    async fn handle(&mut self, fill: Fill, _: &Context) -> Result<Echoed, Never> {
+        Ok(Echoed { body: vec![7; fill.size as usize] })
+    }
+}
 impl Handle<Take> for Tester {
     async fn handle(&mut self, take: Take, cx: &Context) -> Result<u64, Never> {
         let mut body = cx.claim(take.body, Duration::from_secs(5)).await.unwrap();
@@ -139,8 +155,8 @@ impl Handle<Take> for Tester {
 }
 
 pub(crate) struct Cluster {
-    directory: TempDir,
-    authority: Authority,
+    pub(crate) directory: TempDir,
+    pub(crate) authority: Authority,
 }
 
 static LIVES: AtomicU64 = AtomicU64::new(1);
@@ -195,7 +211,7 @@ fn policy() -> Policy {
         policy.offer(role, "test").unwrap();
     }
     for (caller, callee) in [(Role::Fo, Role::Bo), (Role::Bo, Role::Bo), (Role::Fo, Role::Fo), (Role::Bo, Role::Fo)] {
-        let methods = Allowed::List([1, 2, 3, 4, 5, 6, 8].into());
+        let methods = Allowed::List([1, 2, 3, 4, 5, 6, 8, 9].into());
         policy.allow(Rule { caller, callee, protocol: "test".into(), methods }).unwrap();
     }
     policy
@@ -217,8 +233,13 @@ impl Node {
     }
 
     pub(crate) async fn serve_with(&self, spec: ServiceSpec) {
-        let child: ChildSpec =
-            service(&self.exchange, &tokio::runtime::Handle::current(), spec, |_| async { Ok(Tester::default()) }).unwrap();
+        self.serve_slow(spec, Duration::ZERO).await;
+    }
+
+    /// A tester that takes `pause` for each [`Log`].
+    pub(crate) async fn serve_slow(&self, spec: ServiceSpec, pause: Duration) {
+        let open = move |_| async move { Ok(Tester { log: Vec::new(), pause }) };
+        let child: ChildSpec = service(&self.exchange, &tokio::runtime::Handle::current(), spec, open).unwrap();
         self.root.add_child(child).await.unwrap();
     }
 

@@ -145,8 +145,12 @@ impl ChildSpec {
 
     /// How long its stop may take: a supervisor's is as long as its children's together.
     pub(crate) fn patience(&self) -> Duration {
-        self.vitals.subtree().map_or(self.shutdown, |subtree| subtree.patience().max(self.shutdown))
+        patience(&self.vitals, self.shutdown)
     }
+}
+
+pub(super) fn patience(vitals: &Vitals, shutdown: Duration) -> Duration {
+    vitals.subtree().map_or(shutdown, |subtree| subtree.patience().max(shutdown))
 }
 
 impl fmt::Debug for ChildSpec {

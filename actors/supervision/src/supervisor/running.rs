@@ -216,7 +216,7 @@ impl Running {
             return waiter.tell(Err(OrderError::Full));
         }
         let restart = spec.restart;
-        self.spec.subtree.push(spec.clone());
+        self.spec.subtree.push(&spec);
         let id = self.insert(spec);
         if let Some(child) = self.children.get_mut(&id) {
             child.added = true;

@@ -10,12 +10,15 @@ use parking_lot::{Mutex, RwLock};
 use ractor::ActorRef;
 use tokio::sync::{Semaphore, watch};
 
-use super::{Ended, KILL_GRACE, MAX_ORDERS, SupervisorMsg, child::ChildSpec};
+use super::{
+    Ended, KILL_GRACE, MAX_ORDERS, SupervisorMsg,
+    child::{ChildSpec, patience},
+};
 use crate::vitals::Vitals;
 
 #[derive(Debug)]
 pub(crate) struct Subtree {
-    children: RwLock<Vec<ChildSpec>>,
+    children: RwLock<Vec<Slot>>,
     /// The living supervisor.
     actor: Mutex<Option<ActorRef<SupervisorMsg>>>,
     /// Admission of orders: ractor's own queue has no bound.
@@ -27,7 +30,7 @@ pub(crate) struct Subtree {
 impl Subtree {
     pub(crate) fn new(children: &[ChildSpec]) -> Arc<Self> {
         Arc::new(Self {
-            children: RwLock::new(children.to_vec()),
+            children: RwLock::new(children.iter().map(Slot::of).collect()),
             actor: Mutex::new(None),
             gate: Arc::new(Semaphore::new(MAX_ORDERS)),
             ended: watch::Sender::new(None),
@@ -36,7 +39,7 @@ impl Subtree {
 
     /// A life begins, with the children it was specified with.
     pub(crate) fn begin(&self, actor: ActorRef<SupervisorMsg>, children: &[ChildSpec]) {
-        *self.children.write() = children.to_vec();
+        *self.children.write() = children.iter().map(Slot::of).collect();
         *self.actor.lock() = Some(actor);
         self.ended.send_replace(None);
     }
@@ -50,8 +53,8 @@ impl Subtree {
         self.actor.lock().clone()
     }
 
-    pub(crate) fn push(&self, child: ChildSpec) {
-        self.children.write().push(child);
+    pub(crate) fn push(&self, child: &ChildSpec) {
+        self.children.write().push(Slot::of(child));
     }
 
     pub(crate) fn remove(&self, name: &str) {
@@ -77,7 +80,7 @@ impl Subtree {
 
     /// How long stopping all children one after the other may take.
     pub(crate) fn patience(&self) -> Duration {
-        let children: Vec<ChildSpec> = self.children.read().clone();
+        let children: Vec<Slot> = self.children.read().clone();
         let each = children.iter().map(|child| child.patience().saturating_add(KILL_GRACE));
         each.fold(KILL_GRACE, Duration::saturating_add)
     }
@@ -85,6 +88,25 @@ impl Subtree {
     /// Copied out, so that no two levels' locks are held at once.
     fn vitals(&self) -> Vec<Arc<Vitals>> {
         self.children.read().iter().map(|child| Arc::clone(&child.vitals)).collect()
+    }
+}
+
+/// What of a child is known above it. Not its specification: whoever holds the supervisor's handle would hold what the
+/// child is started from, and that may hold the handle.
+#[derive(Clone, Debug)]
+struct Slot {
+    name: Box<str>,
+    vitals: Arc<Vitals>,
+    shutdown: Duration,
+}
+
+impl Slot {
+    fn of(child: &ChildSpec) -> Self {
+        Self { name: child.name.clone(), vitals: Arc::clone(&child.vitals), shutdown: child.shutdown }
+    }
+
+    fn patience(&self) -> Duration {
+        patience(&self.vitals, self.shutdown)
     }
 }
 
