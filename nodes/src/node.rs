@@ -87,8 +87,8 @@ pub(crate) struct RunningNode {
     address: SocketAddr,
     address_file: PathBuf,
     drain: Duration,
-    /// Dropped last, and off the runtime that it would block.
-    services: Option<Runtime>,
+    /// Dropped last.
+    _services: Services,
 }
 
 /// Runs a node until it is stopped. `ready` is called with the address when it takes work.
@@ -132,7 +132,7 @@ pub(crate) fn run(
 }
 
 impl RunningNode {
-    async fn start(config: Config, horos: &Horos) -> Result<Self, NodeError> {
+    pub(crate) async fn start(config: Config, horos: &Horos) -> Result<Self, NodeError> {
         let started = Instant::now();
         let tls = Arc::new(Tls::open(&config.identity.dir, Timestamp::now())?);
         let id = NodeId { cluster: config.cluster.name.clone(), role: config.node.role, name: config.node.name.clone() };
@@ -143,11 +143,11 @@ impl RunningNode {
                 expected: id.to_uri(),
             });
         }
-        let services_runtime = match config.runtime.layout {
+        let services_runtime = Services(match config.runtime.layout {
             Layout::Single => None,
             Layout::Split => Some(service_runtime(config.runtime.service_threads)?),
-        };
-        let service_handle = services_runtime.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone());
+        });
+        let service_handle = services_runtime.0.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone());
         let exchange = Exchange::new(id, Incarnation(rand::random()));
 
         // Handles come before what they lead to, so that every lasting child stands in its supervisor's own
@@ -226,7 +226,13 @@ impl RunningNode {
         insight.conditions.lock().clear();
         tracing::info!(node = %exchange.node().to_uri(), %address, incarnation = %exchange.incarnation(),
             ms = started.elapsed().as_millis() as u64, "ready");
-        Ok(Self { root, endpoint, insight, address, address_file, drain: config.drain.timeout, services: services_runtime })
+        Ok(Self { root, endpoint, insight, address, address_file, drain: config.drain.timeout, _services: services_runtime })
+    }
+
+    /// Where it listens.
+    #[cfg(test)]
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Not ready, drain, stop the children in reverse order, close.
@@ -245,11 +251,15 @@ impl RunningNode {
     }
 }
 
-impl Drop for RunningNode {
+/// The services' threads, where they have some of their own.
+struct Services(Option<Runtime>);
+
+impl Drop for Services {
     fn drop(&mut self) {
-        if let Some(services) = self.services.take() {
-            // A service in a loop must not keep the process.
-            services.shutdown_background();
+        if let Some(runtime) = self.0.take() {
+            // Waiting for its threads would block the runtime that this one drops it on, and a service in a loop
+            // must not keep the process.
+            runtime.shutdown_background();
         }
     }
 }

@@ -273,3 +273,6 @@ impl Remote for Operator {
         self.root.stop().await;
     }
 }
+
+#[cfg(test)]
+mod tests;
