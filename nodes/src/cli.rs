@@ -18,7 +18,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, V
 use horos_wire::{ActorName, Address, ClusterName, NodeId, NodeName, Role, Scope};
 
 pub use backup::{BackupError, Database, Manifest, backup, restore};
-pub use client::{Remote, RemoteError, Via};
+pub use client::{Remote, RemoteError, Seen, Via};
 pub use doctor::{Check, Checked, doctor};
 pub use init::{InitError, InitOptions, Made, OPERATOR, UpLayout, authority_beside, initialise, lay_out};
 pub use output::Output;
@@ -123,8 +123,10 @@ Examples:
   {bin} tree --watch
   {bin} tree --json | jq '.[].node.name'")]
     Tree(Tree),
-    /// The nodes of the cluster, as the node asked sees them
-    #[command(after_help = "Examples:\n  {bin} nodes\n  {bin} nodes --via 192.0.2.7:7400 --json")]
+    /// The nodes of the cluster: how the node asked sees them, and the readiness and release they tell themselves
+    #[command(
+        after_help = "Examples:\n  {bin} nodes\n  {bin} nodes --via 192.0.2.7:7400 --json | jq '.[] | {name: .node.name, health, release: .status.version}'"
+    )]
     Nodes,
     /// How the node asked is: ready or why not, its release, uptime and memory
     #[command(after_help = "\

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt as _, stream};
 use horos_link::{
     Config, Endpoint, Parts,
     tls::{Expected, Tls},
@@ -30,11 +31,15 @@ use jiff::Timestamp;
 
 use crate::{
     admin::CLUSTER,
-    cli::{ActorPath, Remote, RemoteError, Via},
+    cli::{ActorPath, Remote, RemoteError, Seen, Via},
 };
 
 /// For a node to be reached.
 const REACH: Duration = Duration::from_secs(3);
+/// For all nodes together to say how they are.
+const GREET: Duration = Duration::from_secs(1);
+/// Nodes asked so at a time.
+const GREET_AT_ONCE: usize = 32;
 /// For a node to answer a question about itself.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -121,6 +126,26 @@ impl Operator {
         })
     }
 
+    /// What a node says of itself, where it can be reached from here.
+    async fn status_of(&self, node: &NodeTree, until: Instant) -> Option<StatusReport> {
+        let name = &node.node.name;
+        if name.as_str() != &*self.asked {
+            if !matches!(node.health, Health::Up | Health::Suspect) {
+                return None;
+            }
+            let mut places = node.addresses.iter().filter_map(|place| place.parse::<SocketAddr>().ok());
+            let link = async |place| self.endpoint.link_to(place, Expected::Node(node.node.clone()), within(GREET, until)).await.is_ok();
+            let mut linked = false;
+            while let (false, Some(place)) = (linked, places.next()) {
+                linked = link(place).await;
+            }
+            if !linked {
+                return None;
+            }
+        }
+        self.context.at::<Node>(&format!("{NAME}@{name}")).call(Status {}, until).await.ok()
+    }
+
     /// Links to whoever may answer at `address`, unless the node asked does.
     async fn reach(&self, address: &Address, until: Instant) -> Result<(), RemoteError> {
         let peers = self.endpoint.peers();
@@ -192,6 +217,15 @@ fn unspecified(towards: SocketAddr) -> SocketAddr {
 impl Remote for Operator {
     async fn tree(&mut self, cluster: bool) -> Result<Vec<NodeTree>, RemoteError> {
         self.ask(if cluster { CLUSTER } else { NAME }, Tree { cluster }, Instant::now() + ANSWER).await
+    }
+
+    async fn nodes(&mut self) -> Result<Vec<Seen>, RemoteError> {
+        let known = self.ask(NAME, Tree { cluster: true }, Instant::now() + ANSWER).await?;
+        let until = Instant::now() + GREET;
+        let asked =
+            known.into_iter().map(async |node| Seen { status: self.status_of(&node, until).await, node: NodeTree { tree: None, ..node } });
+        // All at once would be as many handshakes as there are nodes.
+        Ok(stream::iter(asked).buffered(GREET_AT_ONCE).collect().await)
     }
 
     async fn actors(&mut self, cluster: bool) -> Result<Vec<Offered>, RemoteError> {

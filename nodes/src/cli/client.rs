@@ -8,6 +8,8 @@ use horos_wire::{
     tree::{NodeTree, Recording},
 };
 
+use serde::Serialize;
+
 use super::ActorPath;
 use crate::{config::Endpoint, exit::Exit};
 
@@ -73,11 +75,23 @@ impl RemoteError {
     }
 }
 
+/// A node as the one asked sees it, and as it says itself.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Seen {
+    /// As the node asked sees it, without its tree.
+    #[serde(flatten)]
+    pub node: NodeTree,
+    /// Its own word, where it could be reached from here.
+    pub status: Option<StatusReport>,
+}
+
 /// A connection to one node, as the command line uses it. Every method ends within its deadline, which holds for the whole:
 /// finding and reaching the node included.
 pub trait Remote {
     /// The trees of the cluster, or of the node asked only.
     fn tree(&mut self, cluster: bool) -> impl Future<Output = Result<Vec<NodeTree>, RemoteError>>;
+    /// The nodes of the cluster.
+    fn nodes(&mut self) -> impl Future<Output = Result<Vec<Seen>, RemoteError>>;
     /// The named actors of the cluster, or of the node asked only.
     fn actors(&mut self, cluster: bool) -> impl Future<Output = Result<Vec<Offered>, RemoteError>>;
     /// How the node asked is.

@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use probe::Probed;
 
-use super::OPERATOR;
+use super::{OPERATOR, run::running_at};
 use crate::{
     certificates::RENEW,
     config::{ByteSize, Config, DataDir, DataDirError, Sources, open_to_others},
@@ -123,7 +123,7 @@ pub fn doctor(sources: &Sources, now: Timestamp) -> Vec<Check> {
             });
         }
         checks.extend(authority(&[data, &config.identity.dir, &data.join(OPERATOR), &data.join("authority")]));
-        checks.push(port("port", config.listen.cluster, running));
+        checks.push(port(config.listen.cluster, running.then(|| running_at(data).unwrap_or(config.listen.cluster))));
         checks.push(clock(&[&config.identity.dir.join(CERTIFICATE), &data.join(crate::config::FILE)], now));
     }
     checks.push(open_files(getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)));
@@ -194,12 +194,14 @@ fn certificate(name: &'static str, directory: &Path, id: &NodeId, now: Timestamp
     }
 }
 
-fn port(name: &'static str, address: SocketAddr, running: bool) -> Check {
+/// Whether the node can have its address, or has it: `running` is where one that runs says it listens.
+fn port(address: SocketAddr, running: Option<SocketAddr>) -> Check {
+    let name = "port";
+    if let Some(running) = running {
+        return Check::ok(name, format!("the node runs, on UDP {running}"));
+    }
     match UdpSocket::bind(address) {
         Ok(_) => Check::ok(name, format!("UDP {address} is free")),
-        Err(error) if error.kind() == ErrorKind::AddrInUse && running => {
-            Check::ok(name, format!("UDP {address} is held, and the node is running"))
-        }
         Err(error) => {
             let fix = match error.kind() {
                 ErrorKind::AddrInUse => "stop what uses it (`ss -ulpn` tells), or choose another under listen",
@@ -323,6 +325,9 @@ mod tests {
         let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
         sources = sources.flag("listen.cluster", Some(taken.local_addr().unwrap()), "--listen");
         assert_eq!(state(&doctor(&sources, Timestamp::now()), "port"), Checked::Fail);
+        let running = DataDir::hold(&sources.data).unwrap();
+        assert_eq!(state(&doctor(&sources, Timestamp::now()), "port"), Checked::Ok);
+        drop(running);
         let later = Timestamp::now() + Duration::from_secs(80 * 86_400);
         assert_eq!(state(&doctor(&sources, later), "certificate"), Checked::Warn);
         assert_eq!(state(&doctor(&sources, later), "operator"), Checked::Warn);

@@ -202,10 +202,7 @@ async fn ask<R: Remote>(command: Command, message: &str, until: Instant, node: &
             output.data(&nodes, |style| render::tree(&nodes, style))?;
         }
         Command::Nodes => {
-            let mut nodes = node.tree(true).await?;
-            for node in &mut nodes {
-                node.tree = None;
-            }
+            let nodes = node.nodes().await?;
             output.data(&nodes, |style| render::nodes(&nodes, style))?;
         }
         Command::Status => {
@@ -325,7 +322,7 @@ pub(crate) fn via(common: &Common) -> Result<Via, String> {
 }
 
 /// What the node of this data directory wrote down when its port was open. One that was killed leaves it behind.
-fn running_at(data: &Path) -> Option<SocketAddr> {
+pub(crate) fn running_at(data: &Path) -> Option<SocketAddr> {
     // Longer than any address (RFC 4291 §2.2, with a zone and a port).
     const LONGEST: u64 = 128;
     let mut text = String::new();

@@ -102,6 +102,9 @@ impl Remote for Session<'_> {
     async fn tree(&mut self, _: bool) -> Result<Vec<NodeTree>, RemoteError> {
         Ok(Vec::new())
     }
+    async fn nodes(&mut self) -> Result<Vec<Seen>, RemoteError> {
+        Ok(Vec::new())
+    }
     async fn actors(&mut self, _: bool) -> Result<Vec<Offered>, RemoteError> {
         Ok(Vec::new())
     }

@@ -206,3 +206,15 @@ async fn an_actor_is_described_wherever_it_is() {
     assert!(matches!(error, RemoteError::Node(NodeError::NoSuchActor(_))), "{error}");
     operator.close().await;
 }
+
+#[tokio::test]
+async fn every_node_in_reach_says_itself_how_it_is() {
+    let pair = pair().await;
+    let mut operator = pair.operator_of_fo().await;
+    let seen = operator.nodes().await.unwrap();
+    let told: Vec<_> = seen.iter().map(|it| (it.node.node.name.as_str(), it.status.as_ref().map(|status| status.ready))).collect();
+    assert_eq!(told, [("fo-1", Some(true)), ("bo-1", Some(true))]);
+    let json = serde_json::to_value(&seen).unwrap();
+    assert_eq!(json[1]["node"]["name"], "bo-1");
+    operator.close().await;
+}

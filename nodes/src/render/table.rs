@@ -5,11 +5,11 @@ use horos_wire::{
     Role,
     policy::Row,
     protocol::node::{Offered, StatusReport},
-    tree::{NodeTree, Outcome, Recorded, Recording},
+    tree::{Outcome, Recorded, Recording},
 };
 
 use super::{Style, Tint, clean, micros, paint, tree};
-use crate::config::ByteSize;
+use crate::{cli::Seen, config::ByteSize};
 
 fn table(header: &[&str], style: Style) -> Table {
     let mut table = Table::new();
@@ -48,15 +48,22 @@ fn written(table: &Table) -> String {
 }
 
 /// The nodes of a cluster.
-pub fn nodes(nodes: &[NodeTree], style: Style) -> String {
-    let mut out = table(&["NODE", "ROLE", "HEALTH", "ADDRESSES", "LIFE"], style);
-    for node in nodes {
+pub fn nodes(nodes: &[Seen], style: Style) -> String {
+    let mut out = table(&["NODE", "ROLE", "HEALTH", "READY", "RELEASE", "ADDRESSES", "LIFE"], style);
+    for Seen { node, status } in nodes {
         let (word, tint) = tree::health(node.health);
         let places: Vec<_> = node.addresses.iter().map(|address| clean(address)).collect();
+        let (ready, ready_tint) = match status {
+            Some(status) if status.ready => ("yes", Tint::Good),
+            Some(_) => ("no", Tint::Bad),
+            None => ("?", Tint::Dim),
+        };
         out.add_row([
             plain(node.node.name.as_str()),
             plain(node.node.role.as_str()),
             cell(word, tint),
+            cell(ready, ready_tint),
+            plain(status.as_ref().map_or_else(|| "?".to_owned(), |status| clean(&status.version))),
             plain(places.join(" ")),
             plain(node.incarnation.map(|life| life.to_string()).unwrap_or_default()),
         ]);
@@ -156,7 +163,11 @@ pub fn status(report: &StatusReport, style: Style) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use horos_wire::{TraceId, policy::Policy};
+    use horos_wire::{
+        Incarnation, NodeId, TraceId,
+        policy::Policy,
+        tree::{Health, NodeTree},
+    };
 
     #[test]
     fn the_policy_is_a_table_of_callers() {
@@ -169,25 +180,38 @@ mod tests {
         assert!(policy(&Policy::builtin().rows(), Style::PLAIN).lines().count() > 1);
     }
 
-    #[test]
-    fn the_status_says_why_a_node_is_not_ready() {
+    fn report(ready: bool) -> StatusReport {
         let node = NodeTree {
-            node: horos_wire::NodeId { cluster: "shop".parse().unwrap(), role: Role::Bo, name: "bo-1".parse().unwrap() },
-            incarnation: None,
-            health: horos_wire::tree::Health::Here,
-            addresses: vec![],
+            node: NodeId { cluster: "shop".parse().unwrap(), role: Role::Bo, name: "bo-1".parse().unwrap() },
+            incarnation: Some(Incarnation(0xab)),
+            health: Health::Here,
+            addresses: vec!["127.0.0.1:7400".into()],
             tree: None,
             missing: None,
         };
-        let report = StatusReport {
-            node,
-            version: "0.1.0".into(),
-            ready: false,
-            conditions: vec!["stopping".into()],
-            uptime_s: 75,
-            resident: 21 << 20,
-        };
-        assert_eq!(status(&report, Style::PLAIN), "bo-1 bo not ready, release 0.1.0, up 1m15s, 21 MiB resident\n  stopping\n");
+        let conditions = if ready { vec![] } else { vec!["stopping".into()] };
+        StatusReport { node, version: "0.1.0".into(), ready, conditions, uptime_s: 75, resident: 21 << 20 }
+    }
+
+    #[test]
+    fn the_status_says_why_a_node_is_not_ready() {
+        let shown = status(&report(false), Style::PLAIN);
+        assert_eq!(shown, "bo-1 bo not ready, release 0.1.0, up 1m15s, 21 MiB resident\n  stopping\n");
+    }
+
+    #[test]
+    fn a_node_that_says_nothing_of_itself_is_listed_as_it_is_seen() {
+        let ready = report(true);
+        let mut silent = ready.node.clone();
+        (silent.health, silent.incarnation) = (Health::Down, None);
+        silent.node.name = "bo-2".parse().unwrap();
+        let seen = [Seen { node: ready.node.clone(), status: Some(ready) }, Seen { node: silent, status: None }];
+        assert_eq!(
+            nodes(&seen, Style::PLAIN),
+            "NODE  ROLE  HEALTH  READY  RELEASE  ADDRESSES       LIFE\n\
+             bo-1  bo    here    yes    0.1.0    127.0.0.1:7400  00000000000000ab\n\
+             bo-2  bo    down    ?      ?        127.0.0.1:7400\n"
+        );
     }
 
     #[test]
