@@ -8,12 +8,15 @@ mod it {
     mod callback;
     pub(crate) mod cluster;
     mod comings;
+    mod front_office;
     mod gossip;
     mod hostile;
     mod messages;
+    mod never_reads;
     mod raw;
     #[path = "../../../../tests/relay.rs"]
     mod relay;
     mod slow;
+    mod strangers;
     pub(crate) mod world;
 }

@@ -191,6 +191,15 @@ impl Raw {
         answers.into_iter().flatten().collect()
     }
 
+    /// Answers heartbeats until it is aborted.
+    pub(crate) fn stay(mut self) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(async move {
+            loop {
+                self.hear(|frame| matches!(frame, Control::Heartbeat { .. }).then_some(())).await;
+            }
+        })
+    }
+
     pub(crate) async fn closed(&self) -> Close {
         closed(&self.connection).await
     }
