@@ -8,6 +8,7 @@ use horos_supervision::{ChildSpec, Context, Exchange, OpenError, Restart, Servic
 use horos_wire::{
     Methods, Protocol, Role,
     policy::{Allowed, Policy, PolicyError, Rule},
+    protocol::Method,
 };
 use tokio::runtime::Handle as Runtime;
 
@@ -26,6 +27,7 @@ pub struct Horos {
 pub(crate) struct Registered {
     pub(crate) role: Role,
     name: Box<str>,
+    methods: &'static [Method],
     spec: Box<Lay>,
 }
 
@@ -104,6 +106,17 @@ impl Horos {
         self.services.iter().filter(|service| service.role == role).map(|service| (service.spec)(parts)).collect()
     }
 
+    /// Arguments of a call that can be made here, for people who see the program for the first time.
+    pub(crate) fn example(&self) -> Option<String> {
+        let simple = |method: &Method| (method.request)().get("properties").and_then(|it| it.as_object()).is_none_or(|it| it.is_empty());
+        let every = || self.services.iter().flat_map(|service| service.methods.iter().map(move |method| (service, method)));
+        let (service, method, body) = match every().find(|(_, method)| simple(method)) {
+            Some((service, method)) => (service, method, "{}"),
+            None => every().next().map(|(service, method)| (service, method, "{…}"))?,
+        };
+        Some(format!("call {}@{} '{{\"{}\":{body}}}'", service.name, service.role, method.name))
+    }
+
     fn note(&mut self, outcome: Result<(), PolicyError>) {
         if let Err(error) = outcome {
             self.problems.push(error.to_string());
@@ -143,6 +156,7 @@ impl<'a> On<'a> {
                 horos.services.push(Registered {
                     role,
                     name: spec.name.as_str().into(),
+                    methods: S::Protocol::methods(),
                     spec: Box::new(move |parts| start(parts, &spec, &open)),
                 });
             }

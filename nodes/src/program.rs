@@ -102,7 +102,8 @@ impl App for Program {
     }
 
     fn up(&self, up: &Up, common: &Common, output: &Output) -> Exit {
-        self.block_on(up::run(up, common, output, self.policy()))
+        let example = self.horos.example().unwrap_or_else(|| "tree".to_owned());
+        self.block_on(up::run(up, common, output, self.policy(), &example))
     }
 
     fn policy(&self) -> Policy {

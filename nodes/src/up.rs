@@ -143,8 +143,8 @@ fn forward(child: &mut Child, role: Role, log: &mpsc::Sender<String>) {
     }
 }
 
-/// Runs both nodes until Ctrl-C.
-pub(crate) async fn run(up: &Up, common: &Common, output: &Output, policy: Policy) -> Exit {
+/// Runs both nodes until Ctrl-C. `example` is a command, without the program's name, for people to try on them.
+pub(crate) async fn run(up: &Up, common: &Common, output: &Output, policy: Policy, example: &str) -> Exit {
     let layout = match lay_out(&common.data, Timestamp::now()) {
         Ok(layout) => layout,
         Err(error) => return output.fail(Exit::Local, &error, Some("choose another directory with --data")),
@@ -167,7 +167,7 @@ pub(crate) async fn run(up: &Up, common: &Common, output: &Output, policy: Polic
     if let Err(exit) = output.data(&addresses, |_| format!("bo-1 on {}\nfo-1 on {}\n", bo.listen, fo.listen)) {
         return exit;
     }
-    let example = format!("{} --data {} call stock@bo '{{\"levels\":{{}}}}'", output.bin(), common.data.display());
+    let example = format!("{} --data {} {example}", output.bin(), common.data.display());
     output.say(&format!("both nodes run; in another terminal: {example}; Ctrl-C stops them"));
     let via = Via { endpoint: bo.listen.into(), identity: layout.operator };
     let mut view = View::new(up, output, example);

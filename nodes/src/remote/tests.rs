@@ -218,3 +218,12 @@ async fn every_node_in_reach_says_itself_how_it_is() {
     assert_eq!(json[1]["node"]["name"], "bo-1");
     operator.close().await;
 }
+
+#[test]
+fn the_example_shown_is_a_call_that_can_be_typed_as_it_stands() {
+    let mut horos = Horos::new(true);
+    assert_eq!(horos.example(), None);
+    let open = |_: Opening| async { Ok::<_, OpenError>(Counter(0)) };
+    horos.on(Role::Bo).service("counter", Restarts::Permanent, open).to(&[Role::Operator]);
+    assert_eq!(horos.example().unwrap(), r#"call counter@bo '{"total":{}}'"#);
+}
