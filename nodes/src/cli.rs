@@ -170,7 +170,12 @@ The actor's own error goes to stderr as JSON, with exit code 1.")]
     #[command(after_help = "Examples:\n  {bin} doctor --data /srv/shop\n\nChanges nothing. Exit code 1 when something is wrong.")]
     Doctor,
     /// Copy a node's databases into a directory; the node may be running
-    #[command(after_help = "Examples:\n  {bin} backup --data /srv/shop /backup/2026-11-21")]
+    #[command(after_help = "\
+Examples:
+  {bin} backup --data /srv/shop /backup/2026-11-21
+
+Each database is copied as of one of its commits, checked, and listed with its SHA-256 in backup.json.
+Keys, certificates, horos.yaml and blobs/ are not in it: a node that is lost gets a new key by `{bin} identity request`.")]
     Backup(Backup),
     /// Put a backup's databases back; the node must be stopped
     #[command(after_help = "\

@@ -21,7 +21,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{DataDir, DataDirError, create_private};
+use crate::{
+    config::{DataDir, DataDirError, create_private},
+    exit::Exit,
+};
 
 /// The manifest's name.
 const MANIFEST: &str = "backup.json";
@@ -72,6 +75,29 @@ pub enum BackupError {
     },
 }
 
+impl BackupError {
+    /// What it means for the shell: 3 where something must be put out of the way first.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Exists(_) | Self::Kept(_) | Self::DataDir(DataDirError::InUse { .. }) => Exit::NoEffect,
+            Self::Store(store::BackupError::InUse { .. } | store::BackupError::Exists { .. }) => Exit::NoEffect,
+            _ => Exit::Local,
+        }
+    }
+
+    /// What the user can do next.
+    pub(crate) fn next_step(&self) -> Option<&'static str> {
+        match self {
+            Self::DataDir(DataDirError::InUse { .. }) | Self::Store(store::BackupError::InUse { .. }) => {
+                Some("nothing is put back under a running node: stop it, restore, start it")
+            }
+            Self::NoDatabases(_) => Some("--data names another; under the directory of `{bin} up` it is the BO's"),
+            Self::NotABackup { .. } => Some("nothing was changed; take another copy"),
+            _ => None,
+        }
+    }
+}
+
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError + use<> {
     let path = path.to_owned();
     move |source| BackupError::Io { action, path, source }
@@ -85,6 +111,13 @@ pub struct Manifest {
     pub taken: Timestamp,
     /// Its databases.
     pub databases: Vec<Database>,
+}
+
+impl Manifest {
+    /// A line a database.
+    pub(crate) fn text(&self) -> String {
+        self.databases.iter().map(|it| format!("{}  {} bytes\n", it.file, it.bytes)).collect()
+    }
 }
 
 /// A database in a backup.

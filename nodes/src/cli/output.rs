@@ -1,6 +1,12 @@
 //! Where a command writes: data to stdout, talk to stderr, and which of both as JSON.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use horos_wire::tree::NodeTree;
 use serde::Serialize;
@@ -18,6 +24,8 @@ pub struct Output {
     json: bool,
     stdout: Style,
     stderr_color: bool,
+    /// Nobody reads stdout any more.
+    unread: Arc<AtomicBool>,
 }
 
 impl Output {
@@ -38,6 +46,7 @@ impl Output {
             json,
             stdout: Style { color: wanted(terminal), width },
             stderr_color: wanted(io::stderr().is_terminal()),
+            unread: Arc::default(),
         }
     }
 
@@ -52,6 +61,11 @@ impl Output {
     pub(crate) fn screen(&self) -> Option<Screen<'_>> {
         let capable = std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         (!self.json && capable && Self::size().is_some()).then_some(Screen { output: self, begun: false })
+    }
+
+    /// Whether stdout's reader has gone: what writes without end has then reached it.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
     }
 
     /// Whether data goes out as JSON.
@@ -98,7 +112,10 @@ impl Output {
         let mut out = io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.unread.store(true, Ordering::Relaxed);
+                Ok(())
+            }
             Err(error) => {
                 self.say(&format!("cannot write to stdout: {error}"));
                 Err(Exit::Local)

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use horos_link::identity::authority::AuthorityError;
 use horos_wire::{Address, CallError, NoEffect, Role, policy::Policy as Rules};
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind};
@@ -78,20 +79,14 @@ fn dispatch<A: App>(command: Command, common: &Common, output: &Output, app: &A)
         Command::Doctor => doctor(common, output),
         Command::Backup(it) => {
             let data = node_data(&common.data);
-            let made = super::backup(&data, &it.to, Timestamp::now()).map_err(|error| output.fail(Exit::Local, &error, None))?;
-            output.data(&made, |_| made.databases.iter().map(|it| format!("{}  {} bytes\n", it.file, it.bytes)).collect())
+            let made =
+                super::backup(&data, &it.to, Timestamp::now()).map_err(|error| output.fail(error.exit(), &error, error.next_step()))?;
+            output.data(&made, |_| made.text())
         }
         Command::Restore(it) => {
             let data = node_data(&common.data);
-            let put = super::restore(&data, &it.from, it.replace).map_err(|error| {
-                let exit = if matches!(error, super::BackupError::Exists(_) | super::BackupError::DataDir(_)) {
-                    Exit::NoEffect
-                } else {
-                    Exit::Local
-                };
-                output.fail(exit, &error, None)
-            })?;
-            output.data(&put, |_| put.databases.iter().map(|it| format!("{}  {} bytes\n", it.file, it.bytes)).collect())
+            let put = super::restore(&data, &it.from, it.replace).map_err(|error| output.fail(error.exit(), &error, error.next_step()))?;
+            output.data(&put, |_| put.text())
         }
         Command::Completions { shell } => {
             let mut text = Vec::new();
@@ -256,7 +251,7 @@ async fn watch<R: Remote>(node: &mut R, cluster: bool, output: &Output) -> Resul
     let mut ticks = tokio::time::interval(WATCH);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut screen = output.screen();
-    loop {
+    while !output.is_unread() {
         ticks.tick().await;
         let nodes = node.tree(cluster).await?;
         match &mut screen {
@@ -268,6 +263,7 @@ async fn watch<R: Remote>(node: &mut R, cluster: bool, output: &Output) -> Resul
             None => output.data(&nodes, |style| render::tree(&nodes, style))?,
         }
     }
+    Ok(())
 }
 
 /// The JSON body of a message, checked here so that a slip of the keyboard costs no journey.
@@ -355,7 +351,7 @@ fn initialise(it: Init, common: &Common, output: &Output) -> Result<(), Exit> {
     };
     let made = super::initialise(&options, Timestamp::now()).map_err(|error| {
         let exit = match &error {
-            InitError::Io { .. } | InitError::DataDir(_) => Exit::Local,
+            InitError::Io { .. } | InitError::DataDir(_) | InitError::Authority(AuthorityError::File(_)) => Exit::Local,
             _ => Exit::Usage,
         };
         output.fail(exit, &error, None)
