@@ -22,7 +22,7 @@ use crate::{
 
 /// A dial that has no answer by then is abandoned: QUIC's own first retry would take a second, and a node
 /// that has just opened its port would be met that much later.
-const PATIENCE: Duration = Duration::from_millis(150);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(150);
 /// Every [`LONG_EVERY`]th dial waits longer, for peers further than 150 ms away.
 const LONG_PATIENCE: Duration = Duration::from_secs(2);
 const LONG_EVERY: u32 = 5;

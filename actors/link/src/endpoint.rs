@@ -24,6 +24,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
     config::{Admission, Config, Parts, Secret},
+    dial::PATIENCE,
     peer::{Peer, PeerArgs, STREAMS, Side},
     peers::Peers,
     tls::{self, Expected, RefusedByPeer, SERVER_NAME},
@@ -377,17 +378,7 @@ impl Endpoint {
     /// Dials once: an established connection's session, or why there is none.
     pub(crate) async fn dial(&self, address: SocketAddr, expected: Expected, patience: Duration) -> Result<(), String> {
         let _dialling = Dialling::begin(&self.dialling, address).ok_or(ALREADY)?;
-        let mut client = self.peers.tls.client(&[ALPN], expected);
-        client.transport_config(self.transport.clone());
-        let connecting = self.quinn.connect_with(client, address, SERVER_NAME).map_err(|error| error.to_string())?;
-        let connection = match tokio::time::timeout(patience, connecting).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => {
-                let told = RefusedByPeer::of(&error).map(|told| told.to_string());
-                return Err(told.unwrap_or_else(|| error.to_string()));
-            }
-            Err(_) => return Err(format!("no answer within {} ms", patience.as_millis())),
-        };
+        let connection = self.reach(address, &expected, patience).await?;
         match self.session(connection.clone(), Side::Dialer).await {
             Ok(()) => {
                 self.peers.answered_at(address, &connection);
@@ -397,6 +388,42 @@ impl Endpoint {
                 connection.close((close as u32).into(), close.to_string().as_bytes());
                 Err(close.to_string())
             }
+        }
+    }
+
+    /// Connects, with a fresh first packet every [`PATIENCE`] beside the one that is given all of `patience`.
+    ///
+    /// The one is for peers far away. The fresh ones are for a peer whose port opens meanwhile: QUIC would send the one's
+    /// first packet again only after a second, and then after two.
+    async fn reach(&self, address: SocketAddr, expected: &Expected, patience: Duration) -> Result<quinn::Connection, String> {
+        let connect = || {
+            let mut client = self.peers.tls.client(&[ALPN], expected.clone());
+            client.transport_config(self.transport.clone());
+            self.quinn.connect_with(client, address, SERVER_NAME).map_err(|error| error.to_string())
+        };
+        let end = tokio::time::Instant::now() + patience;
+        let mut first = std::pin::pin!(connect()?);
+        let mut fresh: Option<quinn::Connecting> = None;
+        loop {
+            let turn = tokio::time::sleep_until(end.min(tokio::time::Instant::now() + PATIENCE));
+            let again = async {
+                match &mut fresh {
+                    Some(connecting) => connecting.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let connected = tokio::select! {
+                connected = &mut first => connected,
+                connected = again => connected,
+                () = turn => {
+                    if tokio::time::Instant::now() >= end {
+                        return Err(format!("no answer within {} ms", patience.as_millis()));
+                    }
+                    fresh = Some(connect()?);
+                    continue;
+                }
+            };
+            return connected.map_err(|error| RefusedByPeer::of(&error).map_or_else(|| error.to_string(), |told| told.to_string()));
         }
     }
 }

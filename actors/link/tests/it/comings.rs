@@ -10,6 +10,7 @@ use std::{
 };
 
 use horos_wire::{CallError, Role, tree::Health};
+use rand::RngExt;
 use tokio::task::JoinSet;
 
 use super::{
@@ -112,6 +113,8 @@ async fn a_restarted_node_is_callable_a_quarter_of_a_second_after_its_port_is_op
         })
         .await;
         freed(listen).await;
+        // Away for longer than a round of short dials: the long one that follows must not keep it waiting.
+        tokio::time::sleep(Duration::from_millis(rand::rng().random_range(0..2000))).await;
         bo = start().await;
         took.push(called(&fo, "tester@bo-1").await);
         let known = fo.endpoint.peers().known()[0].incarnation;
