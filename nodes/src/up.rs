@@ -192,6 +192,12 @@ pub(crate) async fn run(up: &Up, common: &Common, output: &Output, policy: Polic
                 }
             }
         }
+        if matches!(view.shown, Shown::Never) {
+            if let Some(mut operator) = operator.take() {
+                operator.close().await;
+            }
+            continue;
+        }
         let looking = trees(&mut operator, &via, &policy);
         tokio::pin!(looking);
         let nodes = loop {

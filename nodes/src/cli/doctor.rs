@@ -24,7 +24,7 @@ use probe::Probed;
 use super::{OPERATOR, run::running_at};
 use crate::{
     certificates::RENEW,
-    config::{ByteSize, Config, DataDir, DataDirError, Sources, open_to_others},
+    config::{ByteSize, Config, DataDir, Sources, open_to_others},
     render::clean,
 };
 
@@ -104,7 +104,7 @@ pub fn doctor(sources: &Sources, now: Timestamp) -> Vec<Check> {
     };
     let data = &sources.data;
     checks.extend(permissions(data));
-    let running = matches!(data.is_dir().then(|| DataDir::hold(data)), Some(Err(DataDirError::InUse { .. })));
+    let running = DataDir::is_held(data);
     checks.push(disk(data));
     checks.push(writable(data));
     if let Some(config) = &config {

@@ -80,6 +80,12 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), _lock: held })
     }
 
+    /// Whether another process uses `path`. Writes nothing.
+    pub(crate) fn is_held(path: &Path) -> bool {
+        let Ok(file) = File::open(path.join(LOCK)) else { return false };
+        matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, nix::errno::Errno::EWOULDBLOCK)))
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -116,7 +122,9 @@ mod tests {
         // flock belongs to the open file, so a second open in this process is as foreign as another process.
         let Err(DataDirError::InUse { pid, .. }) = DataDir::hold(&path) else { panic!("held twice") };
         assert_eq!(&*pid, std::process::id().to_string());
+        assert!(DataDir::is_held(&path));
         drop(held);
+        assert!(!DataDir::is_held(&path) && !DataDir::is_held(base.path()));
         DataDir::hold(&path).unwrap();
     }
 }
