@@ -321,3 +321,31 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn callers_that_give_up_by_the_thousand_do_not_end_the_session() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    for correlation in 0..3 * MAX_OUTBOX as u64 {
+        a.cancel(correlation).unwrap();
+    }
+    // There is room left for what must be said.
+    a.bind("stock".parse().unwrap(), None).unwrap();
+    exchange(now, &mut a, &mut b).unwrap();
+    assert!(a.is_open() && b.is_open());
+    assert!(std::iter::from_fn(|| b.poll_event()).any(|event| matches!(event, Event::Bind(_))));
+}
+
+#[test]
+fn a_hello_that_says_too_much_closes_the_session() {
+    let now = Instant::now();
+    let addresses = |count: u16| (0..count).map(|port| ([10, 0, 0, 1], port).into()).collect();
+    let most = control::MAX_ADDRESSES as u16;
+    let said = |hello: Hello| {
+        let mut session = Session::new(self::hello(BO), self::hello(FO).node, Liveness::default(), now);
+        session.handle(now, Control::Hello(hello))
+    };
+    assert_eq!(said(Hello { addresses: addresses(most), ..hello(FO) }), Ok(()));
+    assert_eq!(said(Hello { addresses: addresses(most + 1), ..hello(FO) }), Err(Close::Limit));
+    assert_eq!(said(Hello { release: "x".repeat(control::MAX_RELEASE + 1).into(), ..hello(FO) }), Err(Close::Limit));
+}
