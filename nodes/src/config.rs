@@ -408,6 +408,8 @@ impl Config {
     }
 
     fn take(&mut self, layers: &Layers, problems: &mut Problems) {
+        // As the file would say it: joined to the data directory once, below.
+        self.identity = Identity::default();
         let root = Value::Object(layers.root().clone());
         let mut top = Reader::new(layers, Some(&root), String::new(), problems);
         let sections: Vec<_> = template::KEYS.iter().map(|key| (*key, top.raw(key))).collect();

@@ -119,7 +119,7 @@ async fn keep_looking_up(endpoint: Endpoint, name: Box<str>, expected: Expected)
         }
         for address in addresses {
             match endpoint.dial(address, expected.clone(), patience(attempt)).await {
-                Ok(()) => {
+                Ok(_) => {
                     wait_for_link(&endpoint, address).await;
                     break;
                 }
@@ -205,7 +205,7 @@ async fn keep_dialling(endpoint: Endpoint, target: Target) {
         }
         let expected = target.node.clone().map_or(Expected::AnyNode, Expected::Node);
         match endpoint.dial(target.address, expected, patience(attempt)).await {
-            Ok(()) => wait_for_link(&endpoint, target.address).await,
+            Ok(_) => wait_for_link(&endpoint, target.address).await,
             Err(why) => say_once(&mut said, &target.address.to_string(), why),
         }
         attempt = attempt.saturating_add(1);

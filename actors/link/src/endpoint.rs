@@ -18,13 +18,13 @@ use horos_supervision::{ChildSpec, OnStuck, Restart, Start, StartError, Supervis
 use horos_wire::{control::Close, tree::Kind};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use quinn::{AckFrequencyConfig, EndpointConfig, Incoming, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, Connection, ConnectionError, EndpointConfig, Incoming, TransportConfig, VarInt};
 use ractor::Actor;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
-    config::{Admission, Config, Parts, Secret},
     dial::PATIENCE,
+    config::{Admission, Config, Parts, Secret},
     peer::{Peer, PeerArgs, STREAMS, Side},
     peers::Peers,
     tls::{self, Expected, RefusedByPeer, SERVER_NAME},
@@ -363,30 +363,38 @@ impl Endpoint {
     pub async fn link_to(&self, address: SocketAddr, expected: Expected, within: Duration) -> Result<(), String> {
         let until = Instant::now() + within;
         let mut changed = self.peers.changed();
-        self.dial(address, expected, within).await?;
+        let connection = self.dial(address, expected, within).await?;
         loop {
             changed.mark_unchanged();
             if self.peers.is_heard_out(address) {
                 return Ok(());
             }
-            if tokio::time::timeout_at(until.into(), changed.changed()).await.is_err() {
-                return Err("the session did not open in time".to_owned());
+            tokio::select! {
+                looked = tokio::time::timeout_at(until.into(), changed.changed()) => {
+                    if looked.is_err() {
+                        return Err("the session did not open in time".to_owned());
+                    }
+                }
+                // In TLS 1.3 the dialler has finished before its certificate is judged (RFC 8446 §4.4.2.4).
+                error = connection.closed() => return Err(told(&error)),
             }
         }
     }
 
     /// Dials once: an established connection's session, or why there is none.
-    pub(crate) async fn dial(&self, address: SocketAddr, expected: Expected, patience: Duration) -> Result<(), String> {
+    pub(crate) async fn dial(&self, address: SocketAddr, expected: Expected, patience: Duration) -> Result<Connection, String> {
         let _dialling = Dialling::begin(&self.dialling, address).ok_or(ALREADY)?;
         let connection = self.reach(address, &expected, patience).await?;
         match self.session(connection.clone(), Side::Dialer).await {
             Ok(()) => {
                 self.peers.answered_at(address, &connection);
-                Ok(())
+                Ok(connection)
             }
             Err(close) => {
+                // Why the peer ended it, if it did, says more than that it ended.
+                let why = connection.close_reason().map_or_else(|| close.to_string(), |error| told(&error));
                 connection.close((close as u32).into(), close.to_string().as_bytes());
-                Err(close.to_string())
+                Err(why)
             }
         }
     }
@@ -423,9 +431,14 @@ impl Endpoint {
                     continue;
                 }
             };
-            return connected.map_err(|error| RefusedByPeer::of(&error).map_or_else(|| error.to_string(), |told| told.to_string()));
+            return connected.map_err(|error| told(&error));
         }
     }
+}
+
+/// Why a connection is none, in the peer's words where it said so.
+fn told(error: &ConnectionError) -> String {
+    RefusedByPeer::of(error).map_or_else(|| error.to_string(), |refused| refused.to_string())
 }
 
 /// What a second dial of the same address is told: no news.

@@ -590,8 +590,16 @@ impl Peers {
         match &address.scope {
             Scope::Node(node) if self.known.lock().contains_key(node) => NoEffect::NoRoute(node.as_str().into()),
             Scope::Node(node) => NoEffect::NoRoute(format!("{node}: no node of that name is known here").into()),
+            // Whether a node that is out of reach has it, nobody here can say.
+            Scope::Role(role) if !self.in_reach(*role) => NoEffect::NoRoute(format!("{role}: no node of that role is in reach").into()),
             Scope::Any | Scope::Role(_) => NoEffect::NoSuchActor(address.to_string().into()),
         }
+    }
+
+    /// Whether this node has `role`, or one that is linked and takes work.
+    fn in_reach(&self, role: Role) -> bool {
+        let serves = |linked: &Linked| linked.link.caller.node().role == role && linked.link.takes_work();
+        self.exchange.node().role == role || self.links.read().values().any(serves)
     }
 }
 

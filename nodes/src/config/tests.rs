@@ -121,6 +121,16 @@ fn the_defaults_are_the_links_own() {
 }
 
 #[test]
+fn a_relative_data_directory_is_joined_once() {
+    // It was joined twice, so that `init` and `bo` with the default directory did not find each other's keys.
+    let relative = Sources { data: "shop".into(), ..Sources::default() };
+    let config = Config::from_text(&relative, "identity:\n  dir: keys\n").unwrap();
+    assert_eq!(config.identity.dir, Path::new("shop/keys"));
+    let config = Config::from_text(&relative, "").unwrap();
+    assert_eq!(config.identity.dir, Path::new("shop/identity"));
+}
+
+#[test]
 fn options_win_over_the_environment_and_that_over_the_file() {
     let file = "node: {name: from-file}\nlimits: {mailbox: 1, out-buffer: 2MiB, connections: 9}\n";
     let sources = with_environment(&[("HOROS__LIMITS__OUT_BUFFER", "3MiB"), ("HOROS__LIMITS__MAILBOX", "4"), ("HOME", "/x")])

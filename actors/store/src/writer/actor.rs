@@ -94,6 +94,8 @@ impl Actor for WriterActor {
                 }
             };
             shared.counters.opened.fetch_add(1, Ordering::Relaxed);
+            // Before it is served: closed by a predecessor's good order, it would end this thread at once.
+            shared.queue.reopen();
             if started.send(Ok(())).is_err() {
                 return; // The actor was killed while we opened.
             }
@@ -113,7 +115,6 @@ impl Actor for WriterActor {
             Ok(Err(failure)) => return Err(failure.into()),
             Err(_) => return Err(WriterFailure::Panicked("before it had opened the file".into()).into()),
         }
-        state.writer.shared.queue.reopen();
         Ok(state)
     }
 
