@@ -7,7 +7,7 @@
 pub(crate) mod cli;
 mod guard;
 pub(crate) mod node;
-mod output;
+pub(crate) mod output;
 pub(crate) mod outside;
 pub(crate) mod poll;
 pub(crate) mod process;

@@ -6,9 +6,17 @@
 //! measures time or memory lives in a module called `measured`: nothing else runs beside it.
 #![expect(clippy::unwrap_used, reason = "all of this is a test, but clippy's own exemption ends at `#[test]` functions")]
 
+mod command_line;
+mod copies;
+mod drills;
 mod faults;
+mod five;
 mod harness;
 mod killed;
+mod machine;
 mod outside;
 mod relay;
 mod relay_faults;
+mod rights;
+mod stopping;
+mod up;

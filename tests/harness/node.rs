@@ -148,7 +148,12 @@ pub(crate) struct Node {
 impl Node {
     /// Configuration from the environment: `("LIVENESS__HEARTBEAT", "100ms")`.
     pub(crate) fn set(&mut self, key: &str, value: impl Into<String>) {
-        self.environment.push((format!("HOROS__{key}"), value.into()));
+        self.variable(&format!("HOROS__{key}"), value);
+    }
+
+    /// Any environment variable.
+    pub(crate) fn variable(&mut self, name: &str, value: impl Into<String>) {
+        self.environment.push((name.to_owned(), value.into()));
     }
 
     /// Starts the process and returns at once. Started again, it listens where it did before.

@@ -228,6 +228,12 @@ protocol! {
     }
 }
 
+/// An error with its causes.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 struct Ledger(Database);
 
 impl Ledger {
@@ -248,8 +254,8 @@ impl Handle<Add> for Ledger {
         let write = self.0.writer.transaction(deadline, move |tx| tx.execute("INSERT INTO entries VALUES (?1)", params![id]));
         match write.await {
             Ok(_) => Ok(add.id),
-            Err(error) if WriteError::<rusqlite::Error>::had_no_effect(&error) => Err(LedgerError::NotWritten(error.to_string())),
-            Err(error) => Err(LedgerError::Perhaps(error.to_string())),
+            Err(error) if WriteError::<rusqlite::Error>::had_no_effect(&error) => Err(LedgerError::NotWritten(whole(&error))),
+            Err(error) => Err(LedgerError::Perhaps(whole(&error))),
         }
     }
 }
