@@ -64,9 +64,8 @@ struct Lane {
     closed: bool,
 }
 
-#[expect(clippy::large_enum_variant, reason = "nearly every slot is the large one")]
 enum Slot {
-    Ready(Post),
+    Ready(Box<Post>),
     /// A large body that is still coming.
     Coming(u64),
 }
@@ -81,10 +80,15 @@ impl Target {
     }
 
     /// Takes a message, in order.
-    fn deliver(self: &Arc<Self>, post: Post) {
+    fn deliver(self: &Arc<Self>, post: Box<Post>) {
         let mut lane = self.lane.lock();
-        lane.slots.push_back(Slot::Ready(post));
-        self.flush(&mut lane);
+        if lane.slots.is_empty() && !lane.waiting_for_room {
+            // Nothing is in front of it: what is big is moved once less, and this is nearly always so.
+            self.put(&mut lane, post);
+        } else {
+            lane.slots.push_back(Slot::Ready(post));
+            self.flush(&mut lane);
+        }
     }
 
     /// Delivers what can be from the front of the lane.
@@ -100,24 +104,29 @@ impl Target {
                 }
                 None => return,
             };
-            let Err(returned) = self.inbox.post(post) else { continue };
-            let Returned { post, why } = *returned;
-            let is_cast = matches!(post.work, Work::Encoded { answer: None, .. });
-            if lane.closed || !is_cast || !matches!(why, NoEffect::Overloaded(_)) {
-                post.refuse(why);
-                continue;
-            }
-            lane.slots.push_front(Slot::Ready(post));
-            lane.waiting_for_room = true;
-            let target = self.clone();
-            // Ends when the mailbox has room or closes for good.
-            tokio::spawn(async move {
-                target.inbox.room().await;
-                let mut lane = target.lane.lock();
-                lane.waiting_for_room = false;
-                target.flush(&mut lane);
-            });
+            self.put(lane, post);
         }
+    }
+
+    /// Puts a message into the mailbox, or back to the front of the lane.
+    fn put(self: &Arc<Self>, lane: &mut Lane, post: Box<Post>) {
+        let Err(returned) = self.inbox.post(post) else { return };
+        let Returned { post, why } = *returned;
+        let is_cast = matches!(post.work, Work::Encoded { answer: None, .. });
+        if lane.closed || !is_cast || !matches!(why, NoEffect::Overloaded(_)) {
+            post.refuse(why);
+            return;
+        }
+        lane.slots.push_front(Slot::Ready(post));
+        lane.waiting_for_room = true;
+        let target = self.clone();
+        // Ends when the mailbox has room or closes for good.
+        tokio::spawn(async move {
+            target.inbox.room().await;
+            let mut lane = target.lane.lock();
+            lane.waiting_for_room = false;
+            target.flush(&mut lane);
+        });
     }
 
     /// Keeps a large body's place.
@@ -126,7 +135,7 @@ impl Target {
     }
 
     /// A large body has come whole, or will not.
-    fn arrived(self: &Arc<Self>, id: u64, post: Option<Post>) {
+    fn arrived(self: &Arc<Self>, id: u64, post: Option<Box<Post>>) {
         let mut lane = self.lane.lock();
         let Some(at) = lane.slots.iter().position(|slot| matches!(slot, Slot::Coming(known) if *known == id)) else {
             // The link has closed; the message goes with it.
@@ -192,7 +201,7 @@ enum Meeting {
 /// A large message whose body is still coming.
 struct Expected {
     target: Arc<Target>,
-    post: Post,
+    post: Box<Post>,
     length: usize,
     hold: Arc<LargeHold>,
     room: Queued,
@@ -332,7 +341,7 @@ fn not_a_frame(link: &Link, error: &FrameError) -> Close {
 /// A request taken off the stream, before it has its credit.
 struct Taken {
     target: Arc<Target>,
-    post: Post,
+    post: Box<Post>,
     large: Option<LargeBody>,
     is_cast: bool,
 }
@@ -374,7 +383,7 @@ fn request(link: &Arc<Link>, targets: &mut Vec<Arc<Target>>, frame: Frame<'_>, n
     let large = if header.large { Some(LargeBody::from_bytes(frame.body).map_err(|_| Close::Protocol)?) } else { None };
     let size = large.map_or(frame.body.len(), |large| large.length as usize);
     let body = if large.is_some() { Bytes::new() } else { Bytes::copy_from_slice(frame.body) };
-    let post = Post {
+    let post = Box::new(Post {
         method: header.method,
         work: Work::Encoded { format: header.format, body, answer },
         context: CallContext {
@@ -387,7 +396,7 @@ fn request(link: &Arc<Link>, targets: &mut Vec<Arc<Target>>, frame: Frame<'_>, n
         size: size as u32,
         received: now,
         hold: None,
-    };
+    });
     Ok(Some(Taken { target, post, large, is_cast }))
 }
 

@@ -11,7 +11,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -44,7 +44,9 @@ use crate::{
     streams,
 };
 
-/// Calls in flight up to which a call is written at once; beyond it, gathering pays (WIRE.md §2.2b).
+/// Calls in flight up to which each is written by itself: someone waits for it, and nothing else.
+const LONE_CALLS: usize = 8;
+/// Calls in flight up to which a datagram's worth of them is written at once; beyond it, gathering pays.
 const EAGER_CALLS: usize = 64;
 /// A peer that does not answer for a name by then is not waited for: it would have been down by then.
 const BIND_PATIENCE: Duration = Duration::from_secs(3);
@@ -124,6 +126,10 @@ pub(crate) struct Link {
     pub(crate) targets: RwLock<Vec<Arc<Target>>>,
     pub(crate) lanes: Lanes,
     credit: Mutex<Credit>,
+    /// [`Credit::outstanding`], to be read without the lock.
+    outstanding: AtomicU32,
+    /// Someone waits for credit, or for room among the answers.
+    starved: AtomicBool,
     credit_freed: Notify,
     /// Room for the large bodies of the peer's messages, in the order in which they were announced.
     pub(crate) bodies: Bodies,
@@ -178,6 +184,8 @@ impl Link {
             targets: RwLock::default(),
             lanes: Lanes::default(),
             credit: Mutex::new(Credit::new(limits.in_flight_messages, limits.in_flight_bytes)),
+            outstanding: AtomicU32::new(0),
+            starved: AtomicBool::new(false),
             credit_freed: Notify::new(),
             bodies: Bodies::new(bodies),
             abandoned: Mutex::default(),
@@ -214,7 +222,10 @@ impl Link {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.quinn.close((close as u32).into(), close.to_string().as_bytes());
+        // To quinn the last reason counts, and the peer's, if there is one, says more than that we noticed.
+        if self.quinn.close_reason().is_none() {
+            self.quinn.close((close as u32).into(), close.to_string().as_bytes());
+        }
         self.out.close();
         self.answers.close();
         let waiters: Vec<_> = self.calls.lock().drain().collect();
@@ -399,7 +410,22 @@ impl Link {
     // ---- the peer's messages ----
 
     pub(crate) fn try_credit(&self, size: usize) -> bool {
-        self.answer_bytes.load(Ordering::Relaxed) < crate::out::MAX_ANSWERS && self.credit.lock().take(size)
+        self.answer_bytes.load(Ordering::Relaxed) < crate::out::MAX_ANSWERS && self.take_credit(size)
+    }
+
+    fn take_credit(&self, size: usize) -> bool {
+        let mut credit = self.credit.lock();
+        let taken = credit.take(size);
+        self.outstanding.store(credit.outstanding(), Ordering::Relaxed);
+        taken
+    }
+
+    /// Wakes whoever waits in [`Link::credit`].
+    fn fed(&self) {
+        // Set before the look at what there is, and read after there is more: one of the two sees the other.
+        if self.starved.load(Ordering::SeqCst) && self.starved.swap(false, Ordering::SeqCst) {
+            self.credit_freed.notify_one();
+        }
     }
 
     /// Waits until the peer's message of `size` bytes has room here, where waiting helps.
@@ -408,9 +434,10 @@ impl Link {
             if self.is_closed() {
                 return Room::Closed;
             }
+            self.starved.store(true, Ordering::SeqCst);
             // The peer's own reading makes room among its answers, so its messages wait for that.
-            if self.answer_bytes.load(Ordering::Relaxed) < crate::out::MAX_ANSWERS {
-                if self.credit.lock().take(size) {
+            if self.answer_bytes.load(Ordering::SeqCst) < crate::out::MAX_ANSWERS {
+                if self.take_credit(size) {
                     return Room::Taken;
                 }
                 // What is in hand waits for actors, and they may be slow. A call is told so at once; if the reader
@@ -426,7 +453,7 @@ impl Link {
 
     /// The peer's messages dispatched and not yet done.
     pub(crate) fn outstanding(&self) -> u32 {
-        self.credit.lock().outstanding()
+        self.outstanding.load(Ordering::Relaxed)
     }
 
     pub(crate) fn abandoned(&self, correlation: u64) {
@@ -439,8 +466,8 @@ impl Link {
     }
 
     pub(crate) fn answer_sent(&self, size: usize) {
-        self.answer_bytes.fetch_sub(size, Ordering::Relaxed);
-        self.credit_freed.notify_one();
+        self.answer_bytes.fetch_sub(size, Ordering::SeqCst);
+        self.fed();
     }
 
     /// Queues a large answer.
@@ -472,8 +499,12 @@ impl Link {
 
 impl Pool for Link {
     fn release(&self, size: u32) {
-        self.credit.lock().give(size as usize);
-        self.credit_freed.notify_one();
+        {
+            let mut credit = self.credit.lock();
+            credit.give(size as usize);
+            self.outstanding.store(credit.outstanding(), Ordering::Relaxed);
+        }
+        self.fed();
     }
 }
 
@@ -507,7 +538,7 @@ impl AnswerSink for Link {
                 let why = format!("{size} bytes, and {waiting} bytes of earlier replies are not sent yet");
                 Self::write_lost(scratch, correlation, &Unknown::ReplyTooLarge(why.into()));
             }
-            let eager = if self.outstanding() as usize <= EAGER_CALLS { Eager::IfIdle } else { Eager::No };
+            let eager = eager(self.outstanding() as usize);
             if self.answers.answer(scratch, eager) == Err(NotTaken::Full) {
                 self.give_up(Close::Limit);
             }
@@ -634,9 +665,21 @@ struct LargeHead {
     context: horos_wire::CallContext,
 }
 
+/// How calls and answers are written with so many of them in flight.
+const fn eager(in_flight: usize) -> Eager {
+    if in_flight <= LONE_CALLS {
+        Eager::Each
+    } else if in_flight <= EAGER_CALLS {
+        Eager::Portions
+    } else {
+        Eager::No
+    }
+}
+
 /// Rounded up: a caller's last millisecond is still its own.
 fn remaining_ms(remaining: Duration) -> u32 {
-    u32::try_from(remaining.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+    let millis = remaining.as_secs().saturating_mul(1_000).saturating_add(remaining.subsec_nanos().div_ceil(1_000_000).into());
+    u32::try_from(millis).unwrap_or(u32::MAX)
 }
 
 impl Outlet for BoundTarget {
@@ -674,22 +717,19 @@ impl Outlet for BoundTarget {
                 link.calls.lock().take(correlation);
                 Err(why)
             }
-            Ok(Encoded::Small { .. }) => {
-                let eager = if in_flight <= EAGER_CALLS { Eager::IfIdle } else { Eager::No };
-                match link.out.send(scratch, eager) {
-                    Ok(()) => Ok(Sent::Now(answering)),
-                    Err(NotTaken::Closed) => {
-                        link.calls.lock().take(correlation);
-                        Err(link.no_route())
-                    }
-                    Err(NotTaken::Full) => {
-                        let (link, frame) = (link.clone(), scratch.clone());
-                        Ok(Sent::Later(Box::pin(async move {
-                            if link.out.send_waiting(&frame).await { Ok(answering) } else { Err(link.no_route()) }
-                        })))
-                    }
+            Ok(Encoded::Small { .. }) => match link.out.send(scratch, eager(in_flight)) {
+                Ok(()) => Ok(Sent::Now(answering)),
+                Err(NotTaken::Closed) => {
+                    link.calls.lock().take(correlation);
+                    Err(link.no_route())
                 }
-            }
+                Err(NotTaken::Full) => {
+                    let (link, frame) = (link.clone(), scratch.clone());
+                    Ok(Sent::Later(Box::pin(async move {
+                        if link.out.send_waiting(&frame).await { Ok(answering) } else { Err(link.no_route()) }
+                    })))
+                }
+            },
             Ok(Encoded::Large { body }) => {
                 let (link, target) = (link.clone(), self.target);
                 let head = LargeHead {

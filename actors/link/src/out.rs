@@ -1,8 +1,10 @@
 //! The way out of a link: one buffer in front of the message stream.
 //!
 //! While the link is idle a sender writes to the stream itself, which saves a task switch and is what
-//! makes a lone call as quick as a bare echo. As soon as senders outrun the link their frames gather
-//! here, and the writer task sends them many at a time, which is what makes many calls cheap.
+//! makes a lone call as quick as a bare echo. With more in flight frames gather here: a datagram's worth is
+//! still written by its last sender, so that the peer begins while the rest is being made; with many in flight
+//! the writer task sends all there is, which is what makes many calls cheap. QUIC keeps each write apart until
+//! it is acknowledged, and looks through them for every datagram, so few large ones cost it less than many small.
 
 use std::{
     pin::Pin,
@@ -15,6 +17,9 @@ use tokio::sync::Notify;
 /// Bytes that answers may gather beyond the buffer's own limit before the peer, which sends calls and
 /// does not read their answers, is given up: 16 MiB, one answer of the largest size.
 pub(crate) const MAX_ANSWERS: usize = horos_wire::codec::MAX_BODY;
+
+/// Frames are written in portions of at least this much: nearly an Ethernet datagram.
+const PORTION: usize = 1200;
 
 #[derive(Debug)]
 pub(crate) struct Out {
@@ -47,8 +52,10 @@ pub(crate) enum NotTaken {
 /// Whether a frame may be written at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Eager {
-    /// If the link is idle: someone waits for just this frame.
-    IfIdle,
+    /// If nothing is in front of it: someone waits for just this frame.
+    Each,
+    /// As soon as they fill a datagram: few enough wait for that to be what keeps both ends busy at once.
+    Portions,
     /// Better gathered with others.
     No,
 }
@@ -58,6 +65,16 @@ enum Wake {
     Write(quinn::SendStream),
     Early,
     Closed,
+}
+
+/// Writes what the stream takes at once. One that takes nothing now has nobody registered: the writer task polls again
+/// with its own waker.
+fn write_now(stream: &mut quinn::SendStream, bytes: &[u8]) -> usize {
+    match tokio::io::AsyncWrite::poll_write(Pin::new(stream), &mut Context::from_waker(Waker::noop()), bytes) {
+        Poll::Ready(Ok(written)) => written,
+        // The stream is broken, which the writer task will find.
+        Poll::Ready(Err(_)) | Poll::Pending => 0,
+    }
 }
 
 impl Out {
@@ -85,24 +102,27 @@ impl Out {
             state.waiting = true;
             return Err(NotTaken::Full);
         }
-        if eager == Eager::IfIdle
-            && state.buffer.is_empty()
-            && let Some(stream) = &mut state.stream
-        {
-            // A write that must wait registers nobody: the writer task polls again with its own waker.
-            if let Poll::Ready(Ok(written)) =
-                tokio::io::AsyncWrite::poll_write(Pin::new(stream), &mut Context::from_waker(Waker::noop()), frame)
-            {
-                frame = &frame[written..];
+        let State { buffer, stream, .. } = &mut *state;
+        let Some(stream) = stream else {
+            // The writer is at work, and looks again before it rests.
+            buffer.extend_from_slice(frame);
+            return Ok(());
+        };
+        let idle = buffer.is_empty();
+        match eager {
+            Eager::Each if idle => frame = &frame[write_now(stream, frame)..],
+            Eager::Portions if buffer.len() + frame.len() >= PORTION => {
+                buffer.extend_from_slice(frame);
+                let written = write_now(stream, buffer);
+                buffer.drain(..written);
+                frame = &[];
             }
-            if frame.is_empty() {
-                return Ok(());
-            }
+            Eager::Each | Eager::Portions | Eager::No => {}
         }
-        let idle = state.stream.is_some() && state.buffer.is_empty();
-        state.buffer.extend_from_slice(frame);
-        drop(state);
-        if idle {
+        buffer.extend_from_slice(frame);
+        // What was there before has woken the writer already.
+        if idle && !buffer.is_empty() {
+            drop(state);
             self.filled.notify_one();
         }
         Ok(())

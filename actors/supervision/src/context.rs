@@ -18,7 +18,10 @@ use crate::{
 ///
 /// A user named in the message's claims is only what this caller asserts.
 #[derive(Clone)]
-pub struct Caller {
+pub struct Caller(Arc<Identity>);
+
+/// Behind one pointer: a caller goes with every message.
+struct Identity {
     node: Arc<NodeId>,
     /// What stands in the recorder and in logs: made once per sender, not once per message.
     label: Arc<str>,
@@ -28,39 +31,39 @@ pub struct Caller {
 impl Caller {
     /// An actor (or other part) of this node, called `label`.
     pub fn local(node: Arc<NodeId>, label: impl Into<Arc<str>>) -> Self {
-        Self { node, label: label.into(), local: true }
+        Self(Arc::new(Identity { node, label: label.into(), local: true }))
     }
 
     /// The node or person on the other end of a link.
     pub fn remote(node: Arc<NodeId>) -> Self {
         let label = format!("{}@{}", node.role, node.name).into();
-        Self { node, label, local: false }
+        Self(Arc::new(Identity { node, label, local: false }))
     }
 
     /// The identity that the caller's certificate proves; this node's own for a local caller.
     pub fn node(&self) -> &NodeId {
-        &self.node
+        &self.0.node
     }
 
     /// Whether the caller is on this node.
     pub fn is_local(&self) -> bool {
-        self.local
+        self.0.local
     }
 
     pub(crate) fn label(&self) -> &Arc<str> {
-        &self.label
+        &self.0.label
     }
 }
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.label)
+        f.pad(&self.0.label)
     }
 }
 
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.label, f)
+        fmt::Debug::fmt(&self.0.label, f)
     }
 }
 

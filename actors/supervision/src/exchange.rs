@@ -152,7 +152,7 @@ pub trait Inbox: Send + Sync {
     ///
     /// # Errors
     /// The message back, with the reason.
-    fn post(&self, post: Post) -> Result<(), Box<Returned>>;
+    fn post(&self, post: Box<Post>) -> Result<(), Box<Returned>>;
     /// The protocol's name and version.
     fn protocol(&self) -> (&'static str, u16);
     /// The protocol's type, where sender and receiver are in one program.
@@ -293,7 +293,8 @@ impl fmt::Debug for Answering {
 
 /// Takes a call back when it is dropped before its answer has come.
 pub struct Cancel {
-    link: Arc<dyn Cancels>,
+    /// None when the answer has come.
+    link: Option<Arc<dyn Cancels>>,
     correlation: u64,
 }
 
@@ -306,13 +307,20 @@ pub trait Cancels: Send + Sync {
 impl Cancel {
     /// Takes `correlation` back on `link` when dropped.
     pub fn new(link: Arc<dyn Cancels>, correlation: u64) -> Self {
-        Self { link, correlation }
+        Self { link: Some(link), correlation }
+    }
+
+    /// The answer has come: there is nothing to take back.
+    pub fn answered(mut self) {
+        self.link = None;
     }
 }
 
 impl Drop for Cancel {
     fn drop(&mut self) {
-        self.link.cancel(self.correlation);
+        if let Some(link) = &self.link {
+            link.cancel(self.correlation);
+        }
     }
 }
 

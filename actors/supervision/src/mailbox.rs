@@ -19,7 +19,8 @@ use crate::{context::Caller, exchange::Answerer, vitals::Vitals};
 /// Messages that may wait for an actor by default: at 1 ms each, a second's work.
 pub const DEFAULT_CAPACITY: usize = 1024;
 
-/// A message on its way into a mailbox.
+/// A message on its way into a mailbox. Always boxed: it passes through many hands, and a mailbox that was full once
+/// keeps room for pointers only.
 #[derive(Debug)]
 pub struct Post {
     /// Which request of the protocol.
@@ -42,13 +43,13 @@ pub struct Post {
 #[derive(Debug)]
 pub struct Returned {
     /// The message.
-    pub post: Post,
+    pub post: Box<Post>,
     /// Why.
     pub why: NoEffect,
 }
 
 impl Returned {
-    pub(crate) fn boxed(post: Post, why: NoEffect) -> Box<Self> {
+    pub(crate) fn boxed(post: Box<Post>, why: NoEffect) -> Box<Self> {
         Box::new(Self { post, why })
     }
 }
@@ -124,7 +125,7 @@ enum Reader {
 
 #[derive(Debug)]
 struct Queue {
-    posts: VecDeque<Post>,
+    posts: VecDeque<Box<Post>>,
     reader: Reader,
     life: u64,
 }
@@ -152,7 +153,7 @@ impl Mailbox {
     }
 
     /// Takes a message if there is room.
-    pub(crate) fn push(&self, post: Post) -> Result<(), Box<Returned>> {
+    pub(crate) fn push(&self, post: Box<Post>) -> Result<(), Box<Returned>> {
         let mut queue = self.queue.lock();
         if queue.posts.len() >= self.capacity {
             return Err(Returned::boxed(post, NoEffect::Overloaded("the actor's mailbox is full".into())));
@@ -180,7 +181,7 @@ impl Mailbox {
     }
 
     /// The next message.
-    pub(crate) fn pop(&self) -> Option<Post> {
+    pub(crate) fn pop(&self) -> Option<Box<Post>> {
         let mut queue = self.queue.lock();
         let was_full = queue.posts.len() >= self.capacity;
         let post = queue.posts.pop_front();
@@ -220,7 +221,7 @@ impl Mailbox {
     }
 }
 
-fn refuse_all(posts: VecDeque<Post>, why: &NoEffect) {
+fn refuse_all(posts: VecDeque<Box<Post>>, why: &NoEffect) {
     for post in posts {
         post.refuse(why.clone());
     }

@@ -9,6 +9,8 @@ use horos_wire::{
     tree::{Outcome, Recorded, Recording},
 };
 
+use crate::vitals::Incoming;
+
 /// Messages an actor's recorder holds.
 pub const RECORDED: usize = 64;
 /// Longest cause of death that is kept, in bytes: a panic may print a whole table.
@@ -30,10 +32,6 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn begun(at: u64, method: &'static str, sender: Arc<str>, size: u32, trace: TraceId, waited: u64) -> Self {
-        Self { at, method, sender, size, outcome: Outcome::InHand, trace, waited, took: NEVER }
-    }
-
     fn told(&self, now: u64) -> Recorded {
         Recorded {
             ago_us: now.saturating_sub(self.at) / 1_000,
@@ -59,13 +57,21 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    pub(crate) fn begin(&mut self, entry: Entry) {
+    pub(crate) fn begin(&mut self, message: &Incoming<'_>, at: u64, waited: u64) {
+        let Incoming { method, sender, size, trace, .. } = *message;
         if self.ring.len() < RECORDED {
             self.latest = self.ring.len();
-            self.ring.push(entry);
-        } else {
-            self.latest = (self.latest + 1) % RECORDED;
-            self.ring[self.latest] = entry;
+            let sender = Arc::clone(sender);
+            self.ring.push(Entry { at, method, sender, size, outcome: Outcome::InHand, trace, waited, took: NEVER });
+            return;
+        }
+        self.latest = (self.latest + 1) % RECORDED;
+        let entry = &mut self.ring[self.latest];
+        (entry.at, entry.method, entry.size, entry.trace, entry.waited) = (at, method, size, trace, waited);
+        (entry.outcome, entry.took) = (Outcome::InHand, NEVER);
+        // Most actors hear from few: what is there already need not be counted up and down again.
+        if !Arc::ptr_eq(&entry.sender, sender) {
+            entry.sender = Arc::clone(sender);
         }
     }
 

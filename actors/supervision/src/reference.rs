@@ -66,7 +66,15 @@ impl<P: Protocol> Ref<P> {
             Route::Local(inbox) => {
                 let (reply, answer) = oneshot::channel();
                 let work = Work::Local(Box::new(LocalCall::<R> { request: Some(request), reply: Some(reply), begun: false }));
-                let post = Post { method: R::METHOD, work, context, caller: self.context.me().clone(), size: 0, received: now, hold: None };
+                let post = Box::new(Post {
+                    method: R::METHOD,
+                    work,
+                    context,
+                    caller: self.context.me().clone(),
+                    size: 0,
+                    received: now,
+                    hold: None,
+                });
                 inbox.post(post).map_err(|returned| returned.why)?;
                 match timeout_at(until.into(), answer).await {
                     Ok(Ok(outcome)) => outcome,
@@ -97,7 +105,15 @@ impl<P: Protocol> Ref<P> {
         match &*self.way(until).await? {
             Route::Local(inbox) => {
                 let work = Work::Local(Box::new(LocalCast::<R> { request: Some(request) }));
-                let post = Post { method: R::METHOD, work, context, caller: self.context.me().clone(), size: 0, received: now, hold: None };
+                let post = Box::new(Post {
+                    method: R::METHOD,
+                    work,
+                    context,
+                    caller: self.context.me().clone(),
+                    size: 0,
+                    received: now,
+                    hold: None,
+                });
                 inbox.post(post).map_err(|returned| returned.why)
             }
             Route::Remote(outlet) => {
@@ -237,13 +253,14 @@ async fn sent<T>(sent: Sent<T>, until: Instant) -> Result<T, NoEffect> {
 
 async fn answered(call: Sent<Answering>, until: Instant) -> Result<Answer, Fault> {
     let Answering { answer, cancel } = sent(call, until).await?;
-    let outcome = match timeout_at(until.into(), answer).await {
-        Ok(Ok(outcome)) => outcome,
+    match timeout_at(until.into(), answer).await {
+        Ok(Ok(outcome)) => {
+            cancel.answered();
+            outcome
+        }
         Ok(Err(_)) => Err(Fault::Unknown(Unknown::NoReply)),
         Err(_) => Err(Fault::Unknown(Unknown::DeadlinePassed)),
-    };
-    drop(cancel);
-    outcome
+    }
 }
 
 fn decode_answer<R: Request>(answer: &Answer) -> Result<R::Reply, CallError<R::Error>> {
@@ -323,7 +340,7 @@ impl Context {
                 let (sender, answer) = oneshot::channel();
                 let sink = Arc::new(OneAnswer(Mutex::new(Some(sender))));
                 let work = Work::Encoded { format: Format::Json, body, answer: Some(Answerer::new(sink, 1, Format::Json)) };
-                let post = Post { method, work, context, caller: self.me().clone(), size: 0, received: now, hold: None };
+                let post = Box::new(Post { method, work, context, caller: self.me().clone(), size: 0, received: now, hold: None });
                 inbox.post(post).map_err(|returned| {
                     let Returned { post, why } = *returned;
                     post.refuse(why.clone());
@@ -355,7 +372,7 @@ impl Context {
         match route {
             Route::Local(inbox) => {
                 let work = Work::Encoded { format: Format::Json, body, answer: None };
-                let post = Post { method, work, context, caller: self.me().clone(), size: 0, received: now, hold: None };
+                let post = Box::new(Post { method, work, context, caller: self.me().clone(), size: 0, received: now, hold: None });
                 inbox.post(post).map_err(|returned| returned.why)
             }
             Route::Remote(outlet) => {

@@ -143,7 +143,7 @@ struct ServiceInbox<P> {
 }
 
 impl<P: Protocol> Inbox for ServiceInbox<P> {
-    fn post(&self, post: Post) -> Result<(), Box<Returned>> {
+    fn post(&self, post: Box<Post>) -> Result<(), Box<Returned>> {
         // Between lives messages wait; after the last there is nobody to wait for.
         let taken = if self.is_closed() {
             Err(Returned::boxed(post, NoEffect::NoSuchActor(self.vitals.name().into())))
@@ -347,7 +347,7 @@ impl<S: Service> Actor for Host<S> {
 
 impl<S: Service> HostState<S> {
     /// Handles one message; returns when it ended, which is when the next one begins.
-    async fn handle(&mut self, post: Post, now: Instant) -> Instant {
+    async fn handle(&mut self, post: Box<Post>, now: Instant) -> Instant {
         if post.context.deadline.is_some_and(|deadline| deadline <= now) {
             self.vitals.refuse();
             post.refuse(NoEffect::Expired);
@@ -359,12 +359,12 @@ impl<S: Service> HostState<S> {
             post.refuse(why);
             return now;
         };
-        let Post { work, context, caller, size, received, hold, .. } = post;
+        let Post { work, context, caller, size, received, hold, .. } = *post;
         self.vitals.begin(
             now,
             Incoming {
                 method: entry.name,
-                sender: caller.label().clone(),
+                sender: caller.label(),
                 size,
                 trace: context.trace,
                 waited: now.saturating_duration_since(received),

@@ -27,17 +27,17 @@ use tokio::sync::watch;
 use crate::{
     census,
     histogram::{Histogram, nanos},
-    recorder::{Entry, Recorder, cut},
+    recorder::{Recorder, cut},
     supervisor::subtree::Subtree,
 };
 
 /// A message as its handling begins.
-#[derive(Clone, Debug)]
-pub struct Incoming {
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming<'a> {
     /// The request's name.
     pub method: &'static str,
     /// Who sent it.
-    pub sender: Arc<str>,
+    pub sender: &'a Arc<str>,
     /// Bytes on the wire; 0 for a message from the same node.
     pub size: u32,
     /// The trace it belongs to.
@@ -169,12 +169,11 @@ impl Vitals {
     }
 
     /// The handling of `message` begins.
-    pub fn begin(&self, now: Instant, message: Incoming) {
+    pub fn begin(&self, now: Instant, message: Incoming<'_>) {
         let at = since_epoch(now);
         let waited = nanos(message.waited);
-        let entry = Entry::begun(at, message.method, message.sender, message.size, message.trace, waited);
         let mut recorder = self.recorder.lock();
-        recorder.begin(entry);
+        recorder.begin(&message, at, waited);
         self.wait.record(waited);
         self.busy_since.store(at, Relaxed);
     }
@@ -387,10 +386,14 @@ impl fmt::Debug for Vitals {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
-    fn incoming(method: &'static str) -> Incoming {
-        Incoming { method, sender: "test".into(), size: 7, trace: TraceId(9), waited: Duration::from_micros(3) }
+    static SENDER: LazyLock<Arc<str>> = LazyLock::new(|| "test".into());
+
+    fn incoming(method: &'static str) -> Incoming<'static> {
+        Incoming { method, sender: &SENDER, size: 7, trace: TraceId(9), waited: Duration::from_micros(3) }
     }
 
     #[test]
@@ -464,7 +467,7 @@ mod tests {
         let (sender, now, rounds) = (Arc::<str>::from("test"), Instant::now(), 5_000_000u32);
         let started = Instant::now();
         for _ in 0..rounds {
-            let message = Incoming { method: "Ask", sender: Arc::clone(&sender), size: 0, trace: TraceId(1), waited: Duration::ZERO };
+            let message = Incoming { method: "Ask", sender: &sender, size: 0, trace: TraceId(1), waited: Duration::ZERO };
             vitals.begin(now, message);
             vitals.end(now, Outcome::Done);
         }

@@ -110,7 +110,7 @@ impl Actor for Worker {
             Do::Hang => "Hang",
             Do::Block(_) => "Block",
         };
-        let message = Incoming { method, sender: "test".into(), size: 0, trace: TraceId(1), waited: Duration::ZERO };
+        let message = Incoming { method, sender: &"test".into(), size: 0, trace: TraceId(1), waited: Duration::ZERO };
         state.vitals.begin(Instant::now(), message);
         match what {
             Do::Panic => panic!("ouch"),

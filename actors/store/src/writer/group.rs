@@ -334,8 +334,8 @@ impl Group {
     }
 }
 
-fn incoming(sender: &Arc<str>, waited: Duration) -> Incoming {
-    Incoming { method: "transaction", sender: Arc::clone(sender), size: 0, trace: TraceId::default(), waited }
+fn incoming(sender: &Arc<str>, waited: Duration) -> Incoming<'_> {
+    Incoming { method: "transaction", sender, size: 0, trace: TraceId::default(), waited }
 }
 
 /// What a job may do. The transaction is shared, so its limits are not the job's to move.
