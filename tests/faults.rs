@@ -112,7 +112,7 @@ async fn a_loop_in_one_service_leaves_its_node_up_and_is_named() {
     // It cannot keep its node from stopping either: not even the second signal is needed.
     bo.process().terminate();
     let status = bo.process().wait(Duration::from_secs(25)).await;
-    assert!(status.code().is_some(), "{status}");
+    assert_eq!(status.code(), Some(0), "{:?}", bo.process().lines());
 }
 
 #[tokio::test]
