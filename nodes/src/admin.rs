@@ -160,6 +160,15 @@ pub(crate) struct Admin {
     pub(crate) cluster: bool,
 }
 
+impl Admin {
+    /// Whether this very actor ends with `actor`, a service's name or a path.
+    fn is_part_of(&self, actor: &str) -> bool {
+        let me = if self.cluster { CLUSTER } else { NAME };
+        let path = path_of(&self.insight.root.get().handle.tree(), me).unwrap_or_default();
+        actor == me || path == actor || path.strip_prefix(actor).is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
 impl Service for Admin {
     type Protocol = Node;
 }
@@ -239,7 +248,13 @@ impl Handle<Restart> for Admin {
     async fn handle(&mut self, ask: Restart, cx: &Context) -> Result<Done, NodeError> {
         tracing::warn!(target: "horos_nodes::audit", caller = %cx.caller(), actor = %ask.actor, "restart");
         let (supervisor, child) = self.insight.find(&ask.actor)?;
-        supervisor.restart_child(&child).await.map_err(refused)?;
+        let order = async move { supervisor.restart_child(&child).await.map_err(refused) };
+        if self.is_part_of(&ask.actor) {
+            // Its stop waits for the message in hand, which is this one.
+            tokio::spawn(order);
+        } else {
+            order.await?;
+        }
         Ok(Done {})
     }
 }
