@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) fn register(n: &mut Horos) {
     let everyone = [Role::Bo, Role::Fo, Role::Operator];
     n.on(Role::Bo).service("stock", Restart::Permanent, Shelf::open).to(&everyone).only(&[Role::Viewer], &["levels"]);
-    n.on(Role::Fo).service("shop", Restart::Permanent, Till::open).to(&everyone);
+    n.on(Role::Fo).service("shop", Restart::Permanent, |_: Opening| async { Ok::<_, OpenError>(Till) }).to(&everyone);
 }
 
 /// Asks what there is.
@@ -173,12 +173,6 @@ impl Handle<Restock> for Shelf {
 
 /// Sells what the BO has.
 struct Till;
-
-impl Till {
-    async fn open(_: Opening) -> Result<Self, OpenError> {
-        Ok(Self)
-    }
-}
 
 impl Service for Till {
     type Protocol = Shop;
