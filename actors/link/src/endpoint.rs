@@ -23,11 +23,12 @@ use ractor::Actor;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
-    dial::PATIENCE,
     config::{Admission, Config, Parts, Secret},
+    dial::PATIENCE,
     peer::{Peer, PeerArgs, STREAMS, Side},
     peers::Peers,
     tls::{self, Expected, RefusedByPeer, SERVER_NAME},
+    window,
 };
 
 /// The protocol between nodes.
@@ -102,7 +103,7 @@ pub fn transport(config: &Config) -> Arc<TransportConfig> {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32((STREAMS as u32 + 2) * STREAM_WINDOW))
         // What we may have written and the peer not acknowledged; it is memory, so it is bounded like the rest.
-        .send_window(4 * 1024 * 1024)
+        .send_window(window::MOST)
         .datagram_receive_buffer_size(None);
     let mut discovery = quinn::MtuDiscoveryConfig::default();
     discovery.upper_bound(config.mtu.min(6500));

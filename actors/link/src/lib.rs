@@ -17,6 +17,7 @@ mod peer;
 mod peers;
 mod streams;
 pub mod tls;
+mod window;
 mod worker;
 
 pub use config::{Admission, Config, Parts, Secret};

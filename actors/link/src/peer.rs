@@ -36,6 +36,7 @@ use crate::{
     link::Link,
     peers::{Peers, Place},
     streams::{self, Type},
+    window,
 };
 
 /// Large answers on their way at once; more wait, in order of their readiness.
@@ -200,6 +201,7 @@ impl Driver {
         tasks.spawn(async move { accept_streams(link, peers).await });
         let link = self.link.clone();
         tasks.spawn(async move { inbound::give_up_late(link).await });
+        tasks.spawn(window::keep(self.link.clone()));
         tasks.spawn(stays_admitted(self.link.clone(), self.peers.clone(), self.identity.clone()));
         let link = self.link.clone();
         tasks.spawn(async move { write_large_answers(link, answers).await });
