@@ -79,7 +79,7 @@ impl BackupError {
     /// What it means for the shell: 3 where something must be put out of the way first.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Exists(_) | Self::Kept(_) | Self::DataDir(DataDirError::InUse { .. }) => Exit::NoEffect,
+            Self::NotEmpty(_) | Self::Exists(_) | Self::Kept(_) | Self::DataDir(DataDirError::InUse { .. }) => Exit::NoEffect,
             Self::Store(store::BackupError::InUse { .. } | store::BackupError::Exists { .. }) => Exit::NoEffect,
             _ => Exit::Local,
         }
