@@ -17,6 +17,7 @@ use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{
     floor::{self, Floor},
+    memory,
     node::{self, Bench, Count, Counted, DEADLINE, Echo, Layout, Node, Runtimes, TARGETS, Take, Work},
     process::{self, CLIENT_CORE, Server},
     report::{Arguments, Metric, quantile},
@@ -349,7 +350,7 @@ pub(crate) fn flood(directory: &Path) -> anyhow::Result<()> {
     process::pin(CLIENT_CORE)?;
     let pair = Pair::start(directory, Layout::Single)?;
     let pids = [std::process::id(), pair.server.pid()];
-    let before: Vec<u64> = pids.iter().map(|pid| process::forget_peak(*pid)).collect::<anyhow::Result<_>>()?;
+    let before: Vec<u64> = pids.iter().map(|pid| memory::forget_peak(*pid)).collect::<anyhow::Result<_>>()?;
     let target = pair.context.at::<Bench>("work@bo-1");
     let counted = pair.runtimes.run(async move {
         for _ in 0..CASTS {
@@ -360,7 +361,7 @@ pub(crate) fn flood(directory: &Path) -> anyhow::Result<()> {
     anyhow::ensure!(counted == CASTS, "{counted} of {CASTS} casts were handled");
     let mut grown = Vec::new();
     for (pid, before) in pids.into_iter().zip(before) {
-        grown.push((process::peak(pid)?.saturating_sub(before)) as f64 / f64::from(1 << 20));
+        grown.push((memory::peak(pid)?.saturating_sub(before)) as f64 / f64::from(1 << 20));
     }
     eprintln!("#   flood: the client grew by {:.1} MiB, the server by {:.1}", grown[0], grown[1]);
     writeln!(std::io::stdout().lock(), "{:.3}", grown[0].max(grown[1]))?;

@@ -151,20 +151,3 @@ pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
     }
     Ok(Duration::from_nanos(nanos))
 }
-
-/// Forgets a process's peak of memory, and returns what it has now, in bytes.
-pub(crate) fn forget_peak(pid: u32) -> anyhow::Result<u64> {
-    std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
-    memory(pid, "VmRSS:")
-}
-
-/// A process's peak of memory since then, in bytes.
-pub(crate) fn peak(pid: u32) -> anyhow::Result<u64> {
-    memory(pid, "VmHWM:")
-}
-
-pub(crate) fn memory(pid: u32, field: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
-}

@@ -6,6 +6,7 @@
 
 mod floor;
 mod load;
+mod memory;
 mod node;
 mod process;
 mod report;
