@@ -40,10 +40,11 @@ struct Source {
 }
 
 impl BulkSource for Source {
+    fn at_hand(&mut self) -> Option<Bytes> {
+        self.chunks.pop_front()
+    }
+
     fn chunk(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, BulkError>> {
-        if let Some(chunk) = self.chunks.pop_front() {
-            return Box::pin(std::future::ready(Ok(Some(chunk))));
-        }
         Box::pin(async move {
             let mut chunks = [const { Bytes::new() }; CHUNKS];
             let count = self.stream.read_chunks(&mut chunks).await.map_err(|error| match error {

@@ -62,6 +62,10 @@ pub struct BulkReader(Box<dyn BulkSource>);
 
 /// Where a [`BulkReader`] reads from.
 pub trait BulkSource: Send {
+    /// The next bytes if they have come already: what spares most chunks a future of their own.
+    fn at_hand(&mut self) -> Option<Bytes> {
+        None
+    }
     /// The next bytes; `None` at the end.
     fn chunk(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, BulkError>>;
 }
@@ -80,7 +84,10 @@ impl BulkReader {
     /// # Cancel safety
     /// No bytes are lost by dropping the future.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, BulkError> {
-        self.0.chunk().await
+        match self.0.at_hand() {
+            Some(bytes) => Ok(Some(bytes)),
+            None => self.0.chunk().await,
+        }
     }
 }
 
