@@ -93,7 +93,10 @@ impl Request {
             return Err(RequestError::Key);
         }
         let signed = &parsed.signature_value.data;
-        if !der.ends_with(&signature::tail(signed)) || !signature::verify(spki, info.raw, signed) {
+        // The signature covers what stands between the outermost header and the tail; those two are held to their one spelling.
+        let tail = signature::tail(signed);
+        let whole = [&*sequence_header(info.raw.len() + tail.len()), info.raw, &tail].concat();
+        if der != whole || !signature::verify(spki, info.raw, signed) {
             return Err(RequestError::Tampered);
         }
         let mut names = parsed.requested_extensions().into_iter().flatten().filter_map(|extension| match extension {
@@ -117,6 +120,16 @@ impl Request {
             return Ok(());
         }
         Err(RequestError::Mismatch { asked: Box::new(self.id.clone()), expected: Box::new(expected.clone()) })
+    }
+}
+
+/// The one header that DER has for a SEQUENCE of `length` bytes (X.690 §8.1.3, §10.1).
+fn sequence_header(length: usize) -> Vec<u8> {
+    let bytes = length.to_be_bytes();
+    let digits = &bytes[bytes.iter().take_while(|byte| **byte == 0).count()..];
+    match length {
+        0..=0x7f => vec![0x30, length as u8],
+        _ => [&[0x30, 0x80 | digits.len() as u8], digits].concat(),
     }
 }
 

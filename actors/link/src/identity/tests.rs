@@ -412,6 +412,9 @@ fn no_parser_panics_on_what_a_peer_or_a_file_may_hold() {
             Ok(())
         })
         .unwrap();
+    // The outermost tag is under no signature, and was once read in any class.
+    let class = [&[original[0] | 0xc0], &original[1..]].concat();
+    assert!(Request::from_der(&original).is_ok() && Request::from_der(&class).is_err());
     for text in [
         request,
         list,
