@@ -135,7 +135,7 @@ impl Handle<Panic> for Bencher {
 pub(crate) enum Layout {
     /// One `current_thread` runtime for all.
     Single,
-    /// The node's default: the link on a `current_thread` runtime of its own, services on another.
+    /// The node's default on two cores: the link on a `current_thread` runtime of its own, services on two threads.
     Default,
 }
 
@@ -157,10 +157,14 @@ pub(crate) struct Runtimes {
 
 impl Runtimes {
     pub(crate) fn start(layout: Layout) -> anyhow::Result<Self> {
-        let link = thread("link")?;
+        let link = keep("link", Builder::new_current_thread())?;
         let services = match layout {
             Layout::Single => link.clone(),
-            Layout::Default => thread("services")?,
+            Layout::Default => {
+                let mut services = Builder::new_multi_thread();
+                services.worker_threads(2);
+                keep("services", services)?
+            }
         };
         Ok(Self { link, services })
     }
@@ -171,8 +175,9 @@ impl Runtimes {
     }
 }
 
-fn thread(name: &str) -> anyhow::Result<Runtime> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+/// Builds a runtime that a thread of its own keeps, and, if it has no others, drives.
+fn keep(name: &str, mut builder: Builder) -> anyhow::Result<Runtime> {
+    let runtime = builder.enable_all().build()?;
     let handle = runtime.handle().clone();
     std::thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(std::future::pending::<()>()))?;
     Ok(handle)
