@@ -108,7 +108,7 @@ struct Linked {
     since: Instant,
 }
 
-/// See the [module](self).
+/// A node's peers: who is linked, who is known, and which way an address leads. Cheap to share.
 pub struct Peers {
     pub(crate) exchange: Exchange,
     pub(crate) policy: Arc<Policy>,
