@@ -86,7 +86,7 @@ impl fmt::Debug for Endpoint {
 /// The transport of every connection; public so that a benchmark's floor uses the same.
 pub fn transport(config: &Config) -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
-    // A lost tail is noticed after the peer's delay, 25 ms by default; 5 ms brings the p99 at 2 % loss from 29 to 7 ms (WIRE.md §2.5).
+    // A lost tail is noticed after the peer's delay, 25 ms by default; 5 ms brings the p99 at 2 % loss from 29 to 7 ms.
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(VarInt::from_u32(1)).max_ack_delay(Some(Duration::from_millis(5)));
     transport

@@ -1,6 +1,6 @@
 //! One link: everything that the connection to one peer shares between senders, its reader and its session.
 //!
-//! Made by [`crate::peer`] for each connection; gone with it. Three nested bounds hold memory (DESIGN §4):
+//! Made by [`crate::peer`] for each connection; gone with it. Three nested bounds hold memory:
 //! bytes in [`Out`], the [`Credit`] of what this peer's messages hold here, and each actor's own mailbox.
 //! Casts are bound a fourth time, by a window per target, so that a slow actor's backlog waits with the
 //! senders and never on the link.

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::{
     cluster::{Cluster, Echo, Node, Test},
-    world::{eventually, no_panics, quantile, scale, watch},
+    world::{dice, eventually, no_panics, quantile, scale, seed, watch},
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -103,7 +103,7 @@ async fn a_restarted_node_is_callable_a_quarter_of_a_second_after_its_port_is_op
         })
         .await;
     fo.linked(1).await;
-    let mut took = Vec::new();
+    let (mut took, mut dice) = (Vec::new(), dice(seed()));
     let mut incarnation = fo.endpoint.peers().known()[0].incarnation;
     for _ in 0..scale(5, 30) {
         bo.stop().await;
@@ -114,7 +114,7 @@ async fn a_restarted_node_is_callable_a_quarter_of_a_second_after_its_port_is_op
         .await;
         freed(listen).await;
         // Away for longer than a round of short dials: the long one that follows must not keep it waiting.
-        tokio::time::sleep(Duration::from_millis(rand::rng().random_range(0..2000))).await;
+        tokio::time::sleep(Duration::from_millis(dice.random_range(0..2000))).await;
         bo = start().await;
         took.push(called(&fo, "tester@bo-1").await);
         let known = fo.endpoint.peers().known()[0].incarnation;
