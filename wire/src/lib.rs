@@ -16,6 +16,7 @@ pub mod go;
 pub mod hex;
 pub mod id;
 pub mod policy;
+pub mod principal;
 pub mod protocol;
 pub mod session;
 pub mod tree;

@@ -14,7 +14,7 @@ use std::{
 
 use aws_lc_rs::hmac;
 use futures_util::future::BoxFuture;
-use horos_supervision::{ChildSpec, OnStuck, Restart, Start, StartError, SupervisorHandle, Vitals};
+use horos_supervision::{ChildSpec, OnStuck, Restart, Start, StartError, SupervisorHandle, Vitals, worker};
 use horos_wire::{control::Close, tree::Kind};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -494,33 +494,5 @@ impl Drop for Turn {
                 counts.remove(&self.ip);
             }
         }
-    }
-}
-
-/// A child that runs a loop and nothing else; it dies with an error if the loop ends.
-fn worker<F, R>(name: &'static str, run: R) -> ChildSpec
-where
-    F: Future<Output = ()> + Send + 'static,
-    R: Fn(Arc<Vitals>) -> F + Send + Sync + 'static,
-{
-    let vitals = Vitals::new(name, Kind::Worker, Duration::from_secs(2));
-    let run = Arc::new(run);
-    let start = move |start: Start| -> BoxFuture<'static, Result<ractor::ActorCell, StartError>> {
-        let run = run.clone();
-        Box::pin(async move {
-            start.vitals.started();
-            let future: BoxFuture<'static, ()> = Box::pin(run(start.vitals.clone()));
-            let spawned = Actor::spawn_linked(None, crate::worker::Worker, future, start.supervisor).await;
-            let (actor, _) = spawned.map_err(|error| StartError::new(error.to_string()))?;
-            Ok(actor.get_cell())
-        })
-    };
-    ChildSpec {
-        name: name.into(),
-        restart: Restart::Permanent,
-        shutdown: Duration::from_secs(1),
-        on_stuck: OnStuck::Report,
-        vitals,
-        start: Arc::new(start),
     }
 }

@@ -18,7 +18,6 @@ mod peers;
 mod streams;
 pub mod tls;
 mod window;
-mod worker;
 
 pub use config::{Admission, Config, Parts, Secret};
 pub use endpoint::{ALPN, AlpnHandler, Endpoint, EndpointError, socket, transport};

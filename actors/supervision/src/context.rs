@@ -94,6 +94,13 @@ impl Context {
         self
     }
 
+    /// The same with another call's trace, deadline, hops and claims: for work that a request from outside causes.
+    #[must_use]
+    pub fn with_call(mut self, call: CallContext) -> Self {
+        self.call = call;
+        self
+    }
+
     /// The same with an earlier deadline.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Instant) -> Self {

@@ -17,6 +17,7 @@ pub mod service;
 pub mod supervisor;
 pub mod vitals;
 mod watchdog;
+mod worker;
 
 pub use backoff::Backoff;
 pub use context::{Caller, Context, Deadline};
@@ -27,3 +28,4 @@ pub use service::{Handle, OpenError, Service, ServiceSpec, Table, service};
 pub use supervisor::{ChildSpec, Intensity, OnStuck, Restart, Start, StartError, Strategy, Supervisor, SupervisorHandle, SupervisorSpec};
 pub use vitals::{Down, Incoming, Vitals};
 pub use watchdog::LOOK_EVERY;
+pub use worker::worker;

@@ -1,0 +1,33 @@
+//! The seam to whoever can tell what a key or a token proves.
+
+use std::{fmt, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use horos_wire::principal::{Denied, Principal};
+
+/// What a request showed. Never logged: its `Debug` shows the kind only.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// From `X-API-Key`, or from `Authorization: Bearer` where it begins as a key does.
+    Key(Box<str>),
+    /// From `Authorization: Bearer`.
+    Token(Box<str>),
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Key(_) => "Key",
+            Self::Token(_) => "Token",
+        })
+    }
+}
+
+/// Tells what a credential proves.
+pub trait Authenticator: Send + Sync + 'static {
+    /// Answers from memory; `None` when it has to look, which [`Authenticator::verify`] does. Never blocks.
+    fn recall(&self, credential: &Credential) -> Option<Result<Arc<Principal>, Denied>>;
+
+    /// Looks. An answer is final for this request.
+    fn verify(&self, credential: Credential) -> BoxFuture<'static, Result<Arc<Principal>, Denied>>;
+}

@@ -1,0 +1,96 @@
+//! What other crates hand in to be served.
+
+use std::{convert::Infallible, fmt};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use horos_wire::principal::Scope;
+use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
+
+/// Whatever a body may fail with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Who may use an endpoint. There is no default: each says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody, without a key.
+    Public,
+    /// Whoever's key or token grants this scope.
+    Scope(Scope),
+}
+
+/// Which listener serves an endpoint, where `listen.public` is another address than `listen.cluster`. With one address
+/// it serves both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Plane {
+    /// `listen.public`.
+    Public,
+    /// `listen.cluster`: administration.
+    Cluster,
+    /// Both.
+    Both,
+}
+
+/// A service under a prefix of the one router.
+#[derive(Clone)]
+pub struct Mount {
+    pub(crate) prefix: Box<str>,
+    pub(crate) access: Access,
+    pub(crate) plane: Plane,
+    pub(crate) service: BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>,
+}
+
+impl fmt::Debug for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mount({}, {:?}, {:?})", self.prefix, self.access, self.plane)
+    }
+}
+
+/// Why something cannot be mounted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountError {
+    /// The prefix is none.
+    #[error("{0:?} is no prefix: write it like /shop, without a slash at its end")]
+    Prefix(Box<str>),
+    /// Two services under one prefix.
+    #[error("{0} is mounted twice")]
+    Taken(Box<str>),
+}
+
+impl Mount {
+    /// `service` for every path that is `prefix` or below it; it sees the path without the prefix.
+    ///
+    /// Its requests carry extensions: [`horos_wire::CallContext`] (trace, deadline, claims) always, and
+    /// `Arc<`[`horos_wire::principal::Principal`]`>` where a key or a token was shown.
+    ///
+    /// # Errors
+    /// [`MountError::Prefix`].
+    pub fn new<S, B>(prefix: &str, access: Access, plane: Plane, service: S) -> Result<Self, MountError>
+    where
+        S: Service<http::Request<Body>, Response = http::Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        // The characters of RFC 3986 §3.3 that need no escape and mean nothing to a router.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'.' | b'_' | b'~');
+        let is_path = prefix.starts_with('/') && !prefix.ends_with('/') && !prefix.contains("//") && prefix.bytes().all(plain);
+        if !is_path || prefix.split('/').any(|part| part == "." || part == "..") {
+            return Err(MountError::Prefix(prefix.into()));
+        }
+        let service = service.map_future(|answer| answer.map(|answer| answer.map(|response| response.map(Body::new))));
+        Ok(Self { prefix: prefix.into(), access, plane, service: BoxCloneSyncService::new(service) })
+    }
+
+    /// The prefix.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Who may use it.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+}
