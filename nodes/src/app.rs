@@ -10,9 +10,11 @@ use horos_wire::{
     policy::{Allowed, Policy, PolicyError, Rule},
     protocol::Method,
 };
-use tokio::runtime::Handle as Runtime;
 
-use crate::databases::{Database, Databases};
+use crate::{
+    databases::{Database, Databases},
+    threads::Threads,
+};
 
 /// What [`crate::main`] hands to a user's binary: says which services run on which role, and who may call them.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl std::fmt::Debug for Registered {
 /// What a node gives the services it starts.
 pub(crate) struct Parts {
     pub(crate) exchange: Exchange,
-    pub(crate) runtime: Runtime,
+    pub(crate) threads: Arc<Threads>,
     pub(crate) databases: Databases,
     pub(crate) data: Arc<PathBuf>,
     pub(crate) capacity: usize,
@@ -100,6 +102,11 @@ impl Horos {
     /// Everything wrong with what was registered.
     pub(crate) fn problems(&self) -> &[String] {
         &self.problems
+    }
+
+    /// How many services a node of `role` runs.
+    pub(crate) fn services_on(&self, role: Role) -> usize {
+        self.services.iter().filter(|service| service.role == role).count()
     }
 
     pub(crate) fn children(&self, role: Role, parts: &Parts) -> Result<Vec<ChildSpec>, RegisterError> {
@@ -175,7 +182,7 @@ where
 {
     let (data, databases, open) = (parts.data.clone(), parts.databases.clone(), open.clone());
     let spec = ServiceSpec { capacity: parts.capacity, ..spec.clone() };
-    service(&parts.exchange, &parts.runtime, spec, move |context| -> BoxFuture<'static, Result<S, OpenError>> {
+    service(&parts.exchange, &parts.threads.next(), spec, move |context| -> BoxFuture<'static, Result<S, OpenError>> {
         Box::pin(open(Opening { context, data: data.clone(), databases: databases.clone() }))
     })
 }

@@ -161,7 +161,8 @@ section! {
         /// split: services run beside the thread that drives QUIC; single: all on one thread. On a single core split is
         /// right as well: the kernel shares the core, so that a service that never yields holds up no heartbeat.
         layout = "layout": Layout = Layout::Split;
-        /// Threads for services when split; 0 takes one a core, less the one that drives QUIC, and two at least.
+        /// Threads for services when split; 0 takes one a service, eight at most. Each service stays on one, so that one
+        /// which never yields holds up only those that share its thread.
         service_threads = "service-threads": u16 = 0, within 0..=1024;
     }
 }

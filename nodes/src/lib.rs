@@ -16,6 +16,7 @@ mod node;
 mod program;
 mod remote;
 pub mod render;
+mod threads;
 mod up;
 
 // A user's crate depends on this one alone.

@@ -31,7 +31,7 @@ use horos_wire::{Incarnation, NodeId, protocol::node::NAME, session::Liveness};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::{
-    runtime::{Builder, Handle, Runtime},
+    runtime::{Builder, Handle},
     signal::unix::{SignalKind, signal},
 };
 
@@ -41,6 +41,7 @@ use crate::{
     config::{Config, DataDir, Layout, Seed},
     databases::Databases,
     memory,
+    threads::{MAX_DEFAULT, Threads},
 };
 
 /// What a node writes into its data directory once its port is open, for the command line on the same machine.
@@ -88,7 +89,7 @@ pub(crate) struct RunningNode {
     address_file: PathBuf,
     drain: Duration,
     /// Dropped last.
-    _services: Services,
+    _threads: Arc<Threads>,
 }
 
 /// Runs a node until it is stopped. `ready` is called with the address when it takes work.
@@ -143,11 +144,15 @@ impl RunningNode {
                 expected: id.to_uri(),
             });
         }
-        let services_runtime = Services(match config.runtime.layout {
-            Layout::Single => None,
-            Layout::Split => Some(service_runtime(config.runtime.service_threads)?),
-        });
-        let service_handle = services_runtime.0.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone());
+        let threads = match (config.runtime.layout, config.runtime.service_threads) {
+            (Layout::Single, _) => 0,
+            // Each service has its own, so that one which never yields holds up no other.
+            (Layout::Split, 0) => horos.services_on(config.node.role).clamp(1, MAX_DEFAULT),
+            (Layout::Split, threads) => usize::from(threads),
+        };
+        let threads =
+            Threads::start("service", threads).map_err(|source| NodeError::Io { action: "start the services' threads", source })?;
+        let threads = Arc::new(threads);
         let exchange = Exchange::new(id, Incarnation(rand::random()));
 
         // Handles come before what they lead to, so that every lasting child stands in its supervisor's own
@@ -169,7 +174,7 @@ impl RunningNode {
         let address = endpoint.local_addr().map_err(|source| NodeError::Io { action: "read the bound address", source })?;
         let parts = Parts {
             exchange: exchange.clone(),
-            runtime: service_handle,
+            threads: threads.clone(),
             databases: Databases::new(&config.data, config.store.clone(), store.handle()),
             data: Arc::new(config.data.clone()),
             capacity: config.limits.mailbox as usize,
@@ -226,7 +231,7 @@ impl RunningNode {
         insight.conditions.lock().clear();
         tracing::info!(node = %exchange.node().to_uri(), %address, incarnation = %exchange.incarnation(),
             ms = started.elapsed().as_millis() as u64, "ready");
-        Ok(Self { root, endpoint, insight, address, address_file, drain: config.drain.timeout, _services: services_runtime })
+        Ok(Self { root, endpoint, insight, address, address_file, drain: config.drain.timeout, _threads: threads })
     }
 
     /// Where it listens.
@@ -249,31 +254,6 @@ impl RunningNode {
         let _ = std::fs::remove_file(&self.address_file);
         self.endpoint.close(CLOSE_WITHIN).await;
     }
-}
-
-/// The services' threads, where they have some of their own.
-struct Services(Option<Runtime>);
-
-impl Drop for Services {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            // Waiting for its threads would block the runtime that this one drops it on, and a service in a loop
-            // must not keep the process.
-            runtime.shutdown_background();
-        }
-    }
-}
-
-fn service_runtime(threads: u16) -> Result<Runtime, NodeError> {
-    // Two at least: a service that blocks its thread leaves one to the others.
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let threads = if threads == 0 { cores.saturating_sub(1).max(2) } else { usize::from(threads) };
-    Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name("service")
-        .enable_all()
-        .build()
-        .map_err(|source| NodeError::Io { action: "start the services' threads", source })
 }
 
 /// The link's configuration as the node's says it.

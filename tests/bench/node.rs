@@ -7,7 +7,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,8 @@ use tokio::runtime::{Builder, Handle as Runtime};
 
 /// Long enough never to pass, short enough to be a deadline like any other.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+/// Threads for services, as `nodes` starts them: one a service, eight at most.
+const SERVICE_THREADS: usize = 8;
 /// The actors that calls are spread over.
 pub(crate) const TARGETS: usize = 8;
 
@@ -135,7 +137,7 @@ impl Handle<Panic> for Bencher {
 pub(crate) enum Layout {
     /// One `current_thread` runtime for all.
     Single,
-    /// The node's default on two cores: the link on a `current_thread` runtime of its own, services on two threads.
+    /// The node's default: the link on a `current_thread` runtime of its own, services on [`SERVICE_THREADS`] more.
     Default,
 }
 
@@ -152,26 +154,30 @@ impl Layout {
 #[derive(Clone, Debug)]
 pub(crate) struct Runtimes {
     pub(crate) link: Runtime,
-    pub(crate) services: Runtime,
+    /// Services take them in turn.
+    services: Arc<[Runtime]>,
+    next: Arc<AtomicUsize>,
 }
 
 impl Runtimes {
     pub(crate) fn start(layout: Layout) -> anyhow::Result<Self> {
         let link = keep("link", Builder::new_current_thread())?;
         let services = match layout {
-            Layout::Single => link.clone(),
+            Layout::Single => vec![link.clone()],
             Layout::Default => {
-                let mut services = Builder::new_multi_thread();
-                services.worker_threads(2);
-                keep("services", services)?
+                (0..SERVICE_THREADS).map(|_| keep("service", Builder::new_current_thread())).collect::<anyhow::Result<_>>()?
             }
         };
-        Ok(Self { link, services })
+        Ok(Self { link, services: services.into(), next: Arc::default() })
+    }
+
+    fn service(&self) -> &Runtime {
+        &self.services[self.next.fetch_add(1, Ordering::Relaxed) % self.services.len()]
     }
 
     /// Runs `future` among the services and waits for it.
     pub(crate) fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> anyhow::Result<T> {
-        wait(&self.services, future)
+        wait(&self.services[0], future)
     }
 }
 
@@ -247,7 +253,7 @@ impl Node {
 
     pub(crate) async fn serve(&self, name: &str) -> anyhow::Result<()> {
         let spec = ServiceSpec::new(name.parse()?);
-        let child = service(&self.exchange, &self.runtimes.services, spec, |_| async { Ok(Bencher::default()) })?;
+        let child = service(&self.exchange, self.runtimes.service(), spec, |_| async { Ok(Bencher::default()) })?;
         self.root.add_child(child).await?;
         Ok(())
     }
