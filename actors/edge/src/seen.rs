@@ -16,6 +16,9 @@ pub enum Version {
 }
 
 impl Version {
+    /// Every version.
+    pub const ALL: [Self; 3] = [Self::Http1, Self::Http2, Self::Http3];
+
     /// `h1`, `h2` or `h3`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -41,6 +44,9 @@ pub struct Peer {
     pub version: Version,
     /// Which listener it came to: [`Plane::Both`] where one address serves both.
     pub plane: Plane,
+    /// Whether TLS protects it: always but for plain HTTP on loopback. Only then are browsers told to insist on HTTPS and
+    /// where HTTP/3 is.
+    pub tls: bool,
 }
 
 /// Why a connection or a request was refused or ended early. Each is a counter, by its [name](Reason::as_str).
