@@ -16,12 +16,14 @@ use horos_wire::{
     Never, Role,
     policy::sees_errors,
     protocol::node::{
-        Actors, Crash, Describe, Description, Done, MethodDescription, NAME, Node, NodeError, Offered, Recorder, Restart, Revoke, Status,
-        StatusReport, Tree,
+        Actors, Crash, Describe, Description, Done, MAX_MAINTENANCE, Maintain, MethodDescription, NAME, Node, NodeError, Offered, Recorder,
+        Restart, Revoke, Serving, ServingReport, Status, StatusReport, Tree,
     },
     tree::{Actor, Health, NodeTree, Recording},
 };
 use parking_lot::Mutex;
+
+use crate::maintenance::Maintenance;
 
 /// The name of the actor that asks the whole cluster.
 pub const CLUSTER: &str = "horos.cluster";
@@ -39,6 +41,9 @@ pub(crate) struct Insight {
     pub(crate) started: Instant,
     /// Why the node is not ready; empty when it is.
     pub(crate) conditions: Arc<Mutex<Vec<Box<str>>>>,
+    pub(crate) maintenance: Maintenance,
+    /// Where HTTP is served, as people write it.
+    pub(crate) http: Arc<[Box<str>]>,
 }
 
 /// The node's supervisors, known once the tree that this is part of has been laid out.
@@ -286,6 +291,28 @@ impl Handle<Revoke> for Admin {
     async fn handle(&mut self, ask: Revoke, cx: &Context) -> Result<Done, NodeError> {
         tracing::warn!(target: "horos_nodes::audit", caller = %cx.caller(), "deny list");
         self.insight.peers.revoke(ask.list).await.map_err(|why| NodeError::Refused(why.into()))?;
+        Ok(Done {})
+    }
+}
+
+impl Handle<Serving> for Admin {
+    async fn handle(&mut self, _: Serving, _: &Context) -> Result<ServingReport, Never> {
+        let maintenance = self.insight.maintenance.message().map(|message| (*message).into());
+        Ok(ServingReport { addresses: self.insight.http.to_vec(), maintenance })
+    }
+}
+
+impl Handle<Maintain> for Admin {
+    async fn handle(&mut self, ask: Maintain, cx: &Context) -> Result<Done, NodeError> {
+        let message = ask.message.as_deref().map(str::trim);
+        if message.is_some_and(|message| message.is_empty() || message.len() > MAX_MAINTENANCE) {
+            return Err(NodeError::Refused(format!("a message has 1 to {MAX_MAINTENANCE} bytes").into()));
+        }
+        tracing::warn!(target: "horos_nodes::audit", caller = %cx.caller(), on = message.is_some(), "maintenance");
+        let (maintenance, message) = (self.insight.maintenance.clone(), message.map(str::to_owned));
+        let set = tokio::task::spawn_blocking(move || maintenance.set(message.as_deref()));
+        let set = set.await.map_err(|error| NodeError::Refused(error.to_string().into()))?;
+        set.map_err(|error| NodeError::Refused(format!("it could not be written down: {error}").into()))?;
         Ok(Done {})
     }
 }

@@ -203,7 +203,7 @@ pub struct Init {
     /// The node's name; without it the role and -1
     #[arg(long)]
     pub name: Option<NodeName>,
-    /// UDP address for nodes and the command line; without it 127.0.0.1 and the role's port
+    /// Address for nodes, the command line and HTTP (UDP and TCP); without it 127.0.0.1 and the role's port
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
     /// A node known from the start, as host:port; may be repeated
@@ -215,6 +215,9 @@ pub struct Init {
     /// Only make a key and a request, to be signed where the authority is
     #[arg(long, conflicts_with = "authority")]
     pub request: bool,
+    /// The BO that owns the keys (control.db); without it this node where it is the cluster's first, else bo-1
+    #[arg(long, value_name = "NAME")]
+    pub control_owner: Option<NodeName>,
 }
 
 /// `identity …`.
@@ -302,10 +305,10 @@ pub struct Up {
     /// Print addresses and log lines only, without the live tree
     #[arg(long)]
     pub no_tree: bool,
-    /// UDP port of the BO; 0 takes any
+    /// Port of the BO, UDP and TCP; 0 takes any
     #[arg(long, default_value_t = crate::config::BO_PORT)]
     pub bo_port: u16,
-    /// UDP port of the FO; 0 takes any
+    /// Port of the FO, UDP and TCP; 0 takes any
     #[arg(long, default_value_t = crate::config::FO_PORT)]
     pub fo_port: u16,
 }
@@ -313,7 +316,7 @@ pub struct Up {
 /// `bo` and `fo`.
 #[derive(Clone, Debug, Args)]
 pub struct Node {
-    /// UDP address for nodes and the command line, over the configuration's
+    /// Address for nodes, the command line and HTTP (UDP and TCP), over the configuration's
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
     /// Log level, over the configuration's

@@ -7,9 +7,12 @@
 //! This module reads the file and is handed the environment; it changes nothing and opens no socket.
 
 mod data_dir;
+mod http;
 mod layers;
 mod problem;
 mod reader;
+mod sections;
+mod seeds;
 mod template;
 mod units;
 
@@ -17,22 +20,26 @@ use std::{
     fmt, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    str::FromStr,
     time::Duration,
 };
 
-use horos_wire::{ClusterName, NodeName, Role};
+use horos_wire::Role;
 use serde_json::{Map, Value};
 
 pub(crate) use data_dir::open_to_others;
 pub use data_dir::{DataDir, DataDirError, create_private};
+pub use http::{Control, Http, HttpLimits, HttpTimeouts, HttpTls, Network, NetworkError, WebOrigin, WebOriginError};
 pub use layers::{MAX_FILE, PREFIX};
 pub use problem::{MAX_PROBLEMS, Origin, Problem, Problems, nearest};
+pub use reader::MAX_LISTED;
+pub use sections::{Cluster, Drain, Identity, Layout, Limits, Listen, Liveness, Log, LogFormat, Node, Runtime, Store, Synchronous};
+pub use seeds::{Endpoint, EndpointError, MAX_SEEDS, Seed};
 pub use template::{Settings, template};
 pub use units::{ByteSize, UnitError, show_span, span};
 
 use layers::Layers;
-use reader::{Leaf, Reader, Section, choice, section};
+use reader::{Leaf, Reader, Section};
+use seeds::read_seeds;
 
 /// The configuration file's name in a data directory.
 pub const FILE: &str = "horos.yaml";
@@ -42,220 +49,12 @@ pub const BO_PORT: u16 = 7400;
 /// Port of `listen.cluster` on an FO unless said otherwise: another than the BO's, so that both run on one machine.
 pub const FO_PORT: u16 = 7401;
 
-/// Longest `liveness.down`: the link's connections end after 5 s of silence (RFC 9000 §10.1), whatever is waited for.
-const MAX_DOWN: Duration = ms(4500);
-
-/// Most seeds; the rest of a cluster is learnt from them.
-pub const MAX_SEEDS: usize = 256;
-
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
-}
-
-section! {
-    /// The cluster this node belongs to.
-    pub struct Cluster = "cluster" {
-        /// Its name, as in the certificates; two clusters never talk.
-        name = "name": ClusterName = "horos".parse().expect("a literal name that keeps the rules");
-    }
-}
-
-section! {
-    /// This node.
-    pub struct Node = "node" {
-        /// Its name, as in its certificate. Default: the role and -1.
-        name = "name": NodeName = "bo-1".parse().expect("a literal name that keeps the rules");
-        /// bo (owns data) or fo (faces the public), as in its certificate.
-        role = "role": Role = Role::Bo;
-    }
-}
-
-section! {
-    /// Where this node is reached.
-    pub struct Listen = "listen" {
-        /// UDP address for nodes and the command line. Default: port 7400 on a BO, 7401 on an FO.
-        cluster = "cluster": SocketAddr = SocketAddr::from(([127, 0, 0, 1], BO_PORT));
-    }
-}
-
-section! {
-    /// When another node counts as gone. Each must leave room for the one before it.
-    pub struct Liveness = "liveness" {
-        /// Time between heartbeats.
-        heartbeat = "heartbeat": Duration = ms(500), within ms(10)..=secs(1);
-        /// Without a heartbeat for so long, a node is suspect: two may be lost.
-        suspect = "suspect": Duration = ms(1500), within ms(20)..=secs(4);
-        /// Without one for so long, it is down and calls in flight end as unknown. QUIC itself gives up after 5 s.
-        down = "down": Duration = ms(2500), within ms(30)..=MAX_DOWN;
-    }
-}
-
-section! {
-    /// What this node takes on at most. Beyond it senders wait or are told "overloaded".
-    pub struct Limits = "limits" {
-        /// Messages waiting for one actor, unless the service says otherwise.
-        mailbox = "mailbox": u32 = 1024, within 1..=1_000_000;
-        /// Messages from one peer that are dispatched and not yet handled; further calls are refused. Eight slow actors fill it.
-        in_flight_messages = "in-flight-messages": u32 = 8192, within 1..=1_000_000;
-        /// Bytes of the small messages among them, and again of the large ones.
-        in_flight_bytes = "in-flight-bytes": ByteSize = ByteSize::mib(8), within ByteSize::kib(64)..=ByteSize(4 << 30);
-        /// Encoded bytes waiting to be written to one peer; senders wait for room until their deadline.
-        out_buffer = "out-buffer": ByteSize = ByteSize::mib(1), within ByteSize::kib(64)..=ByteSize(1 << 30);
-        /// Sessions open at a time, nodes and command lines together.
-        connections = "connections": u32 = 1024, within 2..=65_536;
-        /// Handshakes in progress at a time; whoever comes beyond is refused and may try again.
-        handshakes = "handshakes": u32 = 1024, within 1..=65_536;
-        /// Of those, from one address; beyond it an address must first show that it is its own (RFC 9000 §8.1.2).
-        /// Many command lines at once, and nodes behind one NAT, come from one address.
-        handshakes_per_address = "handshakes-per-address": u32 = 64, within 1..=65_536;
-        /// A handshake takes at most so long.
-        handshake_timeout = "handshake-timeout": Duration = secs(3), within ms(100)..=secs(30);
-    }
-}
-
-choice! {
-    /// When SQLite waits for the disk (SQLite, PRAGMA synchronous).
-    pub enum Synchronous {
-        /// Before a commit is answered: a reply means that it survives a power cut.
-        Full = "full",
-        /// At checkpoints: a power cut may lose the last commits, never damage the file.
-        Normal = "normal",
-    }
-}
-
-section! {
-    /// How databases are opened and written.
-    pub struct Store = "store" {
-        /// full: a reply means that the commit is on disk; normal: a power cut may lose the last ones.
-        synchronous = "synchronous": Synchronous = Synchronous::Full;
-        /// Commands that share a transaction at most.
-        group_commit = "group-commit": u32 = 256, within 1..=65_536;
-        /// A transaction waits for more commands at most so long; 0s takes only what is already queued.
-        group_wait = "group-wait": Duration = ms(0), within ms(0)..=secs(1);
-        /// Commands that wait for the writer of one database.
-        queue = "queue": u32 = 1024, within 1..=1_000_000;
-        /// Read-only connections to each database.
-        readers = "readers": u32 = 4, within 1..=64;
-        /// How long a statement waits for another process's lock.
-        busy_timeout = "busy-timeout": Duration = secs(5), within ms(0)..=secs(60);
-    }
-}
-
-choice! {
-    /// How threads share the work.
-    pub enum Layout {
-        /// One thread for QUIC and the node's own workings, others for services: a busy service cannot hold up heartbeats.
-        Split = "split",
-        /// Everything on one thread: least CPU a message, for services that never block.
-        Single = "single",
-    }
-}
-
-section! {
-    /// Threads.
-    pub struct Runtime = "runtime" {
-        /// split: services run beside the thread that drives QUIC; single: all on one thread. On a single core split is
-        /// right as well: the kernel shares the core, so that a service that never yields holds up no heartbeat.
-        layout = "layout": Layout = Layout::Split;
-        /// Threads for services when split; 0 takes one a service, eight at most. Each service stays on one, so that one
-        /// which never yields holds up only those that share its thread.
-        service_threads = "service-threads": u16 = 0, within 0..=1024;
-    }
-}
-
-choice! {
-    /// How log lines look.
-    pub enum LogFormat {
-        /// For people.
-        Text = "text",
-        /// One JSON object a line.
-        Json = "json",
-    }
-}
-
-section! {
-    /// What is logged, to stderr.
-    pub struct Log = "log" {
-        /// error, warn, info, debug or trace; also by module, as in "info,horos_link=debug".
-        level = "level": String = "info".to_owned();
-        /// text or json.
-        format = "format": LogFormat = LogFormat::Text;
-    }
-}
-
-section! {
-    /// The node's key and certificates.
-    pub struct Identity = "identity" {
-        /// Directory; a relative path starts at the data directory.
-        dir = "dir": PathBuf = PathBuf::from("identity");
-    }
-}
-
-section! {
-    /// A graceful stop.
-    pub struct Drain = "drain" {
-        /// Work in hand gets so long to end before it is cut off.
-        timeout = "timeout": Duration = secs(10), within ms(0)..=secs(3600);
-    }
-}
-
-/// A node that is known before any is heard from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seed {
-    /// Its name, where it is to be that and no other.
-    pub name: Option<NodeName>,
-    /// Its role, where it is to be that and no other.
-    pub role: Option<Role>,
-    /// Where its `listen.cluster` is reached from here.
-    pub address: Endpoint,
-}
-
-/// `host:port`, the host an IP address or a DNS name; names are looked up anew at every dial.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    /// An IP address (without brackets) or a DNS name.
-    pub host: Box<str>,
-    /// The UDP port, never 0.
-    pub port: u16,
-}
-
-/// Why a text is no [`Endpoint`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected host:port such as \"bo-1.example.org:7400\", \"192.0.2.7:7400\" or \"[2001:db8::7]:7400\"")]
-pub struct EndpointError;
-
-impl FromStr for Endpoint {
-    type Err = EndpointError;
-    fn from_str(text: &str) -> Result<Self, EndpointError> {
-        let (host, port) = if let Ok(address) = text.parse::<SocketAddr>() {
-            (address.ip().to_string(), address.port())
-        } else {
-            let (host, port) = text.rsplit_once(':').ok_or(EndpointError)?;
-            // RFC 1035 §2.3.4: 255 octets. A colon left over is an IPv6 address without its brackets.
-            let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-            if host.is_empty() || host.len() > 255 || !host.bytes().all(plain) {
-                return Err(EndpointError);
-            }
-            (host.to_owned(), port.parse().map_err(|_| EndpointError)?)
-        };
-        if port == 0 { Err(EndpointError) } else { Ok(Self { host: host.into(), port }) }
-    }
-}
-
-impl From<SocketAddr> for Endpoint {
-    fn from(address: SocketAddr) -> Self {
-        Self { host: address.ip().to_string().into(), port: address.port() }
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
-    }
 }
 
 /// Everything a node is told before it starts.
@@ -285,6 +84,14 @@ pub struct Config {
     pub identity: Identity,
     /// See [`Drain`].
     pub drain: Drain,
+    /// See [`Http`]; files are resolved against `data`.
+    pub http: Http,
+    /// See [`HttpLimits`].
+    pub http_limits: HttpLimits,
+    /// See [`HttpTimeouts`].
+    pub http_timeouts: HttpTimeouts,
+    /// See [`Control`].
+    pub control: Control,
 }
 
 /// Where a configuration comes from.
@@ -351,7 +158,7 @@ impl Config {
             data: data.to_owned(),
             cluster: Cluster::default(),
             node: Node { role, name: name.parse().expect("a literal name that keeps the rules") },
-            listen: Listen { cluster: SocketAddr::from(([127, 0, 0, 1], port)) },
+            listen: Listen { cluster: SocketAddr::from(([127, 0, 0, 1], port)), public: None },
             peers: Vec::new(),
             liveness: Liveness::default(),
             limits: Limits::default(),
@@ -360,7 +167,16 @@ impl Config {
             log: Log::default(),
             identity: Identity { dir: data.join(Identity::default().dir) },
             drain: Drain::default(),
+            http: Http::default(),
+            http_limits: HttpLimits::default(),
+            http_timeouts: HttpTimeouts::default(),
+            control: Control::default(),
         }
+    }
+
+    /// What the node's HTTP port is run with.
+    pub(crate) fn edge(&self) -> horos_edge::Config {
+        http::edge(&self.http, &self.http_limits, &self.http_timeouts)
     }
 
     /// Reads every source and checks the whole.
@@ -428,6 +244,10 @@ impl Config {
                 Log::KEY => self.log.read(&mut reader),
                 Identity::KEY => self.identity.read(&mut reader),
                 Drain::KEY => self.drain.read(&mut reader),
+                Http::KEY => self.http.read(&mut reader),
+                HttpLimits::KEY => self.http_limits.read(&mut reader),
+                HttpTimeouts::KEY => self.http_timeouts.read(&mut reader),
+                Control::KEY => self.control.read(&mut reader),
                 _ => {
                     let seeds = reader.raw("seeds");
                     reader.finish();
@@ -438,6 +258,11 @@ impl Config {
             reader.finish();
         }
         self.identity.dir = self.data.join(&self.identity.dir);
+        for file in [&mut self.http.certificate, &mut self.http.key].into_iter().flatten() {
+            *file = self.data.join(&file);
+        }
+        // One port named twice is one port; two of the system's choice are two.
+        self.listen.public = self.listen.public.filter(|public| *public != self.listen.cluster || public.port() == 0);
     }
 
     /// What no field can say alone.
@@ -474,13 +299,14 @@ impl Config {
             );
             wrong("limits.handshakes-per-address", what, "");
         }
-        if self.runtime.layout == Layout::Single && self.runtime.service_threads > 1 {
-            wrong(
-                "runtime.service-threads",
-                format!("{} threads in the single layout", self.runtime.service_threads),
-                "use layout split, or leave it out",
-            );
+        for (path, threads) in
+            [("runtime.service-threads", self.runtime.service_threads), ("runtime.http-threads", self.runtime.http_threads)]
+        {
+            if self.runtime.layout == Layout::Single && threads > 1 {
+                wrong(path, format!("{threads} threads in the single layout"), "use layout split, or leave it out");
+            }
         }
+        http::check(self, &mut wrong);
         if let Err(what) = crate::logging::check_filter(&self.log.level) {
             wrong("log.level", what, "use error, warn, info, debug or trace");
         }
@@ -533,54 +359,12 @@ impl Config {
             one(&self.log),
             one(&self.identity),
             one(&self.drain),
+            one(&self.http),
+            one(&self.http_limits),
+            one(&self.http_timeouts),
+            one(&self.control),
         ]
     }
-}
-
-fn read_seeds(layers: &Layers, value: Option<&Value>, problems: &mut Problems) -> Vec<Seed> {
-    let path = "peers.seeds";
-    let mut wrong = |what: String| problems.push(Problem { origin: layers.origin(path), path: path.into(), what: what.into(), fix: None });
-    // From the environment or an option the list is text: `[{address: "bo-1:7400"}]`, or addresses between commas.
-    let listed = match value {
-        None | Some(Value::Null) => return Vec::new(),
-        Some(Value::String(text)) => match layers::parse_text(text) {
-            Some(Value::Array(items)) => items,
-            _ => text
-                .split(',')
-                .map(|address| Value::Object([("address".to_owned(), address.trim().into())].into_iter().collect()))
-                .collect(),
-        },
-        Some(Value::Array(items)) => items.clone(),
-        Some(_) => {
-            wrong("expected a list of `- address: host:port`".into());
-            return Vec::new();
-        }
-    };
-    if listed.len() > MAX_SEEDS {
-        wrong(format!("{} seeds are too many: {MAX_SEEDS} at most, the rest is learnt from them", listed.len()));
-        return Vec::new();
-    }
-    let mut seeds = Vec::new();
-    for (i, item) in listed.iter().enumerate() {
-        let before = problems.len();
-        let mut reader = Reader::new(layers, Some(item), format!("{path}[{i}]"), problems);
-        let (name, role) = (reader.field::<Option<NodeName>>("name").flatten(), reader.field::<Option<Role>>("role").flatten());
-        let address = reader.field::<Endpoint>("address");
-        reader.finish();
-        match address {
-            Some(address) => seeds.push(Seed { name, role, address }),
-            None if problems.len() == before => {
-                problems.push(Problem {
-                    origin: layers.origin(&format!("{path}[{i}]")),
-                    path: format!("{path}[{i}]").into(),
-                    what: "has no address".into(),
-                    fix: Some("add `address: host:port`".into()),
-                });
-            }
-            None => {}
-        }
-    }
-    seeds
 }
 
 fn read_file(file: &Path) -> io::Result<String> {

@@ -11,6 +11,7 @@ pub mod config;
 mod databases;
 pub mod exit;
 pub mod logging;
+mod maintenance;
 mod memory;
 mod node;
 mod program;

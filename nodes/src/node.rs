@@ -40,6 +40,7 @@ use crate::{
     app::{Horos, Parts},
     config::{Config, DataDir, Layout, Seed},
     databases::Databases,
+    maintenance::Maintenance,
     memory,
     threads::{MAX_DEFAULT, Threads},
 };
@@ -186,6 +187,8 @@ impl RunningNode {
             peers: endpoint.peers().clone(),
             started,
             conditions: Arc::new(Mutex::new(vec!["starting".into()])),
+            maintenance: Maintenance::open(&config.data),
+            http: Arc::new([]),
         };
         let mut admins = Vec::new();
         for (name, cluster) in [(NAME, false), (CLUSTER, true)] {

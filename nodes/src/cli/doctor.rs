@@ -307,6 +307,7 @@ mod tests {
             name: None,
             listen: Some("127.0.0.1:0".parse().unwrap()),
             seeds: vec![],
+            control_owner: None,
         };
         initialise(&options, Timestamp::now()).unwrap();
         (base, Sources { data, ..Sources::default() })

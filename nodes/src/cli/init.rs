@@ -81,6 +81,8 @@ pub struct InitOptions {
     pub seeds: Vec<Seed>,
     /// Where the authority is or is to be; `None` makes only a request.
     pub authority: Option<PathBuf>,
+    /// The BO that owns `control.db`; without it this node, where it is a BO and the cluster's first.
+    pub control_owner: Option<NodeName>,
 }
 
 /// What was set up.
@@ -172,6 +174,8 @@ pub fn initialise(options: &InitOptions, now: Timestamp) -> Result<Made, InitErr
         role: node.role,
         listen: options.listen,
         seeds: options.seeds.clone(),
+        // Only the first node can be known to be there.
+        control_owner: options.control_owner.clone().or_else(|| (made.is_some() && node.role == Role::Bo).then(|| node.name.clone())),
     };
     write_new(&config, &template(&settings))?;
     Ok(Made { config, node, authority: made, operator, request })
@@ -261,6 +265,7 @@ pub fn lay_out(root: &Path, now: Timestamp) -> Result<UpLayout, InitError> {
         listen: None,
         seeds,
         authority: Some(root.join("authority")),
+        control_owner: Some("bo-1".parse().expect("a literal name")),
     };
     for (data, role) in [(&bo, Role::Bo), (&fo, Role::Fo)] {
         if data.join(config::FILE).exists() {
@@ -295,6 +300,7 @@ mod tests {
             listen: None,
             seeds: vec![],
             authority: Some(authority_beside(data)),
+            control_owner: None,
         }
     }
 

@@ -348,6 +348,7 @@ fn initialise(it: Init, common: &Common, output: &Output) -> Result<(), Exit> {
         listen: it.listen,
         seeds: it.seed.into_iter().map(|address| Seed { name: None, role: None, address }).collect(),
         authority: (!it.request).then(|| it.authority.unwrap_or_else(|| init::authority_beside(&common.data))),
+        control_owner: it.control_owner,
     };
     let made = super::initialise(&options, Timestamp::now()).map_err(|error| {
         let exit = match &error {

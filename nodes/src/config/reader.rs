@@ -22,6 +22,9 @@ pub(crate) trait Leaf: Sized {
 /// Longest value that is repeated in a problem, in characters.
 const MAX_SHOWN: usize = 60;
 
+/// Most entries of one list: trusted networks, origins, domains.
+pub const MAX_LISTED: usize = 64;
+
 fn expected(what: &str, value: &Value) -> String {
     let text = match value {
         Value::Null => return format!("has no value, expected {what}"),
@@ -56,7 +59,8 @@ macro_rules! texts {
         fn show(&self) -> Value { self.to_string().into() }
     })*};
 }
-texts!(ByteSize: "a size such as \"8MiB\"", ClusterName: "a name", NodeName: "a name", Role: "bo or fo", super::Endpoint: "host:port");
+texts!(ByteSize: "a size such as \"8MiB\"", ClusterName: "a name", NodeName: "a name", Role: "bo or fo", super::Endpoint: "host:port",
+    super::Network: "a network", super::WebOrigin: "an origin");
 
 impl Leaf for Duration {
     fn read(value: &Value) -> Result<Self, String> {
@@ -117,6 +121,29 @@ impl<T: Leaf> Leaf for Option<T> {
     }
     fn show(&self) -> Value {
         self.as_ref().map_or(Value::Null, T::show)
+    }
+}
+
+/// A list; one text between commas is one, too, so that a variable can hold it.
+impl<T: Leaf> Leaf for Vec<T> {
+    fn read(value: &Value) -> Result<Self, String> {
+        let items = match value {
+            Value::Null => Vec::new(),
+            Value::Array(items) => items.clone(),
+            // What begins so is YAML, and read as such.
+            Value::String(text) if text.trim_start().starts_with('[') => return Err("expected a list".into()),
+            Value::String(text) => {
+                text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(|item| Value::String(item.to_owned())).collect()
+            }
+            other => return Err(format!("expected a list, not {other}")),
+        };
+        if items.len() > MAX_LISTED {
+            return Err(format!("{} are too many, {MAX_LISTED} at most", items.len()));
+        }
+        items.iter().map(T::read).collect()
+    }
+    fn show(&self) -> Value {
+        Value::Array(self.iter().map(T::show).collect())
     }
 }
 

@@ -8,8 +8,23 @@ use std::{fmt::Write as _, path::Path};
 use super::{Config, Endpoint, Seed};
 
 /// Every section, in the file's order.
-pub(crate) const KEYS: &[&str] =
-    &["cluster", "node", "listen", "peers", "liveness", "limits", "store", "runtime", "log", "identity", "drain"];
+pub(crate) const KEYS: &[&str] = &[
+    "cluster",
+    "node",
+    "listen",
+    "peers",
+    "liveness",
+    "limits",
+    "store",
+    "runtime",
+    "log",
+    "identity",
+    "drain",
+    "http",
+    "http-limits",
+    "http-timeouts",
+    "control",
+];
 
 /// What `init` was told.
 #[derive(Clone, Debug)]
@@ -24,6 +39,8 @@ pub struct Settings {
     pub listen: Option<std::net::SocketAddr>,
     /// Nodes known from the start.
     pub seeds: Vec<Seed>,
+    /// `control.owner`; without it the default.
+    pub control_owner: Option<NodeName>,
 }
 
 /// Writes the file for a node of these settings.
@@ -32,7 +49,11 @@ pub fn template(settings: &Settings) -> String {
     config.cluster.name = settings.cluster.clone();
     config.node.name = settings.name.clone();
     config.listen.cluster = settings.listen.unwrap_or(config.listen.cluster);
-    let set = ["cluster.name", "node.name", "node.role", "listen.cluster"];
+    let mut set = vec!["cluster.name", "node.name", "node.role", "listen.cluster"];
+    if let Some(owner) = &settings.control_owner {
+        config.control.owner = owner.clone();
+        set.push("control.owner");
+    }
     let mut out = String::from(
         "# A Horos node. A later source wins: defaults, this file, the environment (HOROS__LIVENESS__HEARTBEAT=250ms),\n\
          # options. Lines that begin with `#key` show the defaults. `doctor` checks this file.\n",

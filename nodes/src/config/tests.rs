@@ -21,6 +21,7 @@ fn settings(role: Role) -> Settings {
         role,
         listen: None,
         seeds: Vec::new(),
+        control_owner: None,
     }
 }
 
@@ -49,10 +50,12 @@ fn the_written_file_keeps_what_init_was_told() {
         role: Role::Fo,
         listen: Some("0.0.0.0:9000".parse().unwrap()),
         seeds: vec![Seed { name: Some("bo-1".parse().unwrap()), role: Some(Role::Bo), address: "bo.example.org:7400".parse().unwrap() }],
+        control_owner: Some("bo-9".parse().unwrap()),
     };
     let config = Config::from_text(&sources(), &template(&told)).unwrap();
     assert_eq!((config.cluster.name, config.node.name, config.node.role), (told.cluster, told.name, told.role));
     assert_eq!((Some(config.listen.cluster), config.peers), (told.listen, told.seeds));
+    assert_eq!(Some(config.control.owner), told.control_owner);
 }
 
 #[test]

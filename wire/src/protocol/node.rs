@@ -127,6 +127,29 @@ pub struct Revoke {
     pub list: Box<str>,
 }
 
+/// Asks what the node serves over HTTP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Serving {}
+
+/// What a node serves over HTTP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ServingReport {
+    /// Where, as `https://192.0.2.7:7400`: the cluster's address first.
+    pub addresses: Vec<Box<str>>,
+    /// What users are told while maintenance is on.
+    pub maintenance: Option<Box<str>>,
+}
+
+/// Longest message of maintenance, in bytes: a line or two for people.
+pub const MAX_MAINTENANCE: usize = 500;
+
+/// Turns maintenance on, with what users are told, or off. It lasts over restarts of the node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Maintain {
+    /// What users are told; none turns it off. At most [`MAX_MAINTENANCE`] bytes.
+    pub message: Option<Box<str>>,
+}
+
 /// Why the node will not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
@@ -151,5 +174,7 @@ crate::protocol! {
         6 crash: Crash => Done, NodeError;
         7 status: Status => StatusReport;
         8 revoke: Revoke => Done, NodeError;
+        9 serving: Serving => ServingReport;
+        10 maintain: Maintain => Done, NodeError;
     }
 }
