@@ -11,7 +11,7 @@ use horos_wire::{
     control::{self, Control, Hello},
     frame, go,
     id::{self, Dossier, Id, NanoId, Prefix, ShortId},
-    protocol::{Methods, node::Node},
+    protocol::{Methods, keys::Keys, node::Node},
     session::{Liveness, MAX_OUTBOX, Session},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -39,10 +39,11 @@ impl<R: Request> Visit<R> for Reread<'_> {
     }
 }
 
-/// Every request, reply and error of the node protocol, in both formats.
+/// Every request, reply and error of Horos's own protocols, in both formats.
 pub(crate) fn codec(data: &[u8]) {
     <Node as Methods<Reread<'_>>>::visit(&mut Reread(data));
-    assert_eq!(Node::NAME, "horos.node");
+    <Keys as Methods<Reread<'_>>>::visit(&mut Reread(data));
+    assert_eq!((Node::NAME, Keys::NAME), ("horos.node", "horos.keys"));
     reread::<NoEffect>(data);
     reread::<Unknown>(data);
     reread::<Claims>(data);

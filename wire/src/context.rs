@@ -51,8 +51,8 @@ pub struct CallContext {
 /// What a caller asserts beyond its own identity.
 ///
 /// **Asserted, not proved**: a user named here is only what the calling node says, and never allows
-/// more than that node's role does.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// more than that node's role does. Only `token` proves a user, to whoever checks its signature.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     /// The request from outside that caused the message.
     pub request: Option<Box<str>>,
@@ -62,6 +62,20 @@ pub struct Claims {
     pub tenant: Option<Box<str>>,
     /// Two messages with the same key are to have one effect.
     pub idempotency_key: Option<Box<str>>,
+    /// The signed token that proves the user. A bearer's secret: it goes on with the call and into no log.
+    pub token: Option<Box<str>>,
+}
+
+impl fmt::Debug for Claims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claims")
+            .field("request", &self.request)
+            .field("user", &self.user)
+            .field("tenant", &self.tenant)
+            .field("idempotency_key", &self.idempotency_key)
+            .field("token", &self.token.as_ref().map(|_| format_args!("…")))
+            .finish()
+    }
 }
 
 impl CallContext {
@@ -76,5 +90,20 @@ impl CallContext {
             (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
             (ours, theirs) => ours.or(theirs),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_in_no_debug_text() {
+        let claims = Claims { user: Some("ana".into()), token: Some("e30.secret.sig".into()), ..Claims::default() };
+        let context = CallContext { claims: Some(Arc::new(claims.clone())), ..CallContext::default() };
+        for text in [format!("{claims:?}"), format!("{context:#?}")] {
+            assert!(text.contains("ana") && text.contains('…') && !text.contains("secret"), "{text}");
+        }
+        assert!(format!("{:?}", Claims::default()).contains("token: None"));
     }
 }

@@ -24,8 +24,8 @@ use crate::{
 /// Largest body on the message stream, in bytes; larger ones get a stream each, so that nothing small
 /// waits behind them. 16 KiB is eleven Ethernet datagrams, about 10 µs of sending.
 pub const MAX_SMALL_BODY: usize = 16 * 1024;
-/// Largest claims, in bytes.
-pub const MAX_CLAIMS: usize = 1024;
+/// Largest claims, in bytes: the longest token, and 1 KiB for the rest.
+pub const MAX_CLAIMS: usize = crate::protocol::keys::MAX_TOKEN + 1024;
 /// The fixed part behind the length.
 const FIXED: usize = 16;
 /// The longest header behind the length.

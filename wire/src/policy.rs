@@ -16,7 +16,8 @@ use crate::{
     Protocol, Request, Role,
     protocol::{
         Method,
-        node::{Actors, Describe, Node, Recorder, Status, Tree},
+        keys::{Changes, Keys, List, Report},
+        node::{Actors, Describe, Node, Recorder, Serving, Status, Tree},
     },
 };
 
@@ -87,7 +88,7 @@ impl Policy {
     /// What holds on every cluster: the rules for Horos's own protocols, and nothing else.
     pub fn builtin() -> Self {
         const LOOK: &[u16] = &[Tree::METHOD, Actors::METHOD, Status::METHOD, Describe::METHOD];
-        const VIEW: &[u16] = &[Tree::METHOD, Actors::METHOD, Status::METHOD, Describe::METHOD, Recorder::METHOD];
+        const VIEW: &[u16] = &[Tree::METHOD, Actors::METHOD, Status::METHOD, Describe::METHOD, Recorder::METHOD, Serving::METHOD];
         let mut policy = Self { rules: Vec::new(), offers: Vec::new(), known: Vec::new() };
         policy.declare::<Node>();
         for callee in Role::ALL.into_iter().filter(|role| role.is_node()) {
@@ -102,6 +103,19 @@ impl Policy {
             }
             policy.offers.push((callee, Node::NAME.into()));
         }
+        policy.declare::<Keys>();
+        for caller in Role::ALL {
+            let methods = match caller {
+                // A node keeps a replica and tells what it refused; one that is compromised makes no key and sees whose there are
+                // only as hashes.
+                Role::Bo | Role::Fo => Allowed::List([Changes::METHOD, Report::METHOD].into()),
+                Role::Viewer => Allowed::List([List::METHOD].into()),
+                Role::Operator => Allowed::All,
+            };
+            policy.rules.push(Rule { caller, callee: Role::Bo, protocol: Keys::NAME.into(), methods });
+        }
+        // Only a BO owns databases. An FO that offered keys would choose who comes in elsewhere.
+        policy.offers.push((Role::Bo, Keys::NAME.into()));
         policy
     }
 
@@ -288,6 +302,8 @@ mod tests {
         ("crash", [false, false, true, false]),
         ("status", [true, true, true, true]),
         ("revoke", [false, false, true, false]),
+        ("serving", [false, false, true, true]),
+        ("maintain", [false, false, true, false]),
     ];
 
     #[test]
@@ -306,6 +322,40 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The same for `horos.keys`, which only a bo answers.
+    const EXPECTED_KEYS: &[(&str, [bool; 4])] = &[
+        ("create", [false, false, true, false]),
+        ("list", [false, false, true, true]),
+        ("revoke", [false, false, true, false]),
+        ("trust_issuer", [false, false, true, false]),
+        ("distrust_issuer", [false, false, true, false]),
+        ("issuers", [false, false, true, false]),
+        ("issue_token", [false, false, true, false]),
+        ("revoke_token", [false, false, true, false]),
+        ("refused", [false, false, true, false]),
+        ("changes", [true, true, true, false]),
+        ("report", [true, true, true, false]),
+    ];
+
+    #[test]
+    fn keys_are_made_by_operators_alone_and_answered_for_by_a_bo_alone() {
+        let policy = Policy::builtin();
+        assert_eq!(Keys::methods().len(), EXPECTED_KEYS.len(), "a new method needs a line above");
+        for (method, (name, by_caller)) in Keys::methods().iter().zip(EXPECTED_KEYS) {
+            assert_eq!(method.name, *name);
+            for (caller, expected) in Role::ALL.into_iter().zip(by_caller) {
+                for callee in Role::ALL {
+                    let expected = *expected && callee == Role::Bo;
+                    let pair = format!("{caller} calls {name} on {callee}");
+                    assert_eq!(policy.may_call(caller, callee, Keys::NAME, method.number), expected, "{pair}");
+                    let set = policy.permitted(caller, callee, Keys::NAME, Keys::methods());
+                    assert_eq!(set.contains(method.number), expected, "{pair}");
+                }
+            }
+        }
+        assert_eq!(Role::ALL.map(|role| policy.may_offer(role, Keys::NAME)), [true, false, false, false]);
     }
 
     #[test]
@@ -372,14 +422,16 @@ mod tests {
         let mut policy = Policy::builtin();
         policy.allow(Rule { caller: Role::Fo, callee: Role::Bo, protocol: "stock".into(), methods: Allowed::All }).unwrap();
         let rows = policy.rows();
-        assert_eq!(rows.len(), (Node::methods().len() + 1) * 2 * 4);
+        assert_eq!(rows.len(), (Node::methods().len() + Keys::methods().len() + 1) * 2 * 4);
         for row in &rows {
-            let number = Node::methods().iter().find(|method| *method.name == *row.method).map_or(1, |method| method.number);
+            let known = [(Node::NAME, Node::methods()), (Keys::NAME, Keys::methods())];
+            let methods = known.into_iter().find(|(name, _)| **name == *row.protocol).map_or(&[][..], |(_, methods)| methods);
+            let number = methods.iter().find(|method| *method.name == *row.method).map_or(1, |method| method.number);
             assert_eq!(row.allowed, policy.may_call(row.caller, row.callee, &row.protocol, number), "{row}");
         }
         assert!(rows.iter().any(|row| row.to_string() == "fo may call stock.* on bo"));
         let json = serde_json::to_string(&rows[0]).unwrap();
-        assert_eq!(json, r#"{"caller":"bo","callee":"bo","protocol":"horos.node","method":"tree","allowed":true}"#);
+        assert_eq!(json, r#"{"caller":"bo","callee":"bo","protocol":"horos.keys","method":"create","allowed":false}"#);
     }
 
     #[test]

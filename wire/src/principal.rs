@@ -76,8 +76,8 @@ pub struct Principal {
     pub per_minute: Option<u32>,
 }
 
-/// What proved a [`Principal`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What proved a [`Principal`]. Its `Debug` names who, and keeps the token to itself.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Proof {
     /// A key, which belongs to `owner`.
     Key {
@@ -91,6 +91,15 @@ pub enum Proof {
         /// The signed text, for the nodes that the call reaches to check themselves.
         token: Box<str>,
     },
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key { owner } => f.debug_struct("Key").field("owner", owner).finish(),
+            Self::Token { user, .. } => f.debug_struct("Token").field("user", user).finish_non_exhaustive(),
+        }
+    }
 }
 
 impl Principal {
@@ -124,4 +133,35 @@ pub enum Denied {
     /// Whether it holds cannot be told now.
     #[error("cannot be checked now")]
     Unavailable,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_proved_somebody_is_in_no_debug_text() {
+        let proof = Proof::Token { user: "ana".into(), token: "e30.secret.sig".into() };
+        let principal = Principal { id: "i".into(), proof, scopes: Box::default(), per_minute: None };
+        let text = format!("{principal:?}");
+        assert!(text.contains("ana") && !text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn a_scope_is_held_exactly_or_not_at_all() {
+        let scope = |text: &str| text.parse::<Scope>().unwrap();
+        let holder = |scopes: &[&str]| Principal {
+            id: "i".into(),
+            proof: Proof::Key { owner: "o".into() },
+            scopes: scopes.iter().map(|text| scope(text)).collect(),
+            per_minute: None,
+        };
+        assert!(holder(&["stock:read", "a"]).may(&scope("stock:read")));
+        for held in [&[][..], &["stock"], &["stock:"], &["stock:rea"], &["stock:read."]] {
+            assert!(!holder(held).may(&scope("stock:read")), "{held:?}");
+        }
+        for bad in ["", "*", "stock:*", "Stock", "a b", "a,b", "é", &"a".repeat(MAX_SCOPE + 1)] {
+            assert_eq!(bad.parse::<Scope>(), Err(ScopeError), "{bad:?}");
+        }
+    }
 }

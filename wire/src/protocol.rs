@@ -33,6 +33,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub mod keys;
 pub mod node;
 
 /// A protocol: what an actor of some name understands.

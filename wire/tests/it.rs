@@ -13,7 +13,10 @@ use horos_wire::{
     control::{self, Bind, Bound, Control, DownReason, Hello, Offer, Offers},
     frame, go,
     id::{Dossier, Id, Seeded, Shorts, UnixMillis, Uuid7s, stamp},
-    protocol::node::{NodeError, Offered, Recorder, Revoke, Tree},
+    protocol::{
+        keys::{Change, KeyHash, KeyRow, Mark, Page, Position},
+        node::{NodeError, Offered, Recorder, Revoke, Tree},
+    },
     tree::{Actor, Health, Kind, NodeTree, Quantiles, State},
 };
 use proptest::{prelude::*, sample::Index};
@@ -121,6 +124,21 @@ fn bodies() -> Vec<Vec<u8>> {
         written(&Recorder { actor: "root/link".into() }),
         written(&Revoke { list: "list".into() }),
         written(&NodeError::Refused("no".into())),
+        written(&Page {
+            begins: false,
+            position: Position { epoch: Mark(1), seq: 2, stamp: Mark(3) },
+            changes: vec![Change::Key(KeyRow {
+                hash: KeyHash([7; 32]),
+                id: "key_1".into(),
+                owner: "ana".into(),
+                scopes: r#"["stock:read"]"#.into(),
+                per_minute: Some(60),
+                expires_at: 1 << 40,
+                revoked_at: None,
+            })],
+            part: None,
+            more: true,
+        }),
         written(&NoEffect::CircuitOpen { retry_after: Duration::from_secs(1) }),
         written(&Claims { user: Some("u".into()), ..Claims::default() }),
     ]

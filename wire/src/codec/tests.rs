@@ -10,7 +10,8 @@ use crate::{
     control::{Bind, Bound, Control, DownReason, Hello, Offer, Offers},
     id::{Dossier, Id, NanoId, ShortId},
     policy,
-    protocol::node::*,
+    principal::Scope,
+    protocol::{keys, node::*},
     tree::{self, Busy, Health, Kind, NodeTree, Outcome, Quantiles, Recorded, Recording, State},
 };
 
@@ -73,6 +74,37 @@ fn recorded() -> Recorded {
     }
 }
 
+fn scope(text: &str) -> Scope {
+    text.parse().unwrap()
+}
+
+fn key_record() -> keys::KeyRecord {
+    keys::KeyRecord {
+        id: "i".into(),
+        prefix: "hk_".into(),
+        name: "n".into(),
+        owner: "o".into(),
+        scopes: vec![scope("s")],
+        per_minute: None,
+        state: keys::KeyState::Revoked,
+        created_at: "c".into(),
+        created_by: "b".into(),
+        expires_at: None,
+        revoked_at: Some("r".into()),
+        revoked_by: Some("x".into()),
+        refused: 300,
+        last_refused_at: Some("l".into()),
+    }
+}
+
+fn refusals() -> keys::Refusals {
+    keys::Refusals { malformed: 1, unknown: 2, revoked: 3, expired: 4, not_yet_valid: 5, other_audience: 6, wrong_scope: 7, unavailable: 8 }
+}
+
+fn position() -> keys::Position {
+    keys::Position { epoch: keys::Mark(1), seq: 2, stamp: keys::Mark(3) }
+}
+
 /// Names every public type of the wire with a value and its bytes, and passes each to a check.
 macro_rules! each {
     ($check:ident) => {
@@ -85,8 +117,14 @@ macro_rules! each {
         $check(node_id(), "0473686f700004626f2d31");
         $check(TraceId(0xabc), "10bc0a0000000000000000000000000000");
         $check(
-            Claims { request: Some("r".into()), user: None, tenant: Some("t".into()), idempotency_key: Some("k".into()) },
-            "0101720001017401016b",
+            Claims {
+                request: Some("r".into()),
+                user: None,
+                tenant: Some("t".into()),
+                idempotency_key: Some("k".into()),
+                token: Some("e.p.s".into()),
+            },
+            "0101720001017401016b0105652e702e73",
         );
         $check([Format::Bincode, Format::Json], "0001");
         $check(actor("a", vec![]), "01610202010773746f636b2f3103fb0004fdffffffffffffffff02010401fb2c0101fbfb00fc70110100fd0000000000010000010772657365727665090102c3a900");
@@ -205,7 +243,119 @@ macro_rules! each {
             "0001020304",
         );
         $check(crate::Bulk(0xabc), "10bc0a0000000000000000000000000000");
-        $check(policy::Policy::builtin().rows().swap_remove(0), "00000a686f726f732e6e6f6465047472656501");
+        $check(policy::Policy::builtin().rows().swap_remove(0), "00000a686f726f732e6b6579730663726561746500");
+        $check(
+            keys::Create {
+                name: "n".into(),
+                owner: "o".into(),
+                scopes: vec![scope("a:b")],
+                expires: Some("9d".into()),
+                per_minute: Some(7),
+            },
+            "016e 016f 0103613a62 01023964 0107",
+        );
+        $check(keys::Created { key: key_record(), secret: Some(keys::Secret::new("hk_")) }, "0169 03686b5f 016e 016f 010173 00 02 0163 0162 00 010172 010178 fb2c01 01016c 01 03686b5f");
+        $check([keys::KeyState::Active, keys::KeyState::Expired, keys::KeyState::Revoked], "000102");
+        $check(keys::List { owner: Some("o".into()), all: true, after: None }, "01016f 01 00");
+        $check(keys::KeyList { keys: vec![key_record()], next: Some("k".into()) }, "01 0169 03686b5f 016e 016f 010173 00 02 0163 0162 00 010172 010178 fb2c01 01016c 01016b");
+        $check(keys::Revoke { which: keys::Which::Key("k".into()) }, "00016b");
+        $check(keys::Revoke { which: keys::Which::Owner("o".into()) }, "01016f");
+        $check(keys::Revoked { count: 1, keys: vec![] }, "0100");
+        $check(
+            keys::TrustIssuer {
+                kid: "k".into(),
+                issuer: "i".into(),
+                audience: "a".into(),
+                public_key: "p".into(),
+                grants: keys::Grants::Only(vec![scope("s")]),
+            },
+            "016b 0169 0161 0170 01010173",
+        );
+        $check(keys::DistrustIssuer { kid: "k".into() }, "016b");
+        $check(keys::Issuers {}, "");
+        $check(
+            keys::Issuer {
+                kid: "k".into(),
+                issuer: "i".into(),
+                audience: "a".into(),
+                public_key: "p".into(),
+                grants: keys::Grants::Any,
+                own: true,
+                trusted_at: "t".into(),
+                trusted_by: "b".into(),
+            },
+            "016b 0169 0161 0170 00 01 0174 0162",
+        );
+        $check(
+            keys::IssueToken { user: "u".into(), scopes: vec![], audience: None, expires: Some("1h".into()) },
+            "0175 00 00 01023168",
+        );
+        $check(
+            keys::IssuedToken {
+                token: keys::Secret::new("t"),
+                jti: "j".into(),
+                kid: "k".into(),
+                audience: "a".into(),
+                expires_at: "e".into(),
+            },
+            "0174 016a 016b 0161 0165",
+        );
+        $check(keys::RevokeToken { jti: "j".into(), until: None }, "016a 00");
+        $check(keys::Refused { minutes: 3 }, "03");
+        $check(
+            keys::RefusedMinute { minute: "m".into(), node: "n".parse().unwrap(), refusals: refusals() },
+            "016d 016e 0102030405060708",
+        );
+        $check(keys::Report { refusals: refusals(), keys: vec![("k".into(), 2)] }, "0102030405060708 01 016b02");
+        $check(keys::Changes { position: Some(position()), copied: Some(keys::Copied::Nothing) }, "01 1001000000000000000000000000000000 02 1003000000000000000000000000000000 01 00");
+        $check(
+            [keys::Copied::Nothing, keys::Copied::Tokens("j".into()), keys::Copied::Keys(keys::KeyHash([7; 32]))],
+            "00 01016a 0220 0707070707070707070707070707070707070707070707070707070707070707",
+        );
+        $check(
+            keys::Page {
+                begins: true,
+                position: position(),
+                changes: vec![
+                    keys::Change::Key(keys::KeyRow {
+                        hash: keys::KeyHash([1; 32]),
+                        id: "i".into(),
+                        owner: "o".into(),
+                        scopes: "[]".into(),
+                        per_minute: None,
+                        expires_at: i64::MAX,
+                        revoked_at: Some(-1),
+                    }),
+                    keys::Change::NoKey(keys::KeyHash([2; 32])),
+                    keys::Change::Issuer(keys::IssuerRow {
+                        kid: "k".into(),
+                        issuer: "i".into(),
+                        audience: "a".into(),
+                        public_key: "p".into(),
+                        grants: "g".into(),
+                    }),
+                    keys::Change::NoIssuer("k".into()),
+                    keys::Change::Token(keys::TokenRow { jti: "j".into(), until: 5 }),
+                    keys::Change::NoToken("j".into()),
+                ],
+                part: Some(keys::Part { after: keys::Copied::Nothing, upto: None, rows: vec![] }),
+                more: false,
+            },
+            "01 1001000000000000000000000000000000 02 1003000000000000000000000000000000 06 00 200101010101010101010101010101010101010101010101010101010101010101 0169 016f 025b5d 00 fdfeffffffffffffff 0101 01 200202020202020202020202020202020202020202020202020202020202020202 02 016b 0169 0161 0170 0167 03 016b 04 016a 0a 05 016a 01 00 00 00 00",
+        );
+        $check(
+            [
+                keys::KeysError::Invalid("a".into()),
+                keys::KeysError::NoSuchKey("a".into()),
+                keys::KeysError::Ambiguous("a".into()),
+                keys::KeysError::NoSuchIssuer("a".into()),
+                keys::KeysError::KidTaken("a".into()),
+                keys::KeysError::TooMany("a".into()),
+                keys::KeysError::Storage("a".into()),
+                keys::KeysError::Unknown,
+            ],
+            "000161 010161 020161 030161 040161 050161 060161 07",
+        );
         $check("dos_01900000-0000-719e-910a-2dec89025cc1".parse::<Id<Dossier>>().unwrap(), "019000000000719e910a2dec89025cc1");
         $check("0680000001282BK0".parse::<ShortId>().unwrap(), "01900000000044812e60");
         $check("0123456789ab".parse::<NanoId<12>>().unwrap(), "0c303132333435363738396162");
@@ -321,7 +471,9 @@ fn read_everything(body: &[u8]) {
     }
     read! {
         Tree Actors Describe Recorder Restart Crash Status Revoke Vec<NodeTree> Vec<Offered> Description Recording Done
-        StatusReport NodeError NoEffect Unknown Claims Address NodeId Id<Dossier> ShortId NanoId<12> policy::Row
+        StatusReport NodeError keys::Create keys::Created keys::List keys::KeyList keys::Revoke keys::Revoked keys::TrustIssuer keys::Issuer
+        keys::IssueToken keys::IssuedToken keys::RevokeToken keys::Changes keys::Page keys::Report keys::RefusedMinute keys::KeysError
+        NoEffect Unknown Claims Address NodeId Id<Dossier> ShortId NanoId<12> policy::Row
     }
 }
 
@@ -329,7 +481,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
     fn mutated_bodies_never_panic(
-        which in 0usize..4,
+        which in 0usize..5,
         json: bool,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
         cut: prop::sample::Index,
@@ -338,6 +490,7 @@ proptest! {
         let mut body = match which {
             0 => bytes(format, &vec![node_tree(), node_tree()]),
             1 => bytes(format, &Recording { current: vec![recorded(); 3], at_death: Some(vec![recorded()]), cause: None }),
+            3 => bytes(format, &keys::KeyList { keys: vec![key_record(); 3], next: None }),
             2 => bytes(format, &NoEffect::CircuitOpen { retry_after: Duration::from_secs(1) }),
             _ => bytes(format, &Claims { request: Some("r".into()), user: Some("u".into()), ..Claims::default() }),
         };

@@ -25,15 +25,15 @@ fn call(context: &CallContext, body: &[u8]) -> Vec<u8> {
 fn a_call_has_these_bytes_in_version_1() {
     let hex: String = call(&context(), b"hi").iter().map(|b| format!("{b:02x}")).collect();
     let expected = [
-        "32000000",                           // length
+        "33000000",                           // length
         "01070300",                           // call; deadline, trace and claims; method 3
         "07000000",                           // target 7
         "0900000000000000",                   // correlation 9
         "dc050000",                           // 1500 ms left
         "0403020100000000000000000000000002", // trace, hops
-        "0900",                               // claims: none, none, "acme", none
+        "0a00",                               // claims: none, none, "acme", none, none
         "000001046163",
-        "6d6500",
+        "6d650000",
         "6869", // body
     ];
     assert_eq!(hex, expected.concat());
