@@ -7,6 +7,7 @@
 mod authenticate;
 mod config;
 mod drain;
+mod metrics;
 mod mount;
 mod seen;
 
@@ -14,5 +15,6 @@ pub use authenticate::{Authenticator, Credential};
 pub use axum::body::Body;
 pub use config::{Config, Cors, Limits, Timeouts};
 pub use drain::{Drain, Phase};
+pub use metrics::{ConnectionGuard, HandshakeGuard, Metrics};
 pub use mount::{Access, BoxError, Mount, MountError, Plane};
 pub use seen::{Peer, Reason, Version};
