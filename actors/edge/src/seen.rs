@@ -81,6 +81,8 @@ pub enum Reason {
     ResetFlood,
     /// A frame larger than any has reason to be.
     FrameTooLarge,
+    /// More frames or streams that carry nothing than a client has reason to send.
+    FrameFlood,
     /// Not the protocol that it claims to be.
     Protocol,
     /// Too many requests from one address.
@@ -105,7 +107,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::ConnectionsFull,
         Self::AddressFull,
         Self::HandshakesFull,
@@ -120,6 +122,7 @@ impl Reason {
         Self::BodyTooLarge,
         Self::ResetFlood,
         Self::FrameTooLarge,
+        Self::FrameFlood,
         Self::Protocol,
         Self::RateAddress,
         Self::RateIdentity,
@@ -149,6 +152,7 @@ impl Reason {
             Self::BodyTooLarge => "body_too_large",
             Self::ResetFlood => "reset_flood",
             Self::FrameTooLarge => "frame_too_large",
+            Self::FrameFlood => "frame_flood",
             Self::Protocol => "protocol",
             Self::RateAddress => "rate_address",
             Self::RateIdentity => "rate_identity",
