@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use horos_wire::{ActorName, Bulk, CallContext, NoEffect, NodeId, NodeName, Protocol, TraceId, context::Claims};
+use horos_wire::{
+    ActorName, Bulk, CallContext, NoEffect, NodeId, NodeName, Protocol, TraceId,
+    context::Claims,
+    principal::{Denied, Principal, Proof},
+};
 
 use crate::{
     bulk::{self, BulkReader, BulkWriter},
@@ -65,6 +69,30 @@ impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0.label, f)
     }
+}
+
+/// On whose behalf a message was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum User<'a> {
+    /// No user's.
+    None,
+    /// The calling node says so and proves nothing: never a reason to allow more than that node's role does.
+    Asserted(&'a str),
+    /// A signed token proves it, checked on this node just now.
+    Proven(Arc<Principal>),
+    /// There is a token and it proves nobody, or another than the user named beside it. Not the same as an asserted user: whoever
+    /// sent it may have tried to pass for somebody.
+    Refused(Denied),
+}
+
+/// Checks the tokens that come with messages. Set once a node: [`Exchange::prove_users_with`].
+pub trait Prover: Send + Sync + 'static {
+    /// Whom `token` proves. Called in handlers: blocks for microseconds at most, and answers [`Denied::Unavailable`] when it would take
+    /// longer.
+    ///
+    /// # Errors
+    /// Why it proves nobody.
+    fn prove(&self, token: &str) -> Result<Arc<Principal>, Denied>;
 }
 
 /// What a handler is given with each message, and what code outside actors calls from.
@@ -156,6 +184,21 @@ impl Context {
         &self.call
     }
 
+    /// On whose behalf the message was sent. A token that came along is checked on this very node, whatever the node before it
+    /// made of it; each call of this checks again, so that one revoked meanwhile is refused.
+    pub fn user(&self) -> User<'_> {
+        let Some(claims) = self.call.claims.as_deref() else { return User::None };
+        let Some(token) = claims.token.as_deref() else { return claims.user.as_deref().map_or(User::None, User::Asserted) };
+        let Some(prover) = self.exchange.prover() else { return User::Refused(Denied::Unavailable) };
+        match prover.prove(token) {
+            Ok(principal) => match (&principal.proof, claims.user.as_deref()) {
+                (Proof::Token { user, .. }, named) if named.is_none_or(|named| named == &**user) => User::Proven(principal),
+                _ => User::Refused(Denied::Unknown),
+            },
+            Err(denied) => User::Refused(denied),
+        }
+    }
+
     /// What is left until the caller gives up.
     pub fn remaining(&self) -> Option<Duration> {
         self.call.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
@@ -204,5 +247,53 @@ impl From<Duration> for Deadline {
 impl From<Instant> for Deadline {
     fn from(instant: Instant) -> Self {
         Self::At(instant)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use horos_wire::{Incarnation, NodeId};
+
+    use super::*;
+
+    /// Knows one token.
+    struct Ana;
+
+    impl Prover for Ana {
+        fn prove(&self, token: &str) -> Result<Arc<Principal>, Denied> {
+            let proof = match token {
+                "good" => Proof::Token { user: "ana".into(), token: token.into() },
+                "key" => Proof::Key { owner: "ana".into() },
+                _ => return Err(Denied::Revoked),
+            };
+            Ok(Arc::new(Principal { id: "i ana".into(), proof, scopes: Box::default(), per_minute: None }))
+        }
+    }
+
+    fn context(prover: Option<Arc<dyn Prover>>, user: Option<&str>, token: Option<&str>) -> Context {
+        let exchange = Exchange::new(NodeId::from_uri("spiffe://shop/bo/bo-1").unwrap(), Incarnation(1));
+        if let Some(prover) = prover {
+            exchange.prove_users_with(prover);
+        }
+        let claims = Claims { user: user.map(Into::into), token: token.map(Into::into), ..Claims::default() };
+        Context::new(exchange, "test").with_claims(claims)
+    }
+
+    #[test]
+    fn a_user_only_named_stays_asserted_and_one_with_a_bad_token_is_refused() {
+        let user = |user, token| format!("{:?}", context(Some(Arc::new(Ana)), user, token).user());
+        assert_eq!(user(None, None), "None");
+        assert_eq!(user(Some("ana"), None), "Asserted(\"ana\")");
+        assert!(user(Some("ana"), Some("good")).starts_with("Proven"));
+        assert!(user(None, Some("good")).starts_with("Proven"));
+        assert_eq!(user(Some("ana"), Some("bad")), "Refused(Revoked)");
+        assert_eq!(user(Some("root"), Some("good")), "Refused(Unknown)", "the token proves another");
+        assert_eq!(user(Some("ana"), Some("key")), "Refused(Unknown)", "a key proves no user");
+    }
+
+    #[test]
+    fn without_anybody_to_check_it_a_token_proves_nothing() {
+        assert_eq!(context(None, Some("ana"), Some("good")).user(), User::Refused(Denied::Unavailable));
+        assert_eq!(context(None, Some("ana"), None).user(), User::Asserted("ana"));
     }
 }

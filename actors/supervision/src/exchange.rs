@@ -26,6 +26,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     bulk::{BulkReader, BulkWriter, Parking},
+    context::Prover,
     mailbox::{Post, Returned},
     vitals::Vitals,
 };
@@ -41,6 +42,7 @@ struct Inner {
     changed: watch::Sender<u64>,
     carrier: OnceLock<Arc<dyn Carrier>>,
     parking: Parking,
+    prover: OnceLock<Arc<dyn Prover>>,
 }
 
 impl fmt::Debug for Exchange {
@@ -71,6 +73,7 @@ impl Exchange {
             changed: watch::Sender::new(0),
             carrier: OnceLock::new(),
             parking: Parking::default(),
+            prover: OnceLock::new(),
         }))
     }
 
@@ -129,6 +132,16 @@ impl Exchange {
     /// Gives the node its way to others. Later calls are ignored: a node has one endpoint for life.
     pub fn connect(&self, carrier: Arc<dyn Carrier>) {
         let _ = self.0.carrier.set(carrier);
+    }
+
+    /// Gives the node its way to check the tokens that come with messages. Later calls are ignored; without one
+    /// every token is refused.
+    pub fn prove_users_with(&self, prover: Arc<dyn Prover>) {
+        let _ = self.0.prover.set(prover);
+    }
+
+    pub(crate) fn prover(&self) -> Option<&Arc<dyn Prover>> {
+        self.0.prover.get()
     }
 
     /// A bulk body has come from a node, another or this one.

@@ -20,7 +20,7 @@ mod watchdog;
 mod worker;
 
 pub use backoff::Backoff;
-pub use context::{Caller, Context, Deadline};
+pub use context::{Caller, Context, Deadline, Prover, User};
 pub use exchange::Exchange;
 pub use recorder::RECORDED;
 pub use reference::Ref;
