@@ -8,6 +8,7 @@ mod certificates;
 mod client;
 mod doctor;
 mod init;
+mod keys;
 mod output;
 mod run;
 mod usage;
@@ -21,6 +22,7 @@ pub use backup::{BackupError, Database, Manifest, backup, restore};
 pub use client::{Remote, RemoteError, Seen, Via};
 pub use doctor::{Check, Checked, doctor};
 pub use init::{InitError, InitOptions, Made, OPERATOR, UpLayout, authority_beside, initialise, lay_out};
+pub use keys::{Keys, Tokens};
 pub use output::Output;
 pub(crate) use output::Screen;
 pub use run::{App, run};
@@ -97,6 +99,22 @@ move it to the machine of whoever signs. With --request no authority is made; th
     /// Who may call what
     #[command(subcommand)]
     Policy(Policy),
+    /// Keys for programs that come in over HTTP: create, list, revoke
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Signed tokens that prove a user: issue, revoke, and whose are believed
+    #[command(subcommand)]
+    Tokens(Tokens),
+    /// Answer every HTTP request with 503 and a message, or no longer; lasts over restarts (operators)
+    #[command(after_help = "\
+Examples:
+  {bin} maintenance on --message 'Back at noon.'
+  {bin} maintenance on fo-1 fo-2
+  {bin} maintenance off
+  {bin} status
+
+Of the node asked, or of those named. /livez, /readyz and /metrics answer as before, and so do nodes and the command line.")]
+    Maintenance(Maintenance),
     /// Run a BO and an FO on this machine, set up on the spot, and show their trees; Ctrl-C stops both
     #[command(after_help = "\
 Examples:
@@ -370,6 +388,27 @@ pub struct Call {
 pub struct Target {
     /// A service (stock@bo-1) or a path in the tree (root/data/store@bo-1); without @ on the node asked
     pub actor: ActorPath,
+}
+
+/// `maintenance`.
+#[derive(Clone, Debug, Args)]
+pub struct Maintenance {
+    /// on or off
+    pub turn: Turn,
+    /// The nodes; without any the one asked
+    pub nodes: Vec<NodeName>,
+    /// What users are told
+    #[arg(long, value_name = "TEXT")]
+    pub message: Option<String>,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Turn {
+    /// From now on.
+    On,
+    /// No longer.
+    Off,
 }
 
 /// `backup`.

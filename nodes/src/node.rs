@@ -165,6 +165,7 @@ impl RunningNode {
             policy: Arc::new(horos.policy().clone()),
             tls: tls.clone(),
             release: env!("CARGO_PKG_VERSION"),
+            public: None,
         };
         let mut link_config = link_config(&config);
         link_config.greet = memory::peers(&config.data);

@@ -22,8 +22,12 @@ use horos_wire::{
     context::Claims,
     frame::MAX_SMALL_BODY,
     policy::Policy,
-    protocol::node::{
-        Actors, Crash, Describe, Description, NAME, Node, NodeError, Offered, Recorder, Restart, Revoke, Status, StatusReport, Tree,
+    protocol::{
+        keys::{Keys, KeysError},
+        node::{
+            Actors, Crash, Describe, Description, Maintain, NAME, Node, NodeError, Offered, Recorder, Restart, Revoke, Serving,
+            ServingReport, Status, StatusReport, Tree,
+        },
     },
     tree::{Health, NodeTree, Recording},
 };
@@ -73,7 +77,8 @@ impl Operator {
             .await
             .map_err(|error| unreachable(error.to_string()))?;
         let exchange = Exchange::new(id.clone(), Incarnation(rand::random()));
-        let parts = Parts { exchange: exchange.clone(), policy: Arc::new(policy), tls: Arc::new(tls), release: env!("CARGO_PKG_VERSION") };
+        let release = env!("CARGO_PKG_VERSION");
+        let parts = Parts { exchange: exchange.clone(), policy: Arc::new(policy), tls: Arc::new(tls), release, public: None };
         let lookup = tokio::net::lookup_host(via.endpoint.to_string());
         let mut addresses = match tokio::time::timeout_at(until.into(), lookup).await {
             Ok(found) => found.map_err(|error| unreachable(error.to_string()))?,
@@ -297,6 +302,30 @@ impl Remote for Operator {
 
     async fn revoke(&mut self, list: &str) -> Result<(), RemoteError> {
         self.order(&Scope::Any, Revoke { list: list.into() }).await.map(drop)
+    }
+
+    async fn serving(&mut self) -> Result<Option<ServingReport>, RemoteError> {
+        match self.ask(NAME, Serving {}, Instant::now() + ANSWER).await {
+            Ok(serving) => Ok(Some(serving)),
+            Err(RemoteError::Call(CallError::NoEffect(NoEffect::VersionNotSpoken(_) | NoEffect::NotAllowed(_)))) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn maintain(&mut self, node: &Scope, message: Option<&str>) -> Result<(), RemoteError> {
+        self.order(node, Maintain { message: message.map(Into::into) }).await.map(drop)
+    }
+
+    async fn keys<R>(&mut self, at: &Address, request: R) -> Result<R::Reply, RemoteError>
+    where
+        R: Request<Protocol = Keys, Error = KeysError>,
+    {
+        let until = Instant::now() + ANSWER;
+        self.reach(at, until).await?;
+        self.context.at::<Keys>(&at.to_string()).call(request, until).await.map_err(|error| match error {
+            CallError::Failed(error) => RemoteError::Keys(error),
+            other => RemoteError::Call(other.map(|error| error.to_string())),
+        })
     }
 
     async fn close(&mut self) {

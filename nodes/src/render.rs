@@ -3,9 +3,11 @@
 //! Nothing here prints or asks the terminal anything: whoever calls passes a [`Style`]. Texts that came from other nodes
 //! are stripped of control characters, so that no node can write escape sequences to an operator's terminal.
 
+mod keys;
 mod table;
 mod tree;
 
+pub use keys::{issuers, key_made, keys, refused};
 pub use table::{actors, nodes, policy, recording, status};
 pub use tree::{redraw, tree};
 

@@ -3,8 +3,11 @@
 use std::{future::Future, path::PathBuf, time::Instant};
 
 use horos_wire::{
-    Address, CallError,
-    protocol::node::{Description, Offered, StatusReport},
+    Address, CallError, Request, Scope,
+    protocol::{
+        keys::{self, KeysError},
+        node::{Description, Offered, ServingReport, StatusReport},
+    },
     tree::{NodeTree, Recording},
 };
 
@@ -43,6 +46,9 @@ pub enum RemoteError {
     /// The node answered with its own error: no such actor, or it will not.
     #[error("{0}")]
     Node(horos_wire::protocol::node::NodeError),
+    /// The owner of the keys answered with its own error.
+    #[error("{0}")]
+    Keys(KeysError),
 }
 
 impl RemoteError {
@@ -52,7 +58,10 @@ impl RemoteError {
             Self::Identity(_) => Exit::Usage,
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::Call(error) => Exit::of(error),
-            Self::Node(_) => Exit::Failed,
+            Self::Keys(KeysError::Invalid(_)) => Exit::Usage,
+            Self::Keys(KeysError::Storage(_)) => Exit::NoEffect,
+            Self::Keys(KeysError::Unknown) => Exit::Unknown,
+            Self::Node(_) | Self::Keys(_) => Exit::Failed,
         }
     }
 
@@ -70,7 +79,7 @@ impl RemoteError {
             Self::Call(CallError::NoEffect(N::NoRoute(_))) => Some("`{bin} nodes` shows who is in reach"),
             Self::Call(CallError::NoEffect(_)) => Some("nothing was done; try again"),
             Self::Call(CallError::Unknown(_)) => Some("it may have been done: look before you try again"),
-            Self::Call(CallError::Failed(_)) => None,
+            Self::Call(CallError::Failed(_)) | Self::Keys(_) => None,
         }
     }
 }
@@ -116,6 +125,14 @@ pub trait Remote {
     fn crash(&mut self, actor: &ActorPath) -> impl Future<Output = Result<(), RemoteError>>;
     /// Hands over a signed deny list, which the node passes on.
     fn revoke(&mut self, list: &str) -> impl Future<Output = Result<(), RemoteError>>;
+    /// What the node asked serves over HTTP; nothing where it is of a release that serves none, or does not say so to us.
+    fn serving(&mut self) -> impl Future<Output = Result<Option<ServingReport>, RemoteError>>;
+    /// Turns maintenance of a node on, with what users are told, or off.
+    fn maintain(&mut self, node: &Scope, message: Option<&str>) -> impl Future<Output = Result<(), RemoteError>>;
+    /// Asks the owner of the keys, who is at `at`.
+    fn keys<R>(&mut self, at: &Address, request: R) -> impl Future<Output = Result<R::Reply, RemoteError>>
+    where
+        R: Request<Protocol = keys::Keys, Error = KeysError>;
     /// Ends the connection with a word, so that no node waits for a silence.
     fn close(&mut self) -> impl Future<Output = ()>;
 }

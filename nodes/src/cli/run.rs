@@ -11,18 +11,19 @@ use std::{
 };
 
 use horos_link::identity::authority::AuthorityError;
-use horos_wire::{Address, CallError, NoEffect, Role, policy::Policy as Rules};
+use horos_wire::{Address, CallError, NoEffect, Role, Scope, policy::Policy as Rules};
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind};
 
 use super::{
-    Checked, Cli, Command, Common, Init, InitError, InitOptions, Node, Output, Policy, Remote, RemoteError, Up, Via, certificates, init,
-    usage::usage,
+    Checked, Cli, Command, Common, Init, InitError, InitOptions, Node, Output, Policy, Remote, RemoteError, Turn, Up, Via, certificates,
+    init, keys, usage::usage,
 };
 use crate::{
     config::{self, Config, DataDir, Seed, Sources},
     exit::Exit,
     logging,
+    maintenance::USUAL,
     node::ADDRESS_FILE,
     render,
 };
@@ -112,7 +113,12 @@ fn remotely<A: App>(command: Command, common: &Common, output: &Output, app: &A)
         _ => (String::new(), REACH),
     };
     let until = Instant::now() + timeout;
-    let work = async |node: &mut A::Remote| ask(command, &message, until, node, output).await;
+    let owner = keys::owner(common);
+    let work = async |node: &mut A::Remote| match command {
+        Command::Keys(it) => keys::keys(it, &owner, node, output).await,
+        Command::Tokens(it) => keys::tokens(it, &owner, node, output).await,
+        other => ask(other, &message, until, node, output).await,
+    };
     app.block_on(on_node(app, &via, until, work)).map_err(|end| end.unwrap_or_else(told))
 }
 
@@ -202,7 +208,13 @@ async fn ask<R: Remote>(command: Command, message: &str, until: Instant, node: &
         }
         Command::Status => {
             let report = node.status().await?;
-            output.data(&report, |style| render::status(&report, style))?;
+            let serving = node.serving().await?;
+            let mut value = serde_json::to_value(&report).unwrap_or_default();
+            if let (Some(value), Some(serving)) = (value.as_object_mut(), &serving) {
+                value.insert("http".into(), serving.addresses.clone().into_iter().map(String::from).collect());
+                value.insert("maintenance".into(), serving.maintenance.as_deref().into());
+            }
+            output.data(&value, |style| render::status(&report, serving.as_ref(), style))?;
             if !report.ready {
                 return Err(Exit::NoEffect.into());
             }
@@ -228,6 +240,25 @@ async fn ask<R: Remote>(command: Command, message: &str, until: Instant, node: &
         Command::Crash(it) => {
             node.crash(&it.actor).await?;
             output.data(&serde_json::json!({ "crashed": it.actor.actor }), |_| String::new())?;
+        }
+        Command::Maintenance(it) => {
+            let message = it.message.as_deref().unwrap_or(USUAL);
+            let message = (it.turn == Turn::On).then_some(message);
+            if it.nodes.is_empty() {
+                node.maintain(&Scope::Any, message).await?;
+            }
+            // One that does not answer keeps none of the others from their turn.
+            let mut failed = None;
+            for name in it.nodes {
+                if let Err(error) = node.maintain(&Scope::Node(name.clone()), message).await {
+                    output.say(&format!("{name}: {error}"));
+                    failed = Some(error);
+                }
+            }
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
+            output.data(&serde_json::json!({ "maintenance": message }), |_| String::new())?;
         }
         Command::Recorder(it) => {
             let recording = node.recorder(&it.actor).await?;

@@ -4,7 +4,10 @@ use std::{cell::RefCell, ffi::OsString, future::Future, path::Path, process::Exi
 use horos_wire::{
     CallError, NoEffect,
     policy::Policy as Rules,
-    protocol::node::{Description, Offered, StatusReport},
+    protocol::{
+        keys::{self, KeysError},
+        node::{Description, Offered, ServingReport, StatusReport},
+    },
     tree::{Health, NodeTree, Recording},
 };
 
@@ -138,6 +141,25 @@ impl Remote for Session<'_> {
         self.0.asked.borrow_mut().push(format!("revoke {}", list.lines().count() > 1));
         Ok(())
     }
+    async fn serving(&mut self) -> Result<Option<ServingReport>, RemoteError> {
+        Ok(None)
+    }
+    async fn maintain(&mut self, node: &Scope, message: Option<&str>) -> Result<(), RemoteError> {
+        self.0.asked.borrow_mut().push(format!("maintain {node:?} {message:?}"));
+        Ok(())
+    }
+    async fn keys<R>(&mut self, at: &Address, request: R) -> Result<R::Reply, RemoteError>
+    where
+        R: horos_wire::Request<Protocol = keys::Keys, Error = KeysError>,
+    {
+        let asked = serde_json::to_string(&request).unwrap();
+        self.0.asked.borrow_mut().push(format!("{} {} {asked}", at, R::NAME));
+        match self.0.answer.borrow_mut().take() {
+            Some(Ok(json)) => Ok(serde_json::from_str(&json).unwrap()),
+            Some(Err(error)) => Err(error),
+            None => Err(RemoteError::Keys(KeysError::Unknown)),
+        }
+    }
     async fn close(&mut self) {
         self.0.asked.borrow_mut().push("close".into());
     }
@@ -231,4 +253,77 @@ fn a_node_is_set_up_runs_and_is_revoked_by_documented_commands() {
             "close"
         ]
     );
+}
+
+#[test]
+fn keys_are_asked_of_the_owner_and_their_ends_are_exit_codes() {
+    let record = r#"{"id":"key_1","prefix":"hk_3f","name":"till","owner":"ana","scopes":["shop"],"per_minute":null,"state":"active",
+        "created_at":"2026-11-21T12:00:00Z","created_by":"operator@admin","expires_at":null,"revoked_at":null,"revoked_by":null,
+        "refused":0,"last_refused_at":null}"#;
+    let create = ["keys", "create", "--name", "till", "--owner", "ana", "--scope", "shop", "--via", "127.0.0.1:1"];
+    let made = |secret: &str| format!(r#"{{"key":{record},"secret":{secret}}}"#);
+    let ends = [
+        (Ok(made("\"hk_secret\"")), Exit::Ok),
+        (Ok(made("null")), Exit::Failed),
+        (Err(RemoteError::Keys(KeysError::Invalid("no".into()))), Exit::Usage),
+        (Err(RemoteError::Keys(KeysError::Storage("full".into()))), Exit::NoEffect),
+        (Err(RemoteError::Keys(KeysError::Unknown)), Exit::Unknown),
+        (Err(RemoteError::Keys(KeysError::NoSuchKey("k".into()))), Exit::Failed),
+        (Err(CallError::NoEffect(NoEffect::NoRoute("bo-1".into())).into()), Exit::Unreachable),
+    ];
+    for (answer, exit) in ends {
+        let app = double(Some(answer));
+        assert_eq!(format!("{:?}", exits(&create, app)), code(exit));
+        let asked = r#"horos.keys create {"name":"till","owner":"ana","scopes":["shop"],"expires":null,"per_minute":null}"#;
+        assert_eq!(*app.asked.borrow(), ["connect 127.0.0.1:1", asked, "close"]);
+    }
+    let app = double(Some(Ok(format!(r#"{{"keys":[{record}],"next":null}}"#))));
+    assert_eq!(format!("{:?}", exits(&["keys", "list", "--via", "127.0.0.1:1"], app)), code(Exit::Ok));
+}
+
+#[test]
+fn a_list_of_keys_ends_with_its_last_page_or_its_limit() {
+    let key = |n: u32| {
+        format!(
+            r#"{{"id":"key_{n}","prefix":"hk_","name":"n","owner":"o","scopes":[],"per_minute":null,"state":"active","created_at":"",
+            "created_by":"","expires_at":null,"revoked_at":null,"revoked_by":null,"refused":0,"last_refused_at":null}}"#
+        )
+    };
+    let app = double(Some(Ok(format!(r#"{{"keys":[{},{}],"next":"key_2"}}"#, key(1), key(2)))));
+    assert_eq!(format!("{:?}", exits(&["keys", "list", "--limit", "2", "--via", "127.0.0.1:1"], app)), code(Exit::Ok));
+    assert_eq!(app.asked.borrow().len(), 3, "the limit is reached with the first page");
+    let app = double(Some(Ok(format!(r#"{{"keys":[{}],"next":"key_1"}}"#, key(1)))));
+    assert_eq!(format!("{:?}", exits(&["keys", "list", "--via", "127.0.0.1:1"], app)), code(Exit::Unknown));
+    assert_eq!(app.asked.borrow().len(), 4, "there was a page more to ask for");
+}
+
+#[test]
+fn a_key_without_a_scope_or_of_nobody_is_refused_before_anything_is_asked() {
+    for line in [
+        "x keys create --name till --owner ana",
+        "x keys create --name till --scope shop",
+        "x keys create --name till --owner ana --scope Shop!",
+        "x keys revoke",
+        "x keys revoke key_1 --owner ana",
+        "x tokens trust --kid k --issuer i --audience a --public-key x",
+        "x tokens trust --kid k --issuer i --audience a --public-key x --scope s --any-scope",
+    ] {
+        assert_eq!(parse(line).unwrap_err().exit_code(), i32::from(Exit::Usage as u8), "{line}");
+    }
+    let (cli, _) = parse("x keys create --name till --owner ana --scope shop,stock:read --scope more").unwrap();
+    let Command::Keys(Keys::Create { scope, .. }) = cli.command else { panic!() };
+    assert_eq!(scope.iter().map(ToString::to_string).collect::<Vec<_>>(), ["shop", "stock:read", "more"]);
+}
+
+#[test]
+fn maintenance_is_ordered_of_each_node_named() {
+    let app = double(None);
+    assert_eq!(
+        format!("{:?}", exits(&["maintenance", "on", "fo-1", "fo-2", "--message", "m", "--via", "127.0.0.1:1"], app)),
+        code(Exit::Ok)
+    );
+    assert_eq!(format!("{:?}", exits(&["maintenance", "off", "--via", "127.0.0.1:1"], app)), code(Exit::Ok));
+    let asked = app.asked.borrow();
+    assert_eq!(asked[1..3], [r#"maintain Node("fo-1") Some("m")"#, r#"maintain Node("fo-2") Some("m")"#]);
+    assert_eq!(asked[5], "maintain Any None");
 }

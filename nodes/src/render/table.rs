@@ -4,14 +4,14 @@ use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use horos_wire::{
     Role,
     policy::Row,
-    protocol::node::{Offered, StatusReport},
+    protocol::node::{Offered, ServingReport, StatusReport},
     tree::{Outcome, Recorded, Recording},
 };
 
 use super::{Style, Tint, clean, micros, paint, tree};
 use crate::{cli::Seen, config::ByteSize};
 
-fn table(header: &[&str], style: Style) -> Table {
+pub(super) fn table(header: &[&str], style: Style) -> Table {
     let mut table = Table::new();
     // Never by asking the terminal: these are pure functions.
     if style.color {
@@ -26,7 +26,7 @@ fn table(header: &[&str], style: Style) -> Table {
     table
 }
 
-fn cell(text: &str, tint: Tint) -> Cell {
+pub(super) fn cell(text: &str, tint: Tint) -> Cell {
     let cell = Cell::new(text);
     match tint {
         Tint::Plain => cell,
@@ -38,12 +38,12 @@ fn cell(text: &str, tint: Tint) -> Cell {
     }
 }
 
-fn plain(text: impl AsRef<str>) -> Cell {
+pub(super) fn plain(text: impl AsRef<str>) -> Cell {
     cell(text.as_ref(), Tint::Plain)
 }
 
 /// Without the blanks that pad the last column: they wrap on narrow terminals and show up in diffs.
-fn written(table: &Table) -> String {
+pub(super) fn written(table: &Table) -> String {
     table.lines().map(|line| format!("{}\n", line.trim_start_matches(' ').trim_end())).collect()
 }
 
@@ -143,8 +143,8 @@ pub fn policy(rows: &[Row], style: Style) -> String {
     written(&out)
 }
 
-/// How one node is.
-pub fn status(report: &StatusReport, style: Style) -> String {
+/// How one node is, and what it serves over HTTP where it says.
+pub fn status(report: &StatusReport, serving: Option<&ServingReport>, style: Style) -> String {
     let ready = if report.ready { paint("ready", Tint::Good, style) } else { paint("not ready", Tint::Bad, style) };
     let mut out = format!(
         "{} {} {ready}, release {}, up {}, {} MiB resident\n",
@@ -156,6 +156,14 @@ pub fn status(report: &StatusReport, style: Style) -> String {
     );
     for condition in &report.conditions {
         out += &format!("  {}\n", clean(condition));
+    }
+    if let Some(serving) = serving {
+        for address in &serving.addresses {
+            out += &format!("  {}\n", clean(address));
+        }
+        if let Some(message) = &serving.maintenance {
+            out += &format!("  {}: {}\n", paint("maintenance", Tint::Warn, style), clean(message));
+        }
     }
     out
 }
@@ -195,8 +203,11 @@ mod tests {
 
     #[test]
     fn the_status_says_why_a_node_is_not_ready() {
-        let shown = status(&report(false), Style::PLAIN);
+        let shown = status(&report(false), None, Style::PLAIN);
         assert_eq!(shown, "bo-1 bo not ready, release 0.1.0, up 1m15s, 21 MiB resident\n  stopping\n");
+        let serving = ServingReport { addresses: vec!["https://127.0.0.1:7400".into()], maintenance: Some("back at noon".into()) };
+        let shown = status(&report(true), Some(&serving), Style::PLAIN);
+        assert!(shown.ends_with("resident\n  https://127.0.0.1:7400\n  maintenance: back at noon\n"), "{shown}");
     }
 
     #[test]
