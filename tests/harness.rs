@@ -5,20 +5,24 @@
 #![allow(dead_code, reason = "a tool box: each promise uses a part of it")]
 
 pub(crate) mod cli;
+pub(crate) mod clients;
 mod guard;
+pub(crate) mod http;
 pub(crate) mod node;
 pub(crate) mod output;
 pub(crate) mod outside;
 pub(crate) mod poll;
 pub(crate) mod process;
 mod proof;
+pub(crate) mod site;
 
 pub(crate) use node::{Cluster, Node};
 pub(crate) use poll::poll_state;
 pub(crate) use process::Process;
+pub(crate) use site::Site;
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use tempfile::TempDir;
 
@@ -61,12 +65,17 @@ pub(crate) fn data_dir() -> TempDir {
     tempfile::Builder::new().prefix("horos-test-").tempdir().expect("the temporary directory is writable")
 }
 
-/// A UDP address of `host` that was free a moment ago, for what must be written into a
+/// An address of `host` whose TCP and UDP port were free a moment ago, for what must be written into a
 /// configuration before the node binds it. Where a node can bind port 0, prefer that.
 ///
 /// # Panics
 /// When `host` is not of this machine.
 pub(crate) fn free_address(host: impl Into<IpAddr>) -> SocketAddr {
-    let socket = UdpSocket::bind((host.into(), 0)).expect("loopback has a free port");
-    socket.local_addr().expect("a bound socket has an address")
+    let host = host.into();
+    let free = (0..16).find_map(|_| {
+        let listener = TcpListener::bind((host, 0)).expect("loopback has a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        UdpSocket::bind(address).is_ok().then_some(address)
+    });
+    free.expect("some port is free for TCP and UDP alike")
 }

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use horos_link::identity::{CA_CERTIFICATE, authority};
+use horos_wire::NodeId;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::cli::{self, Outcome};
-use super::{HOROS, Process, data_dir, poll_state};
+use super::{HOROS, Process, Site, data_dir, poll_state};
 
 /// For a node to be ready: generous, as a debug build shares two cores with other tests.
 pub(crate) const READY: Duration = Duration::from_secs(10);
@@ -185,6 +187,27 @@ impl Node {
     pub(crate) fn address(&self) -> SocketAddr {
         assert_ne!(self.listen.port(), 0, "{} was never started", self.name);
         self.listen
+    }
+
+    /// Where it serves HTTP, with the certificate of its cluster's authority.
+    ///
+    /// # Panics
+    /// Before its first start.
+    pub(crate) fn site(&self) -> Site {
+        let id = NodeId::from_uri(&format!("spiffe://shop/{}/{}", self.role, self.name)).unwrap();
+        Site { address: self.address(), name: authority::domain(&id), authority: self.data.join("identity").join(CA_CERTIFICATE) }
+    }
+
+    /// Makes a key that grants `scopes`, and gives its text.
+    pub(crate) async fn key(&self, scopes: &[&str]) -> String {
+        self.key_record(scopes, &[]).await["secret"].as_str().unwrap().to_owned()
+    }
+
+    /// The same with more arguments, and gives everything that is told of it.
+    pub(crate) async fn key_record(&self, scopes: &[&str], more: &[&str]) -> Value {
+        let scopes = scopes.iter().flat_map(|scope| ["--scope", scope]);
+        let args: Vec<_> = ["keys", "create", "--name", "test", "--owner", "tests"].into_iter().chain(scopes).collect();
+        self.ask(&[&args[..], more].concat()).await.expect_code(0).json()
     }
 
     /// Its process.

@@ -158,5 +158,8 @@ fn directories_addresses_and_amounts() {
     assert!(!path.exists());
     let there = free_address([127, 0, 0, 3]);
     assert_eq!(there.ip().to_string(), "127.0.0.3");
+    let tcp = std::net::TcpListener::bind(there).unwrap();
+    assert_ne!(free_address([127, 0, 0, 3]), there, "a port that TCP has is not free");
+    drop(tcp);
     assert!([1, 2].contains(&scale(1, 2)));
 }
