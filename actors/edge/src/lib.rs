@@ -4,17 +4,25 @@
 //! Started by `nodes`. Other crates hand in `tower::Service`s on `http` types ([`Mount`]); axum shows nowhere else.
 //! Nothing here knows what a key is: whoever can tell is an [`Authenticator`].
 
+mod app;
 mod authenticate;
 mod config;
 mod drain;
+mod guard;
+mod health;
+mod maintenance;
 mod metrics;
 mod mount;
+mod problem;
 mod seen;
 
+pub use app::{App, AppParts};
 pub use authenticate::{Authenticator, Credential};
 pub use axum::body::Body;
 pub use config::{Config, Cors, Limits, Timeouts};
 pub use drain::{Drain, Phase};
+pub use health::{Condition, Conditions, MAX_CONDITIONS, MAX_REASON, Standing};
+pub use maintenance::{MAX_MESSAGE, Maintenance, Notice};
 pub use metrics::{ConnectionGuard, HandshakeGuard, Metrics};
 pub use mount::{Access, BoxError, Mount, MountError, Plane};
 pub use seen::{Peer, Reason, Version};

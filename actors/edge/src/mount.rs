@@ -1,12 +1,12 @@
 //! What other crates hand in to be served.
 
-use std::{convert::Infallible, fmt};
+use std::{convert::Infallible, fmt, sync::Arc};
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use horos_wire::principal::Scope;
-use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
+use tower::{Service, ServiceExt as _};
 
 /// Whatever a body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -32,13 +32,17 @@ pub enum Plane {
     Both,
 }
 
+/// Takes a request with a clone of the service: one allocation, where a boxed service that is cloned itself has two.
+pub(crate) type Serve = Arc<dyn Fn(http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> + Send + Sync>;
+
 /// A service under a prefix of the one router.
 #[derive(Clone)]
 pub struct Mount {
     pub(crate) prefix: Box<str>,
     pub(crate) access: Access,
     pub(crate) plane: Plane,
-    pub(crate) service: BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>,
+    pub(crate) body_limit: Option<u64>,
+    pub(crate) serve: Serve,
 }
 
 impl fmt::Debug for Mount {
@@ -52,18 +56,20 @@ impl fmt::Debug for Mount {
 #[non_exhaustive]
 pub enum MountError {
     /// The prefix is none.
-    #[error("{0:?} is no prefix: write it like /shop, without a slash at its end")]
+    #[error("{0:?} is no prefix: write it like /shop, without a slash at its end, or / for all that is not taken")]
     Prefix(Box<str>),
-    /// Two services under one prefix.
+    /// Two services under one prefix, or one under a path that the port itself answers.
     #[error("{0} is mounted twice")]
     Taken(Box<str>),
 }
 
 impl Mount {
-    /// `service` for every path that is `prefix` or below it; it sees the path without the prefix.
+    /// `service` for every path that is `prefix` or below it; it sees the path without the prefix. `/` takes every path that
+    /// no other prefix does.
     ///
-    /// Its requests carry extensions: [`horos_wire::CallContext`] (trace, deadline, claims) always, and
-    /// `Arc<`[`horos_wire::principal::Principal`]`>` where a key or a token was shown.
+    /// Its requests carry extensions: [`horos_wire::CallContext`] (trace, deadline, claims) and [`crate::Client`] always,
+    /// and `Arc<`[`horos_wire::principal::Principal`]`>` where a key or a token was asked for. What proved it has been
+    /// taken out of the head then. A `HEAD` arrives as the `GET` that it asks about.
     ///
     /// # Errors
     /// [`MountError::Prefix`].
@@ -77,11 +83,26 @@ impl Mount {
         // The characters of RFC 3986 §3.3 that need no escape and mean nothing to a router.
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'.' | b'_' | b'~');
         let is_path = prefix.starts_with('/') && !prefix.ends_with('/') && !prefix.contains("//") && prefix.bytes().all(plain);
-        if !is_path || prefix.split('/').any(|part| part == "." || part == "..") {
+        if prefix != "/" && (!is_path || prefix.split('/').any(|part| part == "." || part == "..")) {
             return Err(MountError::Prefix(prefix.into()));
         }
-        let service = service.map_future(|answer| answer.map(|answer| answer.map(|response| response.map(Body::new))));
-        Ok(Self { prefix: prefix.into(), access, plane, service: BoxCloneSyncService::new(service) })
+        let serve = move |request| -> BoxFuture<'static, http::Response<Body>> {
+            let service = service.clone();
+            Box::pin(async move {
+                match service.oneshot(request).await {
+                    Ok(response) => response.map(Body::new),
+                    Err(never) => match never {},
+                }
+            })
+        };
+        Ok(Self { prefix: prefix.into(), access, plane, body_limit: None, serve: Arc::new(serve) })
+    }
+
+    /// Takes bodies up to `bytes`, instead of up to [`crate::Limits::body`].
+    #[must_use]
+    pub fn with_body_limit(mut self, bytes: u64) -> Self {
+        self.body_limit = Some(bytes);
+        self
     }
 
     /// The prefix.
