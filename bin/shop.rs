@@ -1,9 +1,11 @@
-//! The small shop of `horos up`: `stock` on the BO owns a table of goods; `shop` on the FO sells from it.
+//! The small shop of `horos up`: `stock` on the BO owns a table of goods; `shop` on the FO sells from it, to actors and,
+//! under `/shop`, to whoever comes over HTTP with a key for it.
 
 use std::time::{Duration, Instant};
 
 use horos_nodes::{
     Database, Horos, Opening,
+    http::{self, Access, Body, Method, Reply, Request, Response, StatusCode},
     store::{
         migrations::{Migration, Migrations},
         rusqlite::{self, OptionalExtension as _, params},
@@ -29,6 +31,42 @@ pub(crate) fn register(n: &mut Horos) {
     let everyone = [Role::Bo, Role::Fo, Role::Operator];
     n.on(Role::Bo).service("stock", Restart::Permanent, Shelf::open).to(&everyone).only(&[Role::Viewer], &["levels"]);
     n.on(Role::Fo).service("shop", Restart::Permanent, |_: Opening| async { Ok::<_, OpenError>(Till) }).to(&everyone);
+    let shop = Access::Scope("shop".parse().expect("a literal scope that keeps the rules"));
+    n.on(Role::Fo).http("/shop", shop, |opening: Opening| async move {
+        let here = opening.context().clone();
+        // What a request causes has its trace, its deadline and its user.
+        Ok::<_, OpenError>(http::service_fn(move |request: Request<Body>| {
+            let cx = here.clone().with_call(http::call_of(&request));
+            window(cx, request)
+        }))
+    });
+}
+
+/// Largest order over HTTP, in bytes: a name and a number.
+const MAX_ORDER: usize = 4096;
+
+/// The shop's window to the web: `GET /shop/levels`, and `POST /shop/order` with an [`Order`].
+async fn window(cx: Context, request: Request<Body>) -> Reply {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/levels") => match cx.at::<Stock>("stock@bo").call(Levels {}, PATIENCE).await {
+            Ok(levels) => http::reply(StatusCode::OK, &levels),
+            Err(error) => {
+                Ok(http::unanswered(&error, |_| http::problem(StatusCode::SERVICE_UNAVAILABLE, "Nobody can look now; try again.")))
+            }
+        },
+        (&Method::POST, "/order") => {
+            let order: Order = match http::read_json(request, MAX_ORDER).await {
+                Ok(order) => order,
+                Err(answer) => return Ok(answer),
+            };
+            match cx.at::<Shop>("shop").call(order, PATIENCE).await {
+                Ok(receipt) => http::reply(StatusCode::CREATED, &receipt),
+                Err(error) => Ok(http::unanswered(&error, OrderError::answer)),
+            }
+        }
+        (_, "/levels" | "/order") => Ok(http::problem(StatusCode::METHOD_NOT_ALLOWED, "GET /shop/levels, POST /shop/order.")),
+        _ => Ok(http::problem(StatusCode::NOT_FOUND, "GET /shop/levels, POST /shop/order.")),
+    }
 }
 
 /// Asks what there is.
@@ -105,6 +143,17 @@ pub(crate) enum OrderError {
     NotNow { reason: String },
     #[error("the order may have gone through: {reason}")]
     Unknown { reason: String },
+}
+
+impl OrderError {
+    fn answer(&self) -> Response<Body> {
+        match self {
+            Self::Refused { reason } => http::problem(StatusCode::CONFLICT, reason),
+            // Why is the operator's to know.
+            Self::NotNow { .. } => http::problem(StatusCode::SERVICE_UNAVAILABLE, "Nothing was sold; try again."),
+            Self::Unknown { .. } => http::problem(StatusCode::BAD_GATEWAY, "The order may have gone through; look before you try again."),
+        }
+    }
 }
 
 protocol! {

@@ -1,18 +1,23 @@
 //! What a user's binary adds to a node: its services, by role.
 
-use std::{marker::PhantomData, path::PathBuf, sync::Arc};
+use std::{convert::Infallible, marker::PhantomData, path::PathBuf, sync::Arc};
 
 use futures_util::future::BoxFuture;
+use horos_edge::{Access, Body, BoxError, Mount, MountError};
 use horos_store::migrations::Migrations;
 use horos_supervision::{ChildSpec, Context, Exchange, OpenError, Restart, Service, ServiceSpec, Table, exchange::RegisterError, service};
 use horos_wire::{
     Methods, Protocol, Role,
     policy::{Allowed, Policy, PolicyError, Rule},
+    principal::Scope,
     protocol::Method,
 };
+use http::{Request, Response};
+use tokio::runtime::Handle as Runtime;
 
 use crate::{
     databases::{Database, Databases},
+    mounts,
     threads::Threads,
 };
 
@@ -20,6 +25,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Horos {
     services: Vec<Registered>,
+    mounted: Vec<Mounted>,
     policy: Policy,
     problems: Vec<String>,
     playground: bool,
@@ -42,10 +48,30 @@ impl std::fmt::Debug for Registered {
     }
 }
 
+/// An HTTP service as it was registered.
+pub(crate) struct Mounted {
+    role: Role,
+    prefix: Box<str>,
+    /// What it wants; none where it is for everybody.
+    scope: Option<Scope>,
+    lay: Box<LayMount>,
+}
+
+/// Lays out an HTTP service's place and its child for one node.
+type LayMount = dyn Fn(&Parts) -> Result<(Mount, ChildSpec), MountError> + Send + Sync;
+
+impl std::fmt::Debug for Mounted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} on {}", self.prefix, self.role)
+    }
+}
+
 /// What a node gives the services it starts.
 pub(crate) struct Parts {
     pub(crate) exchange: Exchange,
     pub(crate) threads: Arc<Threads>,
+    /// Where HTTP's work is done.
+    pub(crate) http: Runtime,
     pub(crate) databases: Databases,
     pub(crate) data: Arc<PathBuf>,
     pub(crate) capacity: usize,
@@ -82,7 +108,7 @@ impl Opening {
 
 impl Horos {
     pub(crate) fn new(playground: bool) -> Self {
-        Self { services: Vec::new(), policy: Policy::builtin(), problems: Vec::new(), playground }
+        Self { services: Vec::new(), mounted: Vec::new(), policy: Policy::builtin(), problems: Vec::new(), playground }
     }
 
     /// Whether this is `up`, which runs a BO and an FO with everything made on the spot.
@@ -111,6 +137,18 @@ impl Horos {
 
     pub(crate) fn children(&self, role: Role, parts: &Parts) -> Result<Vec<ChildSpec>, RegisterError> {
         self.services.iter().filter(|service| service.role == role).map(|service| (service.spec)(parts)).collect()
+    }
+
+    /// The HTTP services of a node of `role`, and the children that open them.
+    pub(crate) fn mounts(&self, role: Role, parts: &Parts) -> Result<(Vec<Mount>, Vec<ChildSpec>), MountError> {
+        let mounted = self.mounted.iter().filter(|mounted| mounted.role == role).map(|mounted| (mounted.lay)(parts));
+        Ok(mounted.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
+    }
+
+    /// The first path that is served over HTTP on a node of `role`, and the scope that it wants.
+    pub(crate) fn http_example(&self, role: Role) -> Option<(&str, Option<&Scope>)> {
+        let mounted = self.mounted.iter().find(|mounted| mounted.role == role)?;
+        Some((&mounted.prefix, mounted.scope.as_ref()))
     }
 
     /// Arguments of a call that can be made here, for people who see the program for the first time.
@@ -170,6 +208,46 @@ impl<'a> On<'a> {
             Err(error) => horos.problems.push(error.to_string()),
         }
         Allow { horos, role, protocol: PhantomData }
+    }
+}
+
+impl On<'_> {
+    /// Serves whatever `open` makes over HTTP, for every path that is `prefix` or below it: HTTP/1.1, 2 and 3 alike.
+    ///
+    /// `access` says who may come; there is no default. `open` is called when the node starts, and again when it failed or
+    /// the databases were opened anew; until it has succeeded, 503 is answered. See [`crate::http`].
+    pub fn http<S, B, O, F>(self, prefix: &str, access: Access, open: O)
+    where
+        S: tower::Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+        O: Fn(Opening) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<S, OpenError>> + Send + 'static,
+    {
+        let Self { horos, role } = self;
+        if !role.is_node() {
+            horos.problems.push(format!("http {prefix}: the role {role} serves nothing; use bo or fo"));
+        }
+        if let Err(error) = mounts::check(prefix) {
+            horos.problems.push(format!("http: {error}"));
+            return;
+        }
+        let own = ["/livez", "/readyz", "/metrics"];
+        let taken = horos.mounted.iter().any(|other| other.role == role && &*other.prefix == prefix);
+        if taken || own.contains(&prefix) {
+            horos.problems.push(format!("http: {}", MountError::Taken(prefix.into())));
+            return;
+        }
+        let scope = if let Access::Scope(scope) = &access { Some(scope.clone()) } else { None };
+        let (under, open) = (Box::<str>::from(prefix), Arc::new(open));
+        let lay = move |parts: &Parts| {
+            let (data, databases, open) = (parts.data.clone(), parts.databases.clone(), open.clone());
+            let open: mounts::Open<S> =
+                Arc::new(move |context| Box::pin(open(Opening { context, data: data.clone(), databases: databases.clone() })));
+            mounts::lay(parts, &under, access.clone(), open)
+        };
+        horos.mounted.push(Mounted { role, prefix: prefix.into(), scope, lay: Box::new(lay) });
     }
 }
 

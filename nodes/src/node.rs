@@ -177,6 +177,7 @@ impl RunningNode {
         let parts = Parts {
             exchange: exchange.clone(),
             threads: threads.clone(),
+            http: Handle::current(),
             databases: Databases::new(&config.data, config.store.clone(), store.handle()),
             data: Arc::new(config.data.clone()),
             capacity: config.limits.mailbox as usize,

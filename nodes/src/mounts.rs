@@ -1,0 +1,182 @@
+//! Users' HTTP services: each is opened by an actor of its own, and served as long as that lives.
+//!
+//! Started under `root/data/http`, behind the databases and services: what was opened on a store that is started anew is
+//! opened anew with it. A service that cannot be opened is tried again, as any actor is; meanwhile its place answers 503.
+
+use std::{convert::Infallible, future::Ready, marker::PhantomData, sync::Arc, task::Poll, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Either, Map},
+};
+use horos_edge::{Access, Body, BoxError, Mount, MountError, Plane};
+use horos_supervision::{ChildSpec, Context, OpenError, Vitals};
+use horos_wire::tree::Kind;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tower::{Service, ServiceExt as _, util::Oneshot};
+
+use crate::app::Parts;
+
+/// Users' endpoints are the public's; administration alone is on the cluster's address, where the two differ.
+const PLANE: Plane = Plane::Public;
+
+/// What opens a service; shared by all lives of its actor.
+pub(crate) type Open<S> = Arc<dyn Fn(Context) -> BoxFuture<'static, Result<S, OpenError>> + Send + Sync>;
+
+/// The place of one service in the router, and the actor that fills it.
+pub(crate) fn lay<S, B>(parts: &Parts, prefix: &str, access: Access, open: Open<S>) -> Result<(Mount, ChildSpec), MountError>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let place = Place::<S>::default();
+    let mount = Mount::new(prefix, access, PLANE, place.clone())?;
+    let name = name(prefix);
+    let vitals = Vitals::new(&name, Kind::Worker, Duration::from_secs(5));
+    vitals.set_protocol(&format!("http {prefix}"));
+    let context = Context::new(parts.exchange.clone(), format!("http:{prefix}"));
+    let child = ChildSpec::actor(vitals, Some(parts.http.clone()), move |start| {
+        (Opener(PhantomData), Args { place: place.clone(), open: open.clone(), context: context.clone(), vitals: start.vitals.clone() })
+    });
+    Ok((mount, child))
+}
+
+/// Whether something could be mounted so.
+pub(crate) fn check(prefix: &str) -> Result<(), MountError> {
+    let nobody = tower::service_fn(|_: Request<Body>| std::future::ready(Ok::<_, Infallible>(Response::new(Body::empty()))));
+    Mount::new(prefix, Access::Public, PLANE, nobody).map(drop)
+}
+
+/// `/shop/v1` as a name in the tree, where slashes part names.
+fn name(prefix: &str) -> String {
+    prefix.trim_start_matches('/').replace('/', ".")
+}
+
+/// Where a service is while it is open.
+struct Place<S>(Arc<ArcSwapOption<S>>);
+
+impl<S> Clone for Place<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S> Default for Place<S> {
+    fn default() -> Self {
+        Self(Arc::new(ArcSwapOption::empty()))
+    }
+}
+
+type Answer = Result<Response<Body>, Infallible>;
+type Asked<S, B> = Map<Oneshot<S, Request<Body>>, fn(Result<Response<B>, Infallible>) -> Answer>;
+
+impl<S, B> Service<Request<Body>> for Place<S>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<Asked<S, B>, Ready<Answer>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Whether the service is, its own clone is asked for each request.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        match &*self.0.load() {
+            Some(service) => {
+                let shown: fn(Result<Response<B>, Infallible>) -> Answer = |answer| answer.map(|response| response.map(Body::new));
+                Either::Left(S::clone(service).oneshot(request).map(shown))
+            }
+            None => Either::Right(std::future::ready(Ok(closed()))),
+        }
+    }
+}
+
+/// There is no service here at this moment; the port adds the rest.
+fn closed() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// Opens a service, and takes it out of its place when it ends.
+struct Opener<S>(PhantomData<fn() -> S>);
+
+struct Args<S> {
+    place: Place<S>,
+    open: Open<S>,
+    context: Context,
+    vitals: Arc<Vitals>,
+}
+
+/// A service in its place.
+struct Filled<S>(Place<S>);
+
+impl<S> Drop for Filled<S> {
+    fn drop(&mut self) {
+        self.0.0.store(None);
+    }
+}
+
+impl<S: Send + Sync + 'static> Actor for Opener<S> {
+    type Msg = ();
+    type State = Filled<S>;
+    type Arguments = Args<S>;
+
+    async fn pre_start(&self, _: ActorRef<()>, args: Args<S>) -> Result<Filled<S>, ActorProcessingErr> {
+        let service = (args.open)(args.context).await?;
+        args.place.0.store(Some(Arc::new(service)));
+        args.vitals.started();
+        Ok(Filled(args.place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello() -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + Sync {
+        tower::service_fn(|_: Request<Body>| std::future::ready(Ok::<_, Infallible>(Response::new(Body::from("hello")))))
+    }
+
+    async fn status<S, B>(place: &Place<S>) -> StatusCode
+    where
+        S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let Ok(answer) = place.clone().oneshot(Request::new(Body::empty())).await;
+        answer.status()
+    }
+
+    #[tokio::test]
+    async fn a_place_answers_503_before_its_service_is_open_and_after_its_end() {
+        let place = Place::default();
+        // Which service it is for is said by what is put there.
+        let filled = |service| {
+            place.0.store(Some(Arc::new(service)));
+            Filled(place.clone())
+        };
+        let filled = filled(hello());
+        assert_eq!(status(&place).await, StatusCode::OK);
+        drop(filled);
+        assert_eq!(status(&place).await, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(closed().headers()[header::RETRY_AFTER], "1");
+    }
+
+    #[test]
+    fn a_prefix_is_a_name_in_the_tree() {
+        assert_eq!(name("/shop/v1"), "shop.v1");
+        assert!(check("/shop").is_ok() && check("shop/").is_err());
+    }
+}
