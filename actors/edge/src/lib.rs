@@ -6,8 +6,11 @@
 
 mod app;
 mod authenticate;
+mod certificates;
 mod config;
+mod connections;
 mod drain;
+mod edge;
 mod guard;
 mod health;
 mod maintenance;
@@ -15,14 +18,18 @@ mod metrics;
 mod mount;
 mod problem;
 mod seen;
+mod tcp;
 
 pub use app::{App, AppParts};
 pub use authenticate::{Authenticator, Credential};
 pub use axum::body::Body;
+pub use certificates::{CertificateError, Source};
 pub use config::{Config, Cors, Limits, Timeouts};
 pub use drain::{Drain, Phase};
+pub use edge::{Edge, EdgeError, Listener, Parts};
 pub use health::{Condition, Conditions, MAX_CONDITIONS, MAX_REASON, Standing};
 pub use maintenance::{MAX_MESSAGE, Maintenance, Notice};
 pub use metrics::{ConnectionGuard, HandshakeGuard, Metrics};
 pub use mount::{Access, BoxError, Mount, MountError, Plane};
 pub use seen::{Peer, Reason, Version};
+pub use tcp::{ListenError, Sockets, Transport};

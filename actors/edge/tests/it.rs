@@ -1,0 +1,11 @@
+//! The port, as clients meet it: real sockets, real TLS, clients that behave and clients that do not.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod it {
+    mod certificates;
+    mod tcp;
+    mod tcp_drain;
+    mod tcp_hostile;
+    pub(crate) mod world;
+}
