@@ -237,7 +237,7 @@ impl Node {
         let mut spec = SupervisorSpec::new("root", Strategy::OneForOne, Vec::new());
         spec.intensity = Intensity { max: u32::MAX, within: Duration::from_secs(1) };
         let root = Supervisor::start(spec, None).await?;
-        let parts = Parts { exchange: exchange.clone(), policy: Arc::new(policy()?), tls, release: "bench" };
+        let parts = Parts { exchange: exchange.clone(), policy: Arc::new(policy()?), tls, release: "bench", public: None };
         let config = Config { seeds, ..Config::new(([127, 0, 0, 1], 0).into()) };
         let endpoint = Endpoint::open(config, parts, HashMap::new(), root.clone())?;
         for child in endpoint.children() {

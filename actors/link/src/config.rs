@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use horos_supervision::Exchange;
 use horos_wire::{policy::Policy, session::Liveness};
+use rustls::server::ResolvesServerCert;
 
 use crate::{
     link::Limits,
@@ -35,7 +36,8 @@ pub struct Config {
     pub admission: Admission,
     /// The datagram size to start with, 1200 to 6500 bytes. Default 1452: Ethernet.
     ///
-    /// Never above 6500: ten segments of more overrun a GSO batch, and the connection hangs (quinn #2199).
+    /// Never above 6500: ten segments of more overrun a GSO batch, and the connection hangs (quinn #2199). It is what
+    /// dials start with; to those who come in, 1200 is sent first and this much as soon as it has got through.
     pub mtu: u16,
     /// Whether nodes heard of by gossip are dialled, and what is heard is passed on.
     pub gossip: bool,
@@ -51,12 +53,13 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Bounds on connections that are not yet anybody's.
+/// Bounds on connections that are not yet anybody's. Half of the handshakes, in all and from each address, are for those
+/// that have shown that they receive at their address; the others are asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
     /// Handshakes at once. Default 1,024.
     pub handshakes: usize,
-    /// Handshakes at once from one address. Default 64.
+    /// Handshakes at once from one address (an IPv6 /64 counts as one). Default 64.
     pub handshakes_per_address: usize,
     /// For a handshake to end. Default 3 s.
     pub handshake_timeout: Duration,
@@ -100,4 +103,7 @@ pub struct Parts {
     pub tls: Arc<Tls>,
     /// The release, for people.
     pub release: &'static str,
+    /// The certificates shown to whoever does not come by the nodes' protocol: HTTP/3 and the like. The node's own where
+    /// none are given.
+    pub public: Option<Arc<dyn ResolvesServerCert>>,
 }

@@ -1,13 +1,14 @@
 //! The one QUIC endpoint of a node: who comes in, by which protocol, and who is dialled.
 //!
-//! Started by `nodes` as the first child of the link's supervisor. The accept loop never awaits a
-//! handshake; handshakes have a deadline and a cap for each address. Client certificates are optional to
-//! TLS, which cannot tell protocols apart, so each ALPN's handler looks at its peer before it reads.
+//! Opened by `nodes`; its accept loop, its dialer, its gossip and the owner of other protocols' connections are children of
+//! the link's supervisor, and so is every session. [`crate::door`] says who comes in. Client certificates are optional to
+//! TLS, which cannot tell protocols apart, so each ALPN's handler looks at its peer before it reads; the nodes' protocol
+//! admits nobody without a certificate of this cluster, and only then are a connection's limits those of a link.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fmt, io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,27 +19,25 @@ use horos_supervision::{ChildSpec, OnStuck, Restart, Start, StartError, Supervis
 use horos_wire::{control::Close, tree::Kind};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use quinn::{AckFrequencyConfig, Connection, ConnectionError, EndpointConfig, Incoming, TransportConfig, VarInt};
+use quinn::{Connection, ConnectionError, EndpointConfig, TransportConfig};
 use ractor::Actor;
-use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
-    config::{Admission, Config, Parts, Secret},
+    config::{Config, Parts, Secret},
+    counters::{AdmissionCounters, count},
     dial::PATIENCE,
-    peer::{Peer, PeerArgs, STREAMS, Side},
+    door::{self, Door},
+    gone,
+    peer::{Peer, PeerArgs, Side},
     peers::Peers,
+    ration::Ration,
+    served::{Handlers, Served},
     tls::{self, Expected, RefusedByPeer, SERVER_NAME},
-    window,
+    transport,
 };
 
 /// The protocol between nodes.
 pub const ALPN: &[u8] = b"horos/1";
-
-/// Serves the connections of one ALPN other than [`ALPN`]. Looks at the peer (see [`tls::peer_identity`]) before it reads a stream.
-pub trait AlpnHandler: Send + Sync + 'static {
-    /// Serves a connection until it ends.
-    fn serve(&self, connection: quinn::Connection) -> BoxFuture<'static, ()>;
-}
 
 /// Why an endpoint could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -58,75 +57,35 @@ pub enum EndpointError {
         /// Why.
         source: io::Error,
     },
+    /// The socket that was given cannot be used.
+    #[error("cannot use the socket: {0}")]
+    Socket(#[source] io::Error),
+    /// A handler was given for the nodes' own protocol: a fault of the program.
+    #[error("horos/1 is the nodes' own protocol and takes no handler")]
+    Reserved,
 }
 
-/// What a peer may have sent on one stream and we not read: 1 MiB, 20 MB/s at 50 ms, as much as quinn's own default.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-
-/// A node's endpoint.
+/// A node's endpoint. Cheap to clone.
 #[derive(Clone)]
 pub struct Endpoint {
     quinn: quinn::Endpoint,
+    door: Door,
     config: Arc<Config>,
     peers: Arc<Peers>,
-    handlers: Arc<HashMap<Vec<u8>, Arc<dyn AlpnHandler>>>,
     supervisor: SupervisorHandle,
+    /// What dials are made with.
     transport: Arc<TransportConfig>,
     next_session: Arc<std::sync::atomic::AtomicU64>,
     /// Addresses being dialled, so that a node known from two places is not dialled twice at once.
     dialling: Arc<Mutex<HashSet<SocketAddr>>>,
+    /// How often it is said who was refused: whoever comes without a certificate costs the disk nothing.
+    refusals: Arc<Ration>,
 }
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Endpoint({:?})", self.quinn.local_addr())
     }
-}
-
-/// The transport of every connection; public so that a benchmark's floor uses the same.
-pub fn transport(config: &Config) -> Arc<TransportConfig> {
-    let mut transport = TransportConfig::default();
-    // A lost tail is noticed after the peer's delay, 25 ms by default; 5 ms brings the p99 at 2 % loss from 29 to 7 ms.
-    let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(VarInt::from_u32(1)).max_ack_delay(Some(Duration::from_millis(5)));
-    transport
-        .ack_frequency_config(Some(acks))
-        .initial_mtu(config.mtu.min(6500))
-        .max_idle_timeout(Some(Duration::from_secs(5).try_into().expect("five seconds fit a varint")))
-        .keep_alive_interval(Some(Duration::from_secs(1)))
-        // Control and messages.
-        .max_concurrent_bidi_streams(VarInt::from_u32(2))
-        .max_concurrent_uni_streams(VarInt::from_u32(STREAMS as u32))
-        // What a peer may have sent and we not read, by stream and in all. The whole is the sum of its parts: were it
-        // less, a few streams that nobody reads yet (a bulk body whose reader is slow, large bodies behind a full
-        // mailbox) would use it up, and heartbeats would wait behind them until the link is down.
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32((STREAMS as u32 + 2) * STREAM_WINDOW))
-        // What we may have written and the peer not acknowledged; it is memory, so it is bounded like the rest.
-        .send_window(window::MOST)
-        .datagram_receive_buffer_size(None);
-    let mut discovery = quinn::MtuDiscoveryConfig::default();
-    discovery.upper_bound(config.mtu.min(6500));
-    transport.mtu_discovery_config(Some(discovery));
-    Arc::new(transport)
-}
-
-/// A UDP socket with the buffers that GSO batches need: the 208 KiB default loses two thousand packets in 256 MB on loopback.
-pub fn socket(address: SocketAddr) -> Result<std::net::UdpSocket, EndpointError> {
-    let bind = || -> io::Result<std::net::UdpSocket> {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, Some(socket2::Protocol::UDP))?;
-        const BUFFER: usize = 4 * 1024 * 1024;
-        // The kernel's own limit may be lower, and then less is what there is.
-        let _ = socket.set_recv_buffer_size(BUFFER);
-        let _ = socket.set_send_buffer_size(BUFFER);
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        Ok(socket.into())
-    };
-    bind().map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => EndpointError::InUse { address },
-        _ => EndpointError::Bind { address, source },
-    })
 }
 
 /// Lets a node recognise, and answer with a reset, what is still sent to its last life.
@@ -143,43 +102,62 @@ fn endpoint_config(secret: Option<Secret>) -> EndpointConfig {
 }
 
 impl Endpoint {
-    /// Opens the endpoint. Sessions become children of `supervisor`.
+    /// Opens the endpoint on a socket of its own at `config.listen`. Sessions become children of `supervisor`.
     ///
     /// # Errors
     /// [`EndpointError`] when the address cannot be had.
-    pub fn open(
+    pub fn open(config: Config, parts: Parts, handlers: Handlers, supervisor: SupervisorHandle) -> Result<Self, EndpointError> {
+        let socket = transport::socket(config.listen)?;
+        Self::open_on(socket, config, parts, handlers, supervisor)
+    }
+
+    /// Opens the endpoint on a socket that is bound already, by [`crate::socket`]: for a port number that is shared with a
+    /// TCP listener. `config.listen` plays no part. To be called on the runtime that is to drive the endpoint.
+    ///
+    /// # Errors
+    /// [`EndpointError::Reserved`] when a handler is given for the nodes' protocol; [`EndpointError::Socket`].
+    pub fn open_on(
+        socket: std::net::UdpSocket,
         config: Config,
         parts: Parts,
-        handlers: HashMap<Vec<u8>, Arc<dyn AlpnHandler>>,
+        handlers: Handlers,
         supervisor: SupervisorHandle,
     ) -> Result<Self, EndpointError> {
-        let transport = transport(&config);
-        let socket = socket(config.listen)?;
-        let mut protocols: Vec<&[u8]> = vec![ALPN];
-        protocols.extend(handlers.keys().map(Vec::as_slice));
+        if handlers.contains_key(ALPN) {
+            return Err(EndpointError::Reserved);
+        }
+        let served = Served::new(handlers);
         // One that cannot be called (a person's command line) takes no connections.
         let server = parts.exchange.node().role.is_node().then(|| {
-            let mut server = parts.tls.server(&protocols);
-            server.transport_config(transport.clone()).max_incoming(config.admission.handshakes);
+            let protocols: Vec<_> = std::iter::once(ALPN).chain(served.names()).collect();
+            let mut server = match &parts.public {
+                Some(public) => parts.tls.server_beside(&protocols, public.clone()),
+                None => parts.tls.server(&protocols),
+            };
+            door::bounded(&mut server, &config.admission, transport::accepting(config.mtu));
             server
         });
-        let bind = |source| EndpointError::Bind { address: config.listen, source };
-        let quinn = quinn::Endpoint::new(endpoint_config(config.secret), server, socket, Arc::new(quinn::TokioRuntime)).map_err(bind)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let quinn = quinn::Endpoint::new(endpoint_config(config.secret), server, socket, runtime).map_err(EndpointError::Socket)?;
+        let counters = AdmissionCounters { identities: parts.tls.refused().clone(), ..AdmissionCounters::default() };
+        let door = Door::new(quinn.clone(), config.admission, Arc::new(counters), served);
         let peers = Peers::new(parts, config.liveness, config.limits);
         if peers.exchange.node().role.is_node() {
-            let bound = quinn.local_addr().map_err(bind)?;
+            let bound = quinn.local_addr().map_err(EndpointError::Socket)?;
             *peers.advertised.write() = if config.advertise.is_empty() { vec![bound] } else { config.advertise.clone() };
         }
         peers.exchange.connect(peers.clone());
+        let transport = transport::transport(&config);
         Ok(Self {
             quinn,
+            door,
             config: Arc::new(config),
             peers,
-            handlers: Arc::new(handlers),
             supervisor,
             transport,
             next_session: Arc::default(),
             dialling: Arc::default(),
+            refusals: Arc::default(),
         })
     }
 
@@ -196,12 +174,35 @@ impl Endpoint {
         &self.peers
     }
 
-    /// The children that the link's supervisor is to start: the accept loop, the dialer, and gossip.
+    /// What became of whoever came.
+    pub fn counters(&self) -> &Arc<AdmissionCounters> {
+        &self.door.counters
+    }
+
+    /// Connections that are open or closing, dialled ones included, whatever their protocol.
+    pub fn open_connections(&self) -> usize {
+        self.quinn.open_connections()
+    }
+
+    /// The children that the link's supervisor is to start: the accept loop, the owner of other protocols' connections,
+    /// the dialer, and gossip.
     pub fn children(&self) -> Vec<ChildSpec> {
         let mut children = Vec::new();
         if self.peers.exchange.node().role.is_node() {
             let endpoint = self.clone();
-            children.push(worker("accept", move |vitals| endpoint.clone().accept(vitals)));
+            let accept = move |vitals| {
+                let (door, endpoint) = (endpoint.door.clone(), endpoint.clone());
+                let node = move |connection| {
+                    let endpoint = endpoint.clone();
+                    async move { endpoint.session(connection, Side::Acceptor).await }
+                };
+                door.run(vitals, node)
+            };
+            children.push(worker("accept", accept));
+            if self.door.served.names().next().is_some() {
+                let served = self.door.served.clone();
+                children.push(worker("connections", move |vitals| served.clone().run(vitals)));
+            }
         }
         let endpoint = self.clone();
         children.push(worker("dial", move |vitals| crate::dial::run(endpoint.clone(), vitals)));
@@ -216,99 +217,40 @@ impl Endpoint {
         &self.config
     }
 
-    /// Closes every session with a word, and waits until the peers have it or `within` has passed.
+    /// Refuses new connections of every protocol from now on, at once (`CONNECTION_REFUSED`, RFC 9000 §20.1), so that who
+    /// comes can look elsewhere. Open connections, sessions and handshakes in progress go on; so do dials.
+    ///
+    /// A node that stops does so in this order, or requests fail that need not:
+    /// 1. it says that it is not ready, and waits until it is sent less;
+    /// 2. `stop_accepting`;
+    /// 3. the other protocols' handlers drain their connections (GOAWAY, then what is in hand), and beside that
+    ///    [`Peers::drain`] the sessions;
+    /// 4. [`close`](Self::close), which cuts whatever is left on the port, of any protocol.
+    pub fn stop_accepting(&self) {
+        self.door.shut();
+    }
+
+    /// Closes every session with a word, and every other connection on the endpoint, waits until the peers have it or
+    /// `within` has passed, and gives the port back. What handlers are to finish, they have finished before: see [`stop_accepting`](Self::stop_accepting).
     pub async fn close(&self, within: Duration) {
+        self.door.shut();
         self.peers.close_all(Close::GoingAway);
         self.quinn.close((Close::GoingAway as u32).into(), b"the node is stopping");
         // A peer that is gone cannot acknowledge.
         let _ = tokio::time::timeout(within, self.quinn.wait_idle()).await;
-    }
-
-    async fn accept(self, vitals: Arc<Vitals>) {
-        let places = Arc::new(Semaphore::new(self.config.admission.handshakes));
-        let by_address = ByAddress::default();
-        let mut handshakes = JoinSet::new();
-        loop {
-            let incoming = tokio::select! {
-                incoming = self.quinn.accept() => incoming,
-                Some(_) = handshakes.join_next() => continue,
-            };
-            let Some(incoming) = incoming else { return std::future::pending().await };
-            vitals.progressed(Instant::now());
-            let from = incoming.remote_address();
-            // Once half the places are taken, whoever wants one shows first that it receives at its address: a flood
-            // from made-up addresses then holds none.
-            if places.available_permits() <= self.config.admission.handshakes / 2
-                && incoming.may_retry()
-                && !incoming.remote_address_validated()
-            {
-                // It fails only for one that was validated.
-                let _ = incoming.retry();
-                continue;
-            }
-            let Ok(place) = places.clone().try_acquire_owned() else {
-                incoming.refuse();
-                continue;
-            };
-            let Some(turn) = by_address.enter(from.ip(), &self.config.admission) else {
-                // Whoever cannot receive at its address does not get through this.
-                if incoming.may_retry() && !incoming.remote_address_validated() {
-                    // It fails only for one that was validated.
-                    let _ = incoming.retry();
-                } else {
-                    tracing::warn!(%from, "too many handshakes at once from this address");
-                    incoming.refuse();
-                }
-                continue;
-            };
-            let endpoint = self.clone();
-            handshakes.spawn(async move {
-                let (_place, _turn) = (place, turn);
-                endpoint.shake_hands(incoming, from).await;
-            });
-        }
-    }
-
-    async fn shake_hands(&self, incoming: Incoming, from: SocketAddr) {
-        let connecting = match incoming.accept() {
-            Ok(connecting) => connecting,
-            Err(error) => {
-                tracing::info!(%from, %error, "refused");
-                return;
-            }
-        };
-        let connection = match tokio::time::timeout(self.config.admission.handshake_timeout, connecting).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => {
-                tracing::warn!(%from, %error, "handshake failed");
-                return;
-            }
-            Err(_) => {
-                tracing::warn!(%from, "handshake not finished in time");
-                return;
-            }
-        };
-        let protocol = tls::protocol(&connection);
-        match protocol.as_deref() {
-            Some(ALPN) => {
-                if let Err(close) = self.session(connection.clone(), Side::Acceptor).await {
-                    connection.close((close as u32).into(), close.to_string().as_bytes());
-                }
-            }
-            Some(other) => match self.handlers.get(other) {
-                // Served apart: a connection's life is not a handshake's.
-                Some(handler) => drop(tokio::spawn(handler.serve(connection))),
-                None => connection.close((Close::Alpn as u32).into(), b"protocol not served"),
-            },
-            None => connection.close((Close::Alpn as u32).into(), b"no protocol"),
-        }
+        gone::let_go(&self.quinn);
     }
 
     /// Starts the session of a proven connection.
     pub(crate) async fn session(&self, connection: quinn::Connection, side: Side) -> Result<(), Close> {
         let from = connection.remote_address();
         let identity = self.peers.tls.admit(&connection, Timestamp::now()).map_err(|refused| {
-            tracing::warn!(%from, %refused, "refused");
+            if side == Side::Acceptor {
+                self.door.counters.identities.count(&refused);
+            }
+            if self.refusals.allows("peers refused") {
+                tracing::warn!(%from, %refused, "refused");
+            }
             match refused {
                 tls::PeerRefused::Revoked { .. } => Close::Revoked,
                 _ => Close::Identity,
@@ -324,9 +266,13 @@ impl Endpoint {
         // People have half of the places at most, so that they never keep a node out.
         let places = if identity.id.role.is_node() { self.config.admission.sessions } else { self.config.admission.sessions / 2 };
         let Some(place) = self.peers.enter(&identity.id, places) else {
+            count(&self.door.counters.sessions_full);
             tracing::warn!(%from, peer = %identity.id.to_uri(), "refused: no more sessions");
             return Err(Close::Limit);
         };
+        if side == Side::Acceptor {
+            transport::admitted(&connection);
+        }
         let number = self.next_session.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = format!("{}@{}#{number}", identity.id.role, identity.id.name);
         let vitals = Vitals::new(&name, Kind::Worker, Duration::from_secs(2));
@@ -460,39 +406,5 @@ impl Dialling {
 impl Drop for Dialling {
     fn drop(&mut self) {
         self.all.lock().remove(&self.address);
-    }
-}
-
-/// Handshakes at once, by address.
-#[derive(Clone, Default)]
-struct ByAddress(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-impl ByAddress {
-    fn enter(&self, ip: IpAddr, admission: &Admission) -> Option<Turn> {
-        let mut counts = self.0.lock();
-        let count = counts.entry(ip).or_default();
-        if *count >= admission.handshakes_per_address {
-            return None;
-        }
-        *count += 1;
-        Some(Turn { counts: self.clone(), ip })
-    }
-}
-
-/// One handshake's place among those of its address.
-struct Turn {
-    counts: ByAddress,
-    ip: IpAddr,
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let mut counts = self.counts.0.lock();
-        if let Some(count) = counts.get_mut(&self.ip) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.ip);
-            }
-        }
     }
 }

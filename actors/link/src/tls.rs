@@ -16,7 +16,8 @@
 //! - One provider of cryptography, named in every configuration. Key exchange is X25519MLKEM768 where the
 //!   peer has it, so that a recording made today stays closed.
 //!
-//! Left out: certificates of the public web (by server name, for `h3` from browsers).
+//! - Whoever offers the nodes' protocol is shown the node's certificate of this cluster, and nobody else's stands in for
+//!   it. Others may be shown one for the public ([`Tls::server_beside`]).
 
 mod refused;
 mod verifier;
@@ -32,7 +33,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use rustls::{
-    ClientConfig, ServerConfig, SignatureScheme,
+    ClientConfig, ConfigBuilder, ServerConfig, SignatureScheme, WantsVerifier,
     client::{ResolvesClientCert, Resumption},
     crypto::CryptoProvider,
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
@@ -44,10 +45,14 @@ use rustls_pki_types::CertificateDer;
 pub use self::refused::{PeerRefused, RefusedByPeer};
 pub(crate) use self::verifier::verify_holder;
 use self::verifier::{ClientVerifier, ServerVerifier};
-use crate::identity::{
-    CERTIFICATE, Credentials, CredentialsError, DENIED, DenyList, PeerIdentity,
-    certificate::Claims,
-    revocation::{Adopted, DenyError},
+use crate::{
+    counters::IdentitiesRefused,
+    endpoint::ALPN,
+    identity::{
+        CERTIFICATE, Credentials, CredentialsError, DENIED, DenyList, PeerIdentity,
+        certificate::Claims,
+        revocation::{Adopted, DenyError},
+    },
 };
 
 /// The name to give `quinn::Endpoint::connect`, which insists on one. It is neither sent nor checked.
@@ -94,6 +99,8 @@ pub struct Tls {
 pub(crate) struct Live {
     credentials: ArcSwap<Credentials>,
     denied: DenyList,
+    /// Who came in and was refused for its certificate.
+    refused: Arc<IdentitiesRefused>,
 }
 
 impl Tls {
@@ -105,7 +112,7 @@ impl Tls {
         let credentials = Credentials::load(directory, now)?;
         let denied = DenyList::load(directory, credentials.trust()).map_err(bad_list(directory))?;
         refuse_own(directory, &credentials, &denied)?;
-        let live = Arc::new(Live { credentials: ArcSwap::from_pointee(credentials), denied });
+        let live = Arc::new(Live { credentials: ArcSwap::from_pointee(credentials), denied, refused: Arc::default() });
         Ok(Self { directory: directory.to_owned(), live, reloading: Mutex::new(()) })
     }
 
@@ -117,6 +124,11 @@ impl Tls {
     /// The deny list in force.
     pub fn denied(&self) -> &DenyList {
         &self.live.denied
+    }
+
+    /// How many of those who came in were refused for their certificate, by reason.
+    pub(crate) fn refused(&self) -> &Arc<IdentitiesRefused> {
+        &self.live.refused
     }
 
     /// Reads the directory again, deny list included, and if everything in it holds, uses it from the next handshake on.
@@ -157,22 +169,20 @@ impl Tls {
 
     /// The accepting side, for these protocols in order of preference. A client that offers none of them is refused.
     pub fn server(&self, protocols: &[&[u8]]) -> quinn::ServerConfig {
-        let crypto = QuicServerConfig::try_from(self.accepting(protocols)).expect("the provider has TLS13_AES_128_GCM_SHA256");
-        quinn::ServerConfig::with_crypto(Arc::new(crypto))
+        quic(self.accepting(protocols, Arc::new(Own(self.live.clone()))))
     }
 
-    fn accepting(&self, protocols: &[&[u8]]) -> ServerConfig {
-        let mut config = ServerConfig::builder_with_provider(provider().clone())
-            .with_protocol_versions(&[&TLS13])
-            .expect("the provider has TLS 1.3")
-            .with_client_cert_verifier(Arc::new(ClientVerifier::new(self.live.clone())))
-            .with_cert_resolver(Arc::new(Own(self.live.clone())));
-        config.alpn_protocols = owned(protocols);
-        // A ticket would let a connection resume for hours on a certificate revoked meanwhile.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        config.max_early_data_size = 0;
-        config
+    /// The same, and whoever does not offer the nodes' protocol ([`crate::ALPN`]) is shown what `public` has for it.
+    ///
+    /// All are asked for a certificate, because TLS asks before it chooses the protocol; with the authority's name, so that a
+    /// browser which has none of ours asks nobody.
+    pub fn server_beside(&self, protocols: &[&[u8]], public: Arc<dyn ResolvesServerCert>) -> quinn::ServerConfig {
+        quic(self.accepting(protocols, Arc::new(ByProtocol { own: Own(self.live.clone()), public })))
+    }
+
+    fn accepting(&self, protocols: &[&[u8]], certificate: Arc<dyn ResolvesServerCert>) -> ServerConfig {
+        let config = tls13().with_client_cert_verifier(Arc::new(ClientVerifier::new(self.live.clone())));
+        without_memory(config.with_cert_resolver(certificate), protocols)
     }
 
     /// The dialing side, for these protocols, towards `expected` and nobody else.
@@ -253,6 +263,29 @@ pub fn protocol(connection: &quinn::Connection) -> Option<Vec<u8>> {
     connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
 }
 
+/// The accepting side of an endpoint for the public: nobody is asked who they are.
+pub(crate) fn public(protocols: &[&[u8]], certificate: Arc<dyn ResolvesServerCert>) -> quinn::ServerConfig {
+    quic(without_memory(tls13().with_no_client_auth().with_cert_resolver(certificate), protocols))
+}
+
+fn tls13() -> ConfigBuilder<ServerConfig, WantsVerifier> {
+    ServerConfig::builder_with_provider(provider().clone()).with_protocol_versions(&[&TLS13]).expect("the provider has TLS 1.3")
+}
+
+/// A ticket would let a connection resume for hours on a certificate revoked meanwhile.
+fn without_memory(mut config: ServerConfig, protocols: &[&[u8]]) -> ServerConfig {
+    config.alpn_protocols = owned(protocols);
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    config
+}
+
+fn quic(config: ServerConfig) -> quinn::ServerConfig {
+    let crypto = QuicServerConfig::try_from(config).expect("the provider has TLS13_AES_128_GCM_SHA256");
+    quinn::ServerConfig::with_crypto(Arc::new(crypto))
+}
+
 fn owned(protocols: &[&[u8]]) -> Vec<Vec<u8>> {
     protocols.iter().map(|protocol| protocol.to_vec()).collect()
 }
@@ -280,6 +313,21 @@ impl ResolvesClientCert for Own {
 
     fn has_certs(&self) -> bool {
         true
+    }
+}
+
+/// Shows nodes the node's own certificate, and others what the public is to see.
+#[derive(Debug)]
+struct ByProtocol {
+    own: Own,
+    public: Arc<dyn ResolvesServerCert>,
+}
+
+impl ResolvesServerCert for ByProtocol {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // The nodes' protocol comes first in our preference, so whoever offers it beside others speaks it.
+        let node = hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN));
+        if node { Some(self.own.key()) } else { self.public.resolve(hello) }
     }
 }
 

@@ -572,9 +572,10 @@ fn a_second_connection_is_never_a_resumed_one() {
         }
         kind
     };
-    assert_eq!(second(bo.accepting(ALPN)), Some(HandshakeKind::Full));
+    let accepting = || bo.accepting(ALPN, Arc::new(Own(bo.live.clone())));
+    assert_eq!(second(accepting()), Some(HandshakeKind::Full));
     // The test can tell: a server that hands out tickets is resumed.
-    let mut careless = bo.accepting(ALPN);
+    let mut careless = accepting();
     careless.session_storage = rustls::server::ServerSessionMemoryCache::new(8);
     careless.send_tls13_tickets = 2;
     assert_eq!(second(careless), Some(HandshakeKind::Resumed));

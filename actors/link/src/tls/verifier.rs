@@ -3,10 +3,7 @@
 //! Signature, dates and purpose are the library's verdict (webpki). The rest is ours, in this order: one
 //! well-formed identity, this cluster, not revoked, and for a dialer: whom it meant.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use horos_wire::NodeId;
 use jiff::Timestamp;
@@ -25,14 +22,10 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::{Expected, Live, PeerRefused, provider, refused::same_cluster};
-use crate::identity::{PeerIdentity, Trust, certificate::Claims};
-
-/// Most refusals logged in [`WINDOW`], by each verifier. A flood of strangers, or one peer that dials five times
-/// a second for a week, must not fill the disk: this is some 13 MB a day. The rest are counted.
-const LOGGED_PER_WINDOW: u32 = 60;
-
-/// Seconds after which refusals are logged again.
-const WINDOW: u64 = 60;
+use crate::{
+    identity::{PeerIdentity, Trust, certificate::Claims},
+    ration::Ration,
+};
 
 /// Which side of the connection the certificate is shown by.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -96,33 +89,11 @@ fn refusal(error: Error, claims: &Claims, trust: &Trust) -> PeerRefused {
 }
 
 /// Says what was refused, to the log and to TLS.
-#[derive(Debug, Default)]
-struct Refusals {
-    window: AtomicU64,
-    seen: AtomicU32,
-}
-
-impl Refusals {
-    fn tell(&self, refused: PeerRefused, now: UnixTime) -> Error {
-        let (log, suppressed) = self.count(now.as_secs() / WINDOW);
-        if suppressed > 0 {
-            tracing::warn!(suppressed, "more peers were refused than were logged");
-        }
-        if log {
-            tracing::warn!(reason = %refused, "peer refused");
-        }
-        refused.into_tls(now)
+fn tell(refused: PeerRefused, said: &Ration, now: UnixTime) -> Error {
+    if said.allows("peers refused") {
+        tracing::warn!(reason = %refused, "peer refused");
     }
-
-    /// Whether this refusal is logged, and how many of the last busy window were not. Handshakes on several
-    /// threads may miscount by a few at the turn of a window; the bound on the log holds all the same.
-    fn count(&self, window: u64) -> (bool, u32) {
-        let suppressed = match self.window.swap(window, Ordering::Relaxed) {
-            same if same == window => 0,
-            _ => self.seen.swap(0, Ordering::Relaxed).saturating_sub(LOGGED_PER_WINDOW),
-        };
-        (self.seen.fetch_add(1, Ordering::Relaxed) < LOGGED_PER_WINDOW, suppressed)
-    }
+    refused.into_tls(now)
 }
 
 /// Looks at what clients present. Presenting nothing is allowed here and settled by each protocol's handler.
@@ -131,13 +102,13 @@ pub(super) struct ClientVerifier {
     live: Arc<Live>,
     /// The authority's name, so that a browser with certificates of its own does not offer them.
     hints: Vec<DistinguishedName>,
-    refusals: Refusals,
+    said: Ration,
 }
 
 impl ClientVerifier {
     pub(super) fn new(live: Arc<Live>) -> Self {
         let hints = live.credentials.load().trust().roots().subjects();
-        Self { live, hints, refusals: Refusals::default() }
+        Self { live, hints, said: Ration::default() }
     }
 }
 
@@ -159,7 +130,10 @@ impl ClientCertVerifier for ClientVerifier {
         let credentials = self.live.credentials.load();
         match verify(certificate, credentials.trust(), now, Shown::ByClient).and_then(|peer| self.live.check(&peer)) {
             Ok(()) => Ok(ClientCertVerified::assertion()),
-            Err(refused) => Err(self.refusals.tell(refused, now)),
+            Err(refused) => {
+                self.live.refused.count(&refused);
+                Err(tell(refused, &self.said, now))
+            }
         }
     }
 
@@ -178,11 +152,11 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+        holds_key(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        schemes()
     }
 }
 
@@ -191,12 +165,12 @@ impl ClientCertVerifier for ClientVerifier {
 pub(super) struct ServerVerifier {
     live: Arc<Live>,
     expected: Expected,
-    refusals: Refusals,
+    said: Ration,
 }
 
 impl ServerVerifier {
     pub(super) fn new(live: Arc<Live>, expected: Expected) -> Self {
-        Self { live, expected, refusals: Refusals::default() }
+        Self { live, expected, said: Ration::default() }
     }
 
     fn expects(&self, id: &NodeId) -> Result<(), PeerRefused> {
@@ -229,7 +203,7 @@ impl ServerCertVerifier for ServerVerifier {
         });
         match verdict {
             Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(refused) => Err(self.refusals.tell(refused, now)),
+            Err(refused) => Err(tell(refused, &self.said, now)),
         }
     }
 
@@ -248,30 +222,28 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+        holds_key(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        schemes()
     }
+}
+
+/// Whether the peer holds the key of the certificate that it shows: it signed the handshake with it.
+fn holds_key(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+}
+
+fn schemes() -> Vec<SignatureScheme> {
+    provider().signature_verification_algorithms.supported_schemes()
 }
 
 /// QUIC has no TLS 1.2 (RFC 9001 §4.2).
 fn tls12() -> Error {
     Error::General("TLS 1.2 is not spoken here".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_of_strangers_fills_no_log_and_is_counted() {
-        let refusals = Refusals::default();
-        let logged = |window, times: usize| (0..times).filter(|_| refusals.count(window).0).count();
-        assert_eq!(logged(100, 1000), 60);
-        assert_eq!(refusals.count(101), (true, 940));
-        assert_eq!(logged(101, 5), 5);
-        assert_eq!(refusals.count(102), (true, 0));
-    }
 }

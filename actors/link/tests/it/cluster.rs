@@ -190,7 +190,7 @@ impl Cluster {
         let incarnation = Incarnation(LIVES.fetch_add(1, Ordering::Relaxed));
         let exchange = Exchange::new(tls.credentials().id().clone(), incarnation);
         let root = Supervisor::start(SupervisorSpec::new("root", Strategy::OneForOne, Vec::new()), None).await.unwrap();
-        let parts = Parts { exchange: exchange.clone(), policy: Arc::new(policy()), tls: tls.clone(), release: "test" };
+        let parts = Parts { exchange: exchange.clone(), policy: Arc::new(policy()), tls: tls.clone(), release: "test", public: None };
         let mut config = Config::new("127.0.0.1:0".parse().unwrap());
         adjust(&mut config);
         let endpoint = Endpoint::open(config, parts, HashMap::new(), root.clone()).unwrap();
