@@ -167,6 +167,11 @@ impl Tls {
         Ok(adopted)
     }
 
+    /// The certificate in force at each handshake, for others who accept connections on the node's behalf.
+    pub fn certificate(&self) -> Arc<dyn ResolvesServerCert> {
+        Arc::new(Own(self.live.clone()))
+    }
+
     /// The accepting side, for these protocols in order of preference. A client that offers none of them is refused.
     pub fn server(&self, protocols: &[&[u8]]) -> quinn::ServerConfig {
         quic(self.accepting(protocols, Arc::new(Own(self.live.clone()))))
