@@ -3,14 +3,18 @@
 //! Used by the command line on the machine of whoever holds the key (`horos init`, `horos identity
 //! sign | revoke | list`), never by a running node. Its directory is not a node's.
 //!
-//! The authority's certificate is narrow on purpose. It may sign no other authority (path length 0),
-//! its name constraints allow DNS names below `<cluster>.horos.invalid` only and no IP address, and
-//! `.invalid` never resolves (RFC 2606): importing it into a browser lets nobody pose as a web site.
-//! The constraint on the identity itself is in [`crate::tls`], since URI constraints are not implemented
-//! by TLS libraries.
+//! The authority's certificate is narrow on purpose. It may sign no other authority (path length 0), and its name
+//! constraints allow DNS names below `<cluster>.horos.invalid`, which never resolves (RFC 2606), and this machine by
+//! its names for itself: `localhost`, 127.0.0.1 and ::1. No other name and no other address: importing it into a browser
+//! lets nobody pose as a web site. A node's certificate bears the names of its own machine too, so that whoever believes
+//! `ca.pem` reaches the node by HTTPS from where it runs. None of them is an identity, which is the one URI alone; the
+//! constraint on that is in [`crate::tls`], since URI constraints are not implemented by TLS libraries.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use horos_wire::{ClusterName, NodeId, Role};
 use jiff::Timestamp;
@@ -18,7 +22,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     NameConstraints, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SigningKey, SubjectPublicKeyInfo, string::Ia5String,
 };
+use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
 use super::{
     CA_CERTIFICATE, CA_KEY, CERTIFICATE, DENIED, Fingerprint, ISSUED, KEY, MAX_PEM, Serial, Validity,
@@ -28,6 +34,9 @@ use super::{
     request::{self, Request, RequestError, cluster_name, common_name, uri_name},
     revocation::{Denied, DenyError, Entry, MAX_DENY_LIST, SignedList},
 };
+
+/// A machine's name for itself (RFC 6761 §6.3).
+const LOCALHOST: &str = "localhost";
 
 /// Largest list of issued certificates, in bytes: some 70,000 of them.
 const MAX_ISSUED: u64 = 16 * 1024 * 1024;
@@ -93,6 +102,8 @@ pub struct Authority {
     trust: Trust,
     pem: String,
     not_after: Timestamp,
+    /// Whether its certificate allows the names of a machine for itself; one made before it did does not.
+    loopback: bool,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -163,8 +174,10 @@ impl Authority {
         let own = trust.keys().iter().position(|known| *known == spki);
         let own = own.ok_or_else(|| damaged(&path, "it does not belong to the key beside it"))?;
         let claims = Claims::of(&trust.certificates()[own]).map_err(|error| damaged(&path, &error.to_string()))?;
+        let loopback = allows_loopback(&trust.certificates()[own]);
         let params = authority_params(trust.cluster()).map_err(AuthorityError::Sign)?;
-        Ok(Self { directory: directory.to_owned(), pem, not_after: claims.not_after, issuer: Issuer::new(params, key), trust })
+        let issuer = Issuer::new(params, key);
+        Ok(Self { directory: directory.to_owned(), pem, not_after: claims.not_after, loopback, issuer, trust })
     }
 
     /// The cluster this is the authority of.
@@ -206,7 +219,7 @@ impl Authority {
         let validity = validity.whole_seconds();
         let serial = Serial::random();
         let sign = || -> Result<rcgen::Certificate, AuthorityError> {
-            let mut params = holder_params(expected).map_err(AuthorityError::Sign)?;
+            let mut params = holder_params(expected, self.loopback).map_err(AuthorityError::Sign)?;
             date(&mut params, serial, validity)?;
             let key = SubjectPublicKeyInfo::from_der(&request.spki).map_err(AuthorityError::Sign)?;
             params.signed_by(&key, &self.issuer).map_err(AuthorityError::Sign)
@@ -334,19 +347,38 @@ fn authority_params(cluster: &ClusterName) -> Result<CertificateParams, rcgen::E
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.name_constraints = Some(NameConstraints {
-        permitted_subtrees: vec![GeneralSubtree::DnsName(cluster_domain(cluster))],
-        excluded_subtrees: vec![
-            GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
-            GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
+        // What is permitted of a kind excludes all else of that kind (RFC 5280 §4.2.1.10).
+        permitted_subtrees: vec![
+            GeneralSubtree::DnsName(cluster_domain(cluster)),
+            GeneralSubtree::DnsName(LOCALHOST.to_owned()),
+            GeneralSubtree::IpAddress(CidrSubnet::from_v4_prefix(Ipv4Addr::LOCALHOST.octets(), 32)),
+            GeneralSubtree::IpAddress(CidrSubnet::from_v6_prefix(Ipv6Addr::LOCALHOST.octets(), 128)),
         ],
+        excluded_subtrees: Vec::new(),
     });
     Ok(params)
 }
 
-fn holder_params(id: &NodeId) -> Result<CertificateParams, rcgen::Error> {
+/// Whether an authority's certificate lets those that it signs bear the names of a machine for itself.
+fn allows_loopback(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    let Ok(Some(constraints)) = parsed.name_constraints() else { return false };
+    let permitted = constraints.value.permitted_subtrees.as_deref().unwrap_or_default();
+    let address = [Ipv4Addr::LOCALHOST.octets(), Ipv4Addr::BROADCAST.octets()].concat();
+    permitted.iter().any(|subtree| matches!(subtree.base, GeneralName::IPAddress(permitted) if permitted == address))
+}
+
+fn holder_params(id: &NodeId, loopback: bool) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = common_name(id.name.as_str());
     params.subject_alt_names = vec![uri_name(id)?, SanType::DnsName(Ia5String::try_from(domain(id))?)];
+    if loopback && id.role.is_node() {
+        params.subject_alt_names.extend([
+            SanType::DnsName(Ia5String::try_from(LOCALHOST)?),
+            SanType::IpAddress(Ipv4Addr::LOCALHOST.into()),
+            SanType::IpAddress(Ipv6Addr::LOCALHOST.into()),
+        ]);
+    }
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = match id.role {
@@ -370,7 +402,7 @@ fn date(params: &mut CertificateParams, serial: Serial, validity: Validity) -> R
 }
 
 /// The DNS name in a holder's certificate, `<name>.<role>.<cluster>.horos.invalid`, for tools that insist on
-/// one. Horos itself never looks at it.
+/// one. Horos itself never looks at it, nor at a node's other names, `localhost`, 127.0.0.1 and ::1.
 pub fn domain(id: &NodeId) -> String {
     format!("{}.{}.{}", label(id.name.as_str()), id.role, cluster_domain(&id.cluster))
 }

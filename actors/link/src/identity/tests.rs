@@ -6,6 +6,9 @@ use proptest::{
     prelude::*,
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, SanType};
+use rustls::client::danger::ServerCertVerifier;
+use rustls_pki_types::CertificateDer;
 
 use super::{
     authority::{AuthorityError, Revoke, domain},
@@ -41,8 +44,81 @@ fn the_authoritys_certificate_may_sign_nodes_and_nothing_else() {
     assert!(constraints.ca && constraints.path_len_constraint == Some(0));
     let names = parsed.name_constraints().unwrap().unwrap();
     assert!(names.critical);
-    assert_eq!(names.value.permitted_subtrees.as_ref().unwrap().len(), 1);
-    assert_eq!(names.value.excluded_subtrees.as_ref().unwrap().len(), 2);
+    let permitted: Vec<_> = names.value.permitted_subtrees.as_ref().unwrap().iter().map(|subtree| subtree.base.to_string()).collect();
+    assert_eq!(permitted.len(), 4, "{permitted:?}");
+    assert!(names.value.excluded_subtrees.is_none());
+}
+
+/// Whether a client that believes the cluster's authority takes `chain` for `host`.
+fn reaches(cluster: &Cluster, chain: &[CertificateDer<'_>], host: &str) -> bool {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cluster.authority.trust().certificates()[0].clone()).unwrap();
+    let client = rustls::client::WebPkiServerVerifier::builder_with_provider(roots.into(), crate::tls::provider().clone());
+    let name = rustls_pki_types::ServerName::try_from(host).unwrap();
+    let verdict = client.build().unwrap().verify_server_cert(&chain[0], &chain[1..], &name, &[], rustls_pki_types::UnixTime::now());
+    verdict.is_ok()
+}
+
+#[test]
+fn a_nodes_certificate_serves_https_on_its_own_machine_and_nowhere_else() {
+    let cluster = Cluster::new("shop");
+    let (_, node) = cluster.enrol(&cluster.id(Role::Bo, "bo-1"));
+    let chain = &node.key().cert;
+    for own in ["localhost", "127.0.0.1", "::1", "bo-1.bo.shop.horos.invalid"] {
+        assert!(reaches(&cluster, chain, own), "{own}");
+    }
+    for other in ["bo-2.bo.shop.horos.invalid", "127.0.0.2", "10.0.0.1", "::2", "bank.example", "bo-1"] {
+        assert!(!reaches(&cluster, chain, other), "{other}");
+    }
+    // And it is who the URI says, whatever stands beside it.
+    assert_eq!(node.id(), &cluster.id(Role::Bo, "bo-1"));
+    // People serve nothing, on no machine.
+    let (_, person) = cluster.enrol(&cluster.id(Role::Operator, "ann"));
+    assert!(!reaches(&cluster, &person.key().cert, "localhost"));
+}
+
+#[test]
+fn a_stolen_authority_key_signs_for_no_other_machine() {
+    let cluster = Cluster::new("shop");
+    let signed = |name: SanType| {
+        let mut params = CertificateParams::default();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.subject_alt_names = vec![name];
+        cluster.forge(&params).chain
+    };
+    let dns = |name: &str| signed(SanType::DnsName(name.try_into().unwrap()));
+    let address = |text: &str| signed(SanType::IpAddress(text.parse().unwrap()));
+    assert!(reaches(&cluster, &dns("localhost"), "localhost") && reaches(&cluster, &address("::1"), "::1"), "the test can tell");
+    for host in ["bank.example", "localhost.example", "shop.horos.invalid.example", "other.horos.invalid"] {
+        assert!(!reaches(&cluster, &dns(host), host), "{host}");
+    }
+    for host in ["127.0.0.2", "10.0.0.1", "0.0.0.0", "::2", "fe80::1", "::ffff:127.0.0.1"] {
+        assert!(!reaches(&cluster, &address(host), host), "{host}");
+    }
+}
+
+#[test]
+fn an_authority_from_before_nodes_served_https_signs_as_it_did() {
+    use rcgen::{CidrSubnet, GeneralSubtree};
+    let cluster = Cluster::new("shop");
+    let ca = cluster.directory("ca");
+    let key = KeyPair::from_pem(&fs::read_to_string(ca.join(CA_KEY)).unwrap()).unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = request::common_name("shop cluster authority");
+    params.subject_alt_names = vec![SanType::URI("spiffe://shop".try_into().unwrap())];
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    params.name_constraints = Some(rcgen::NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName("shop.horos.invalid".to_owned())],
+        excluded_subtrees: vec![
+            GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
+            GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
+        ],
+    });
+    fs::write(ca.join(CA_CERTIFICATE), params.self_signed(&key).unwrap().pem()).unwrap();
+    let old = Cluster { authority: Authority::load(&ca).unwrap(), root: cluster.root };
+    // Installing it is being believed: a name that the authority may not sign for would be refused by every peer.
+    let (_, node) = old.enrol(&old.id(Role::Bo, "bo-1"));
+    assert!(reaches(&old, &node.key().cert, "bo-1.bo.shop.horos.invalid") && !reaches(&old, &node.key().cert, "localhost"));
 }
 
 #[test]
