@@ -4,6 +4,8 @@
 
 mod it {
     mod certificates;
+    mod h3;
+    mod h3_world;
     mod tcp;
     mod tcp_drain;
     mod tcp_hostile;

@@ -1,0 +1,313 @@
+//! One HTTP/3 connection: its requests, how long it may be idle, and how it ends.
+//!
+//! A task on the edge's runtime, started by [`super::Door`]. It owns the tasks of its requests; all have ended when it has.
+//! Told to leave (the node drains, or another connection needs the room), it says at first that it will (a GOAWAY with the
+//! highest id, RFC 9114 §5.2), serves what is still on its way, then says where it stops, finishes what is in hand, waits
+//! until the client has its answers, and closes.
+
+use std::{
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use h3::{
+    error::{Code, ConnectionError},
+    server::{self, RequestResolver},
+};
+use tokio::task::{JoinError, JoinSet};
+
+use super::{
+    Inner,
+    gate::Gate,
+    patience::Patience,
+    quic::{Quic, Shared},
+    request::{self, Outcome},
+    table::Place,
+    uni,
+    violation::{Violation, varint},
+};
+use crate::{Peer, Phase, Reason, Version};
+
+/// The longest that a connection without a request is kept, whatever the configuration says: as long as QUIC's own idle
+/// timeout here, since a client that pings costs as much as one that asks.
+const IDLE: Duration = Duration::from_secs(30);
+/// What one that is to make room for another has for what is in hand.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a peer may take none of a GOAWAY.
+const SAID: Duration = Duration::from_millis(200);
+/// How long is waited for what is on its way when a connection is told to leave: two round trips, within these.
+const ON_ITS_WAY: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(500));
+/// How long is waited until the client has the last answers.
+const DELIVERED: Duration = Duration::from_secs(3);
+
+/// How far it is.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Serving,
+    /// It has said that it leaves; until then what comes is still served.
+    Leaving {
+        until: Instant,
+    },
+    /// It has said that no request from this id on is served.
+    Gone {
+        first: u64,
+    },
+}
+
+/// What happened.
+enum Event {
+    /// It is to leave, and to be gone by then.
+    Leave(Instant),
+    Alarm,
+    Done(Result<Outcome, JoinError>),
+    Accepted(Result<Option<RequestResolver<Quic, Bytes>>, ConnectionError>),
+}
+
+/// How it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The peer closed it, it was lost, or it was ended for what the peer did.
+    Over,
+    /// Nothing is in hand.
+    Done,
+    /// Something is, and there is no more time.
+    Cut,
+}
+
+struct Session {
+    edge: Arc<Inner>,
+    shared: Arc<Shared>,
+    connection: quinn::Connection,
+    h3: server::Connection<Quic, Bytes>,
+    requests: JoinSet<Outcome>,
+    patience: Patience,
+    peer: Peer,
+    place: Place,
+    stage: Stage,
+    /// When it is cut off.
+    by: Option<Instant>,
+    /// When a request last began or ended.
+    active: Instant,
+    /// The last request's id, if there was any.
+    last: Option<u64>,
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(edge: Arc<Inner>, connection: quinn::Connection, peer: Peer, place: Place) {
+    let _open = edge.metrics.opened(Version::Http3);
+    let limits = edge.config.limits;
+    connection.set_max_concurrent_bi_streams(limits.streams.into());
+    connection.set_max_concurrent_uni_streams(uni::OPEN.into());
+    let shared = Shared::new(connection.clone(), limits.streams as usize);
+    let mut builder = server::builder();
+    builder.max_field_section_size(limits.head as u64).send_grease(false);
+    // It waits for the peer to let us open our three streams, which RFC 9114 §6.2 demands.
+    let built = tokio::time::timeout(edge.config.timeouts.head, builder.build(Quic::new(&connection, shared.clone()))).await;
+    let h3 = match built {
+        Ok(Ok(h3)) => h3,
+        Ok(Err(error)) => return tracing::debug!(peer = %peer.address, %error, "no HTTP/3 connection"),
+        Err(_) => {
+            edge.metrics.refused(Reason::SlowHead, Some(Version::Http3));
+            return connection.close(varint(Code::H3_STREAM_CREATION_ERROR), b"no room for the control stream");
+        }
+    };
+    let now = Instant::now();
+    let session = Session {
+        patience: Patience::new(limits.streams, now),
+        edge,
+        shared,
+        connection,
+        h3,
+        requests: JoinSet::new(),
+        peer,
+        place,
+        stage: Stage::Serving,
+        by: None,
+        active: now,
+        last: None,
+    };
+    session.run().await;
+}
+
+impl Session {
+    async fn run(mut self) {
+        let end = self.until_end().await;
+        match end {
+            End::Over => {
+                if let Some(reason) = self.shared.verdict() {
+                    self.edge.metrics.refused(reason, Some(Version::Http3));
+                    tracing::debug!(peer = %self.peer.address, reason = reason.as_str(), "ended an HTTP/3 connection");
+                }
+            }
+            End::Done => {
+                let by = Instant::now() + DELIVERED;
+                let by = self.by.map_or(by, |until| until.min(by));
+                // A peer that is gone has them never.
+                let _ = tokio::time::timeout_at(by.into(), self.shared.delivered()).await;
+            }
+            End::Cut => self.edge.metrics.refused(Reason::Draining, Some(Version::Http3)),
+        }
+        self.connection.close(varint(Code::H3_NO_ERROR), b"");
+        // No request outlives its connection.
+        self.requests.shutdown().await;
+    }
+
+    async fn until_end(&mut self) -> End {
+        let edge = self.edge.clone();
+        let mut draining = pin!(draining(edge.drain.watch()));
+        let mut alarm = pin!(tokio::time::sleep_until(self.next_look().into()));
+        let gate = Gate::new();
+        loop {
+            let event = std::future::poll_fn(|cx| {
+                let seldom = gate.poll(cx, |cx| {
+                    if matches!(self.stage, Stage::Serving) {
+                        if let Poll::Ready(until) = draining.as_mut().poll(cx) {
+                            return Poll::Ready(Event::Leave(until));
+                        }
+                        if self.place.poll_leave(cx).is_ready() {
+                            self.edge.metrics.refused(Reason::Idle, Some(Version::Http3));
+                            return Poll::Ready(Event::Leave(Instant::now() + FAREWELL));
+                        }
+                    }
+                    alarm.as_mut().poll(cx).map(|()| Event::Alarm)
+                });
+                if seldom.is_ready() {
+                    return seldom;
+                }
+                if let Poll::Ready(Some(done)) = self.requests.poll_join_next(cx) {
+                    return Poll::Ready(Event::Done(done));
+                }
+                pin!(self.h3.accept()).poll(cx).map(Event::Accepted)
+            });
+            match event.await {
+                Event::Done(outcome) => self.done(outcome),
+                Event::Accepted(Ok(Some(resolver))) => self.accepted(resolver),
+                // The client will ask no more, and all that it asked is answered.
+                Event::Accepted(Ok(None)) => return End::Done,
+                Event::Accepted(Err(error)) => {
+                    tracing::trace!(peer = %self.peer.address, %error, "over");
+                    return End::Over;
+                }
+                Event::Leave(by) => {
+                    self.leave(by).await;
+                    alarm.as_mut().reset(self.next_look().into());
+                }
+                Event::Alarm => {
+                    if let Some(end) = self.look().await {
+                        return end;
+                    }
+                    alarm.as_mut().reset(self.next_look().into());
+                }
+            }
+            if matches!(self.stage, Stage::Gone { .. }) && self.requests.is_empty() {
+                return End::Done;
+            }
+        }
+    }
+
+    fn accepted(&mut self, resolver: RequestResolver<Quic, Bytes>) {
+        let Some(out) = self.h3.inner.conn.latest() else { return };
+        let id = out.id().into_inner();
+        if let Stage::Gone { first } = self.stage
+            && id >= first
+        {
+            // h3 lets one more pass than its GOAWAY says. Its client may send it again elsewhere.
+            self.edge.metrics.refused(Reason::Draining, Some(Version::Http3));
+            return out.reset(Code::H3_REQUEST_REJECTED);
+        }
+        self.last = Some(id);
+        if self.requests.is_empty() {
+            self.place.busy();
+        }
+        self.requests.spawn(request::serve(resolver, out, self.edge.clone(), self.shared.clone(), self.peer));
+    }
+
+    fn done(&mut self, outcome: Result<Outcome, JoinError>) {
+        self.active = Instant::now();
+        if self.requests.is_empty() {
+            self.place.idle();
+        }
+        match outcome {
+            Ok(Outcome::Answered) => self.patience.answered(),
+            Ok(Outcome::Wasted) => {
+                if !self.patience.wasted(self.active) {
+                    self.shared.end(Violation::ResetFlood);
+                }
+            }
+            // What a service does wrong is caught where it is called: this is ours.
+            Err(error) => tracing::error!(peer = %self.peer.address, %error, "a request's task failed"),
+        }
+    }
+
+    /// When there is next something to look at.
+    fn next_look(&self) -> Instant {
+        let idle = self.idle();
+        let look = if self.requests.is_empty() { self.active + idle } else { Instant::now() + idle };
+        let look = self.by.map_or(look, |by| look.min(by));
+        match self.stage {
+            Stage::Leaving { until } => look.min(until),
+            Stage::Serving | Stage::Gone { .. } => look,
+        }
+    }
+
+    fn idle(&self) -> Duration {
+        self.edge.config.timeouts.idle.min(IDLE)
+    }
+
+    /// Looks at the time.
+    async fn look(&mut self) -> Option<End> {
+        let now = Instant::now();
+        if self.by.is_some_and(|by| now >= by) {
+            return Some(if self.requests.is_empty() { End::Done } else { End::Cut });
+        }
+        if let Stage::Leaving { until } = self.stage
+            && now >= until
+        {
+            self.go().await;
+        }
+        if self.requests.is_empty() && now >= self.active + self.idle() && matches!(self.stage, Stage::Serving) {
+            self.edge.metrics.refused(Reason::Idle, Some(Version::Http3));
+            return Some(End::Done);
+        }
+        None
+    }
+
+    /// Says that it leaves, and will be gone by then.
+    async fn leave(&mut self, by: Instant) {
+        let (least, most) = ON_ITS_WAY;
+        self.by = Some(by);
+        self.stage = Stage::Leaving { until: (Instant::now() + (self.connection.rtt() * 2).clamp(least, most)).min(by) };
+        if self.last.is_some() {
+            // h3 counts from the last request, and ends at the highest id that there is.
+            self.say(usize::MAX).await;
+        }
+    }
+
+    /// Says that no request after the last is served.
+    async fn go(&mut self) {
+        self.say(1).await;
+        // Without a request, h3 says 0.
+        self.stage = Stage::Gone { first: self.last.map_or(0, |last| last + 4) };
+    }
+
+    async fn say(&mut self, more: usize) {
+        // What goes wrong here ends the connection, which `accept` tells.
+        let _ = tokio::time::timeout(SAID, self.h3.shutdown(more)).await;
+    }
+}
+
+/// Returns when the node drains: until when.
+async fn draining(mut phase: tokio::sync::watch::Receiver<Phase>) -> Instant {
+    loop {
+        if let Phase::Draining { until } = *phase.borrow_and_update() {
+            return until;
+        }
+        if phase.changed().await.is_err() {
+            // Nobody is left to say so.
+            return std::future::pending().await;
+        }
+    }
+}
