@@ -35,4 +35,4 @@ pub use membership::TreeDigest;
 pub use peers::{Known, Peers};
 pub use public::PublicEndpoint;
 pub use served::{AlpnHandler, Handlers};
-pub use transport::{socket, transport};
+pub use transport::{accepting, socket, transport};

@@ -48,10 +48,11 @@ pub fn transport(config: &Config) -> Arc<TransportConfig> {
     Arc::new(transport)
 }
 
-/// The transport of whoever comes in. `mtu` is the largest datagram worth trying.
+/// The transport of whoever comes in; public so that a benchmark's floor uses the same. `mtu` is the largest datagram worth
+/// trying.
 ///
 /// It keeps nobody alive: a stranger that has nothing to say goes, and a node that dials keeps its link alive itself.
-pub(crate) fn accepting(mtu: u16) -> Arc<TransportConfig> {
+pub fn accepting(mtu: u16) -> Arc<TransportConfig> {
     let mut transport = common(mtu);
     transport
         .initial_mtu(EVERYWHERE)
