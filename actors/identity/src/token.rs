@@ -152,8 +152,8 @@ pub(crate) fn check(
     Ok(Proved { kid: kid.into(), jti: claims.jti, issuer: claims.iss, user: claims.sub, scopes, from, until })
 }
 
-/// The scopes that a token says and its issuer may grant. Words that are no scopes of ours (an OIDC issuer's `openid`, or
-/// anything in another alphabet) grant nothing and do no harm.
+/// The scopes that a token says and its issuer may grant. Words that are no scopes here, a URL or something in capitals,
+/// grant nothing and do no harm.
 fn granted(said: &str, grants: &str) -> Result<Box<[Scope]>, Denied> {
     let grants = serde_json::from_str(grants).unwrap_or(Grants::Only(Vec::new()));
     let may = |scope: &Scope| match &grants {

@@ -100,7 +100,7 @@ impl Verifier {
         let known = self.0.memory.find(&hash)?;
         let now = self.0.clock.now();
         let denied = match () {
-            () if now >= known.until => Denied::Expired,
+            () if now >= known.until && known.until != NEVER => Denied::Expired,
             () if now < known.from => Denied::NotYetValid,
             () => return Some(Ok(known.principal)),
         };

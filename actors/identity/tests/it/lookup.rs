@@ -1,0 +1,55 @@
+//! What a look at the tables costs. `cargo test -p horos-identity --release -- --ignored lookup --nocapture`.
+
+use std::time::{Duration, Instant};
+
+use horos_identity::Verifier;
+
+use super::world::{LIMIT, START, owner};
+
+#[tokio::test]
+#[ignore = "prints figures"]
+async fn lookup_among_a_million_on_the_own_thread_and_through_the_pool() {
+    const KEYS: u64 = 1_000_000;
+    const LOOKS: u64 = 20_000;
+    let (bo, time, _) = owner().await;
+    let text = |n: u64| format!("hk_{n:064x}");
+    for batch in 0..KEYS / 10_000 {
+        let fill = bo.writer.transaction(Instant::now() + LIMIT, move |tx| {
+            let sql = "INSERT INTO api_keys (hash, id, owner, scopes, expires_at) VALUES (?1, ?2, 'ana', '[\"stock:read\"]', ?3)";
+            let mut insert = tx.prepare_cached(sql)?;
+            for n in batch * 10_000..(batch + 1) * 10_000 {
+                insert.execute((&horos_identity::hash(&text(n)).unwrap().0[..], format!("key_{n:08}"), START * 2))?;
+            }
+            Ok::<_, horos_store::rusqlite::Error>(())
+        });
+        fill.await.unwrap();
+    }
+    let pick = |n: u64| text(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % KEYS);
+    let verifier = Verifier::new(&bo.writer.config().open, time.clock());
+    for round in ["cold", "warm"] {
+        // More keys than are remembered: each is looked up.
+        let started = Instant::now();
+        for n in 0..LOOKS {
+            verifier.check(&pick(n)).unwrap();
+        }
+        println!("own connection, {round}: {:?}", started.elapsed() / LOOKS as u32);
+    }
+    let started = Instant::now();
+    for n in 0..LOOKS {
+        let hash = horos_identity::hash(&pick(n)).unwrap().0;
+        let sql = "SELECT id, owner, scopes, per_minute, expires_at, revoked_at FROM api_keys WHERE hash = ?1";
+        let found = bo.readers.read(Instant::now() + Duration::from_secs(5), move |tables| {
+            tables.prepare_cached(sql)?.query_row([&hash[..]], |row| row.get::<_, String>(0))
+        });
+        found.await.unwrap();
+    }
+    println!("pool of readers: {:?}", started.elapsed() / LOOKS as u32);
+    let one = text(1);
+    verifier.check(&one).unwrap();
+    let started = Instant::now();
+    for _ in 0..LOOKS {
+        verifier.recall(&one).unwrap().unwrap();
+    }
+    println!("remembered: {:?}", started.elapsed() / LOOKS as u32);
+    bo.stop().await;
+}
