@@ -45,10 +45,10 @@ pub(crate) fn register(n: &mut Horos) {
 /// Largest order over HTTP, in bytes: a name and a number.
 const MAX_ORDER: usize = 4096;
 
-/// The shop's window to the web: `GET /shop/levels`, and `POST /shop/order` with an [`Order`].
+/// The shop's window to the web: `GET /shop` and `GET /shop/levels`, and `POST /shop/order` with an [`Order`].
 async fn window(cx: Context, request: Request<Body>) -> Reply {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/levels") => match cx.at::<Stock>("stock@bo").call(Levels {}, PATIENCE).await {
+        (&Method::GET, "/" | "/levels") => match cx.at::<Stock>("stock@bo").call(Levels {}, PATIENCE).await {
             Ok(levels) => http::reply(StatusCode::OK, &levels),
             Err(error) => {
                 Ok(http::unanswered(&error, |_| http::problem(StatusCode::SERVICE_UNAVAILABLE, "Nobody can look now; try again.")))
@@ -64,7 +64,7 @@ async fn window(cx: Context, request: Request<Body>) -> Reply {
                 Err(error) => Ok(http::unanswered(&error, OrderError::answer)),
             }
         }
-        (_, "/levels" | "/order") => Ok(http::problem(StatusCode::METHOD_NOT_ALLOWED, "GET /shop/levels, POST /shop/order.")),
+        (_, "/" | "/levels" | "/order") => Ok(http::problem(StatusCode::METHOD_NOT_ALLOWED, "GET /shop/levels, POST /shop/order.")),
         _ => Ok(http::problem(StatusCode::NOT_FOUND, "GET /shop/levels, POST /shop/order.")),
     }
 }

@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::maintenance::Maintenance;
 use futures_util::{StreamExt, stream};
+use horos_edge::{Conditions, Drain, Phase, Standing};
 use horos_link::Peers;
 use horos_supervision::{Context, Exchange, Handle, Service, SupervisorHandle, supervisor::OrderError};
 use horos_wire::{
@@ -21,9 +23,6 @@ use horos_wire::{
     },
     tree::{Actor, Health, NodeTree, Recording},
 };
-use parking_lot::Mutex;
-
-use crate::maintenance::Maintenance;
 
 /// The name of the actor that asks the whole cluster.
 pub const CLUSTER: &str = "horos.cluster";
@@ -39,8 +38,10 @@ pub(crate) struct Insight {
     pub(crate) root: Arc<RootCell>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) started: Instant,
-    /// Why the node is not ready; empty when it is.
-    pub(crate) conditions: Arc<Mutex<Vec<Box<str>>>>,
+    /// What stands in the way of its being ready; `/readyz` shows the same.
+    pub(crate) conditions: Conditions,
+    /// How far it has gone in stopping.
+    pub(crate) drain: Drain,
     pub(crate) maintenance: Maintenance,
     /// Where HTTP is served, as people write it.
     pub(crate) http: Arc<[Box<str>]>,
@@ -70,6 +71,11 @@ impl RootCell {
 }
 
 impl Insight {
+    /// The node's supervision tree.
+    pub(crate) fn tree(&self) -> Actor {
+        self.root.get().handle.tree()
+    }
+
     fn here(&self, tree: bool) -> NodeTree {
         NodeTree {
             node: (**self.exchange.node()).clone(),
@@ -275,7 +281,16 @@ impl Handle<Crash> for Admin {
 
 impl Handle<Status> for Admin {
     async fn handle(&mut self, _: Status, _: &Context) -> Result<StatusReport, Never> {
-        let conditions = self.insight.conditions.lock().clone();
+        let failing = self.insight.conditions.list().into_iter().filter(|it| it.standing == Standing::Failing);
+        let mut conditions: Vec<Box<str>> = failing
+            .map(|it| match it.reason {
+                Some(reason) => format!("{}: {reason}", it.name).into(),
+                None => it.name,
+            })
+            .collect();
+        if self.insight.drain.phase() != Phase::Open {
+            conditions.push("stopping".into());
+        }
         Ok(StatusReport {
             node: self.insight.here(false),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -297,8 +312,7 @@ impl Handle<Revoke> for Admin {
 
 impl Handle<Serving> for Admin {
     async fn handle(&mut self, _: Serving, _: &Context) -> Result<ServingReport, Never> {
-        let maintenance = self.insight.maintenance.message().map(|message| (*message).into());
-        Ok(ServingReport { addresses: self.insight.http.to_vec(), maintenance })
+        Ok(ServingReport { addresses: self.insight.http.to_vec(), maintenance: self.insight.maintenance.message() })
     }
 }
 
@@ -318,7 +332,7 @@ impl Handle<Maintain> for Admin {
 }
 
 /// Resident memory of this process in bytes; 0 where /proc does not tell.
-fn resident() -> u64 {
+pub(crate) fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * 4096

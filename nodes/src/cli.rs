@@ -25,6 +25,7 @@ pub use init::{InitError, InitOptions, Made, OPERATOR, UpLayout, authority_besid
 pub use keys::{Keys, Tokens};
 pub use output::Output;
 pub(crate) use output::Screen;
+pub(crate) use run::running_at;
 pub use run::{App, run};
 pub use usage::Usage;
 

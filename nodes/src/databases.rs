@@ -53,6 +53,17 @@ impl Databases {
         Self(Arc::new(Inner { data: data.to_owned(), config, supervisor, open: Mutex::default() }))
     }
 
+    /// How the database in `file` is opened.
+    pub(crate) fn options(&self, file: &str) -> Options {
+        let mut options = Options::new(self.0.data.join(file), Access::Owner);
+        options.durability = match self.0.config.synchronous {
+            Synchronous::Full => Durability::Full,
+            Synchronous::Normal => Durability::Normal,
+        };
+        options.busy_timeout = self.0.config.busy_timeout;
+        options
+    }
+
     /// The database called `name`, opened by the first who asks.
     pub(crate) async fn open(&self, name: &str, migrations: Migrations) -> Result<Database, OpenError> {
         // A name of our own rules is a file name without a path in it.
@@ -75,12 +86,7 @@ impl Databases {
             return Err(format!("a node has at most {MAX_DATABASES} databases").into());
         }
         let config = &self.0.config;
-        let mut options = Options::new(self.0.data.join(file.as_str()), Access::Owner);
-        options.durability = match config.synchronous {
-            Synchronous::Full => Durability::Full,
-            Synchronous::Normal => Durability::Normal,
-        };
-        options.busy_timeout = config.busy_timeout;
+        let options = self.options(file.as_str());
         let mut writer = WriterConfig::new(options.clone(), migrations);
         writer.queue_depth = config.queue as usize;
         writer.group_jobs = config.group_commit as usize;

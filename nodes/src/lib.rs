@@ -11,6 +11,7 @@ pub mod config;
 mod databases;
 pub mod exit;
 pub mod http;
+mod keys;
 pub mod logging;
 mod maintenance;
 mod memory;

@@ -54,7 +54,7 @@ pub(crate) fn check(prefix: &str) -> Result<(), MountError> {
 
 /// `/shop/v1` as a name in the tree, where slashes part names.
 fn name(prefix: &str) -> String {
-    prefix.trim_start_matches('/').replace('/', ".")
+    if prefix == "/" { "rest".to_owned() } else { prefix.trim_start_matches('/').replace('/', ".") }
 }
 
 /// Where a service is while it is open.
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_prefix_is_a_name_in_the_tree() {
-        assert_eq!(name("/shop/v1"), "shop.v1");
+        assert_eq!((name("/shop/v1"), name("/")), ("shop.v1".to_owned(), "rest".to_owned()));
         assert!(check("/shop").is_ok() && check("shop/").is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc, time::Instant};
 
-use horos_wire::policy::Policy;
+use horos_wire::{Role, policy::Policy};
 
 use crate::{
     app::Horos,
@@ -102,8 +102,12 @@ impl App for Program {
     }
 
     fn up(&self, up: &Up, common: &Common, output: &Output) -> Exit {
-        let example = self.horos.example().unwrap_or_else(|| "tree".to_owned());
-        self.block_on(up::run(up, common, output, self.policy(), &example))
+        let served = |role| self.horos.http_example(role).map(|(path, scope)| (role, path.to_owned(), scope.map(ToString::to_string)));
+        let examples = up::Examples {
+            command: self.horos.example().unwrap_or_else(|| "tree".to_owned()),
+            http: served(Role::Fo).or_else(|| served(Role::Bo)),
+        };
+        self.block_on(up::run(up, common, output, self.policy(), &examples))
     }
 
     fn policy(&self) -> Policy {

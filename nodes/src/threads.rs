@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    runtime::{Builder, Handle},
+    runtime::{Builder, Handle, Runtime},
     sync::oneshot,
 };
 
@@ -47,6 +47,49 @@ impl Threads {
         match self.threads.len() {
             0 => Handle::current(),
             count => self.threads[self.next.fetch_add(1, Ordering::Relaxed) % count].handle.clone(),
+        }
+    }
+}
+
+/// Where HTTP's work is done: a thread of its own, or several that share it.
+pub(crate) struct HttpThreads {
+    handle: Handle,
+    _one: Option<Thread>,
+    many: Option<Runtime>,
+}
+
+impl HttpThreads {
+    /// `count` threads; with none HTTP shares the caller's. One is a runtime that steals no work, which is the quicker
+    /// where there are two cores and the other one drives QUIC.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no event queue.
+    pub(crate) fn start(count: usize) -> io::Result<Self> {
+        const NAME: &str = "http";
+        Ok(match count {
+            0 => Self { handle: Handle::current(), _one: None, many: None },
+            1 => {
+                let one = Thread::start(NAME)?;
+                Self { handle: one.handle.clone(), _one: Some(one), many: None }
+            }
+            count => {
+                let many = Builder::new_multi_thread().worker_threads(count).thread_name(NAME).enable_all().build()?;
+                Self { handle: many.handle().clone(), _one: None, many: Some(many) }
+            }
+        })
+    }
+
+    /// To spawn there.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Drop for HttpThreads {
+    fn drop(&mut self) {
+        if let Some(many) = self.many.take() {
+            // Waiting for its threads would block the runtime that this one drops it on.
+            many.shutdown_background();
         }
     }
 }
@@ -87,6 +130,18 @@ mod tests {
         other.recv_timeout(Duration::from_secs(10)).expect("the other thread works on");
         drop(threads);
         drop(end);
+    }
+
+    #[test]
+    fn http_has_as_many_threads_as_it_is_given() {
+        for count in 1..3 {
+            let threads = HttpThreads::start(count).unwrap();
+            let (done, ran) = std::sync::mpsc::channel();
+            threads.handle().spawn(async move { done.send(std::thread::current().name().map(str::to_owned)).unwrap() });
+            assert_eq!(ran.recv_timeout(Duration::from_secs(10)).unwrap().as_deref(), Some("http"));
+        }
+        let runtime = Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async { assert_eq!(HttpThreads::start(0).unwrap().handle().id(), runtime.handle().id()) });
     }
 
     #[test]

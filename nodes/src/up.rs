@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use horos_link::identity::CA_CERTIFICATE;
 use horos_wire::{Role, policy::Policy, tree::NodeTree};
 use jiff::Timestamp;
 use nix::{
@@ -21,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{Common, Output, Remote, Screen, Up, Via, lay_out},
+    cli::{Common, Output, Remote, Screen, Up, UpLayout, Via, lay_out, running_at},
     exit::Exit,
     node::ADDRESS_FILE,
     remote::Operator,
@@ -104,7 +105,7 @@ impl NodeProcess {
         let mut look = tokio::time::interval(Duration::from_millis(10));
         loop {
             look.tick().await;
-            if let Some(address) = std::fs::read_to_string(self.data.join(ADDRESS_FILE)).ok().and_then(|text| text.trim().parse().ok()) {
+            if let Some(address) = running_at(&self.data) {
                 return Ok(address);
             }
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -143,8 +144,36 @@ fn forward(child: &mut Child, role: Role, log: &mpsc::Sender<String>) {
     }
 }
 
-/// Runs both nodes until Ctrl-C. `example` is a command, without the program's name, for people to try on them.
-pub(crate) async fn run(up: &Up, common: &Common, output: &Output, policy: Policy, example: &str) -> Exit {
+/// What people can try on both nodes.
+#[derive(Clone, Debug)]
+pub(crate) struct Examples {
+    /// A command, without the program's name.
+    pub(crate) command: String,
+    /// A path over HTTP, and the scope that it wants, on the FO and else on the BO.
+    pub(crate) http: Option<(Role, String, Option<String>)>,
+}
+
+impl Examples {
+    /// As they can be typed.
+    fn lines(&self, output: &Output, data: &Path, layout: &UpLayout, bo: SocketAddr, fo: SocketAddr) -> Vec<String> {
+        let program = format!("{} --data {}", output.bin(), data.display());
+        let mut lines = vec![format!("{program} {}", self.command)];
+        let (role, path, scope) = self.http.clone().unwrap_or((Role::Fo, "/livez".to_owned(), None));
+        let (address, home) = if role == Role::Fo { (fo, &layout.fo) } else { (bo, &layout.bo) };
+        let mut key = "";
+        if let Some(scope) = scope {
+            lines.push(format!("KEY=$({program} keys create --name try --owner me --scope {scope})"));
+            key = " -H \"Authorization: Bearer $KEY\"";
+        }
+        // By the authority's certificate and a name that is in the node's: nobody has to look away.
+        let ca = home.join("identity").join(CA_CERTIFICATE);
+        lines.push(format!("curl --cacert {}{key} https://localhost:{}{path}", ca.display(), address.port()));
+        lines
+    }
+}
+
+/// Runs both nodes until Ctrl-C.
+pub(crate) async fn run(up: &Up, common: &Common, output: &Output, policy: Policy, examples: &Examples) -> Exit {
     let layout = match lay_out(&common.data, Timestamp::now()) {
         Ok(layout) => layout,
         Err(error) => return output.fail(Exit::Local, &error, Some("choose another directory with --data")),
@@ -167,10 +196,13 @@ pub(crate) async fn run(up: &Up, common: &Common, output: &Output, policy: Polic
     if let Err(exit) = output.data(&addresses, |_| format!("bo-1 on {}\nfo-1 on {}\n", bo.listen, fo.listen)) {
         return exit;
     }
-    let example = format!("{} --data {} {example}", output.bin(), common.data.display());
-    output.say(&format!("both nodes run; in another terminal: {example}; Ctrl-C stops them"));
+    let examples = examples.lines(output, &common.data, &layout, bo.listen, fo.listen);
+    output.say("both nodes run, Ctrl-C stops them; in another terminal:");
+    for example in &examples {
+        output.say(&format!("  {example}"));
+    }
     let via = Via { endpoint: bo.listen.into(), identity: layout.operator };
-    let mut view = View::new(up, output, example);
+    let mut view = View::new(up, output, examples);
     let mut operator: Option<Operator> = None;
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -289,7 +321,8 @@ async fn end(node: &mut NodeProcess, lines: &mut mpsc::Receiver<String>, stop: &
 /// What of both nodes is shown, and where.
 struct View<'a> {
     output: &'a Output,
-    example: String,
+    /// What people can try, as they can type it.
+    examples: Vec<String>,
     shown: Shown<'a>,
     /// The last log lines, while a screen shows them.
     told: VecDeque<String>,
@@ -305,9 +338,9 @@ enum Shown<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(up: &Up, output: &'a Output, example: String) -> Self {
+    fn new(up: &Up, output: &'a Output, examples: Vec<String>) -> Self {
         let shown = if up.no_tree { Shown::Never } else { output.screen().map_or(Shown::Once, Shown::Live) };
-        Self { output, example, shown, told: VecDeque::new() }
+        Self { output, examples, shown, told: VecDeque::new() }
     }
 
     fn line(&mut self, line: String) {
@@ -325,7 +358,9 @@ impl<'a> View<'a> {
         match &mut self.shown {
             Shown::Live(screen) => {
                 let heading = format!("{} nodes at {}; Ctrl-C stops them", nodes.len(), Timestamp::now().strftime("%H:%M:%S UTC"));
-                screen.draw(&[heading, format!("$ {}", self.example)], nodes, self.told.make_contiguous())
+                let examples = self.examples.iter().map(|example| format!("$ {example}"));
+                let heading: Vec<_> = std::iter::once(heading).chain(examples).collect();
+                screen.draw(&heading, nodes, self.told.make_contiguous())
             }
             Shown::Once if nodes.iter().filter(|node| node.tree.is_some()).count() >= 2 => {
                 self.shown = Shown::Never;

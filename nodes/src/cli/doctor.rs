@@ -5,7 +5,7 @@ mod probe;
 use std::{
     fs,
     io::ErrorKind,
-    net::{SocketAddr, UdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -32,7 +32,7 @@ use crate::{
 const DISK_FAIL: ByteSize = ByteSize::mib(64);
 /// Free space below which somebody should look.
 const DISK_WARN: ByteSize = ByteSize::mib(1024);
-/// Open files a node takes: databases with their WALs, readers, sockets, and room for blobs in transit.
+/// Open files a node takes besides HTTP's connections: databases with their WALs, readers, sockets, and room for blobs.
 const FILES: u64 = 1024;
 /// How far ahead of the clock a file's time may be before the clock is at fault: coarse file systems round up.
 const AHEAD: Duration = Duration::from_secs(120);
@@ -123,10 +123,12 @@ pub fn doctor(sources: &Sources, now: Timestamp) -> Vec<Check> {
             });
         }
         checks.extend(authority(&[data, &config.identity.dir, &data.join(OPERATOR), &data.join("authority")]));
-        checks.push(port(config.listen.cluster, running.then(|| running_at(data).unwrap_or(config.listen.cluster))));
+        checks.extend(ports(config, running.then(|| running_at(data).unwrap_or(config.listen.cluster))));
         checks.push(clock(&[&config.identity.dir.join(CERTIFICATE), &data.join(crate::config::FILE)], now));
     }
-    checks.push(open_files(getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)));
+    let connections = config.as_ref().map_or(0, |config| u64::from(config.http_limits.connections));
+    // A node takes as many as it may have, whatever it is given at first.
+    checks.push(open_files(getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard), FILES + connections));
     checks
 }
 
@@ -194,22 +196,31 @@ fn certificate(name: &'static str, directory: &Path, id: &NodeId, now: Timestamp
     }
 }
 
-/// Whether the node can have its address, or has it: `running` is where one that runs says it listens.
-fn port(address: SocketAddr, running: Option<SocketAddr>) -> Check {
-    let name = "port";
+/// Whether the node can have its addresses, or has them: `running` is where one that runs says it listens.
+fn ports(config: &Config, running: Option<SocketAddr>) -> Vec<Check> {
+    let listen = &config.listen;
     if let Some(running) = running {
-        return Check::ok(name, format!("the node runs, on UDP {running}"));
+        let public = listen.public.map_or_else(String::new, |public| format!(", and on {public} for the public"));
+        return vec![Check::ok("port", format!("the node runs, on UDP and TCP {running}{public}"))];
     }
-    match UdpSocket::bind(address) {
-        Ok(_) => Check::ok(name, format!("UDP {address} is free")),
-        Err(error) => {
+    [Some(listen.cluster), listen.public].into_iter().flatten().map(port).collect()
+}
+
+/// Whether both halves of a port are free: nodes, the command line and HTTP/3 come by UDP, HTTP/1.1 and HTTP/2 by TCP.
+fn port(address: SocketAddr) -> Check {
+    let name = "port";
+    let tcp = TcpListener::bind(address).map(drop).map_err(|error| ("TCP", error));
+    let udp = UdpSocket::bind(address).map(drop).map_err(|error| ("UDP", error));
+    match tcp.and(udp) {
+        Ok(()) => Check::ok(name, format!("UDP and TCP {address} are free")),
+        Err((half, error)) => {
             let fix = match error.kind() {
-                ErrorKind::AddrInUse => "stop what uses it (`ss -ulpn` tells), or choose another under listen",
+                ErrorKind::AddrInUse => "stop what uses it (`ss -tulpn` tells), or choose another under listen",
                 ErrorKind::AddrNotAvailable => "this machine has no such address; [::] listens on all",
                 ErrorKind::PermissionDenied => "ports under 1024 need CAP_NET_BIND_SERVICE; choose a higher one under listen",
                 _ => "choose another under listen",
             };
-            Check::fail(name, format!("UDP {address}: {error}"), fix)
+            Check::fail(name, format!("{half} {address}: {error}"), fix)
         }
     }
 }
@@ -279,11 +290,12 @@ fn clock(written: &[&Path], now: Timestamp) -> Check {
     }
 }
 
-fn open_files(limit: u64) -> Check {
-    if limit >= FILES {
+fn open_files(limit: u64, wanted: u64) -> Check {
+    if limit >= wanted {
         Check::ok("open files", format!("{limit} allowed"))
     } else {
-        Check::warn("open files", format!("only {limit} allowed, a busy node takes {FILES}"), "ulimit -n, or LimitNOFILE in the unit")
+        let fix = "ulimit -Hn, LimitNOFILE in the unit, or a lower http-limits.connections";
+        Check::warn("open files", format!("only {limit} allowed, a busy node takes {wanted}"), fix)
     }
 }
 
@@ -323,6 +335,9 @@ mod tests {
     #[test]
     fn each_fault_is_found_by_name() {
         let (_base, mut sources) = node();
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let public = sources.clone().flag("listen.public", Some(taken.local_addr().unwrap()), "HOROS__LISTEN__PUBLIC");
+        assert_eq!(state(&doctor(&public, Timestamp::now()), "port"), Checked::Fail);
         let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
         sources = sources.flag("listen.cluster", Some(taken.local_addr().unwrap()), "--listen");
         assert_eq!(state(&doctor(&sources, Timestamp::now()), "port"), Checked::Fail);
@@ -359,6 +374,6 @@ mod tests {
         assert_eq!(free_space(1 << 20).state, Checked::Fail);
         assert_eq!(free_space(100 << 20).state, Checked::Warn);
         assert_eq!(free_space(2 << 30).state, Checked::Ok);
-        assert_eq!((open_files(256).state, open_files(65_536).state), (Checked::Warn, Checked::Ok));
+        assert_eq!((open_files(256, FILES).state, open_files(65_536, FILES).state), (Checked::Warn, Checked::Ok));
     }
 }

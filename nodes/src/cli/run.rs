@@ -350,11 +350,11 @@ pub(crate) fn via(common: &Common) -> Result<Via, String> {
 
 /// What the node of this data directory wrote down when its port was open. One that was killed leaves it behind.
 pub(crate) fn running_at(data: &Path) -> Option<SocketAddr> {
-    // Longer than any address (RFC 4291 §2.2, with a zone and a port).
-    const LONGEST: u64 = 128;
+    // Longer than any two addresses (RFC 4291 §2.2, with a zone and a port): the cluster's, and the public's if it is another.
+    const LONGEST: u64 = 256;
     let mut text = String::new();
     File::open(data.join(ADDRESS_FILE)).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    text.lines().next()?.trim().parse().ok()
 }
 
 fn run_node<A: App>(role: Role, node: &Node, common: &Common, output: &Output, app: &A) -> Result<(), Exit> {

@@ -1,0 +1,189 @@
+//! What the node itself shows at `/metrics`: its actors, its links, its memory. What HTTP counts is the port's own.
+//!
+//! Read when it is asked for, from what the tree and the link know anyway; nothing is counted twice. Labels are bounded:
+//! sessions share one line, and of a tree that is larger than any has reason to be only the first actors are shown.
+
+use std::{fmt, sync::Arc};
+
+use horos_link::{AdmissionCounters, Peers};
+use horos_wire::tree::{Actor, Health};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
+    metrics::MetricType,
+};
+
+use crate::admin::{Insight, resident};
+
+/// Actors that are shown; a node has some dozens.
+const MAX_ACTORS: usize = 512;
+/// Where each connection has an actor, named after whoever is at its other end.
+const SESSIONS: &str = "root/link/sessions";
+
+/// The node's part of `/metrics`.
+pub(super) struct NodeMetrics {
+    pub(super) insight: Insight,
+    /// What became of whoever came by UDP, by the name of its door.
+    pub(super) doors: Vec<(&'static str, Arc<AdmissionCounters>)>,
+}
+
+impl fmt::Debug for NodeMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NodeMetrics")
+    }
+}
+
+/// An actor's figures, or those of all sessions together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Figures {
+    path: String,
+    mailbox: u64,
+    handled: u64,
+    failed: u64,
+    refused: u64,
+    restarts: u64,
+}
+
+impl Figures {
+    fn add(&mut self, actor: &Actor) {
+        self.mailbox += u64::from(actor.mailbox);
+        self.handled += actor.handled;
+        self.failed += actor.failed;
+        self.refused += actor.refused;
+        self.restarts += u64::from(actor.restarts);
+    }
+}
+
+/// Every actor but supervisors' own figures, which are none; by path, in the tree's order.
+fn figures(tree: &Actor) -> Vec<Figures> {
+    let mut found = Vec::new();
+    walk(tree, String::new(), &mut found);
+    found
+}
+
+fn walk(actor: &Actor, above: String, found: &mut Vec<Figures>) {
+    let path = if above.is_empty() { actor.name.to_string() } else { format!("{above}/{}", actor.name) };
+    if found.len() >= MAX_ACTORS {
+        return;
+    }
+    let mut own = Figures { path: path.clone(), ..Figures::default() };
+    own.add(actor);
+    if path == SESSIONS {
+        for session in &actor.children {
+            own.add(session);
+        }
+        found.push(own);
+        return;
+    }
+    found.push(own);
+    for child in &actor.children {
+        walk(child, path.clone(), found);
+    }
+}
+
+type Column = (&'static str, &'static str, MetricType, fn(&Figures) -> u64);
+
+const COLUMNS: [Column; 5] = [
+    ("horos_actor_mailbox", "Messages that wait for an actor", MetricType::Gauge, |it| it.mailbox),
+    ("horos_actor_handled", "Messages that an actor has handled", MetricType::Counter, |it| it.handled),
+    ("horos_actor_failed", "Messages that an actor answered with its own error", MetricType::Counter, |it| it.failed),
+    ("horos_actor_refused", "Messages that were refused at an actor's gate", MetricType::Counter, |it| it.refused),
+    ("horos_actor_restarts", "Times that an actor was started again", MetricType::Counter, |it| it.restarts),
+];
+
+impl Collector for NodeMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let figures = figures(&self.insight.tree());
+        for (name, help, kind, value) in COLUMNS {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for it in &figures {
+                let labels = [("actor", it.path.as_str())];
+                show(&mut family.encode_family(&labels)?, kind, value(it))?;
+            }
+        }
+        self.link(&mut encoder)?;
+        let help = "Resident memory of the process";
+        let mut metric = encoder.encode_descriptor("process_resident_memory_bytes", help, None, MetricType::Gauge)?;
+        show(&mut metric, MetricType::Gauge, resident())?;
+        let help = "Seconds since the node started";
+        let mut metric = encoder.encode_descriptor("horos_uptime_seconds", help, None, MetricType::Gauge)?;
+        show(&mut metric, MetricType::Gauge, self.insight.started.elapsed().as_secs())
+    }
+}
+
+impl NodeMetrics {
+    fn link(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let peers: &Peers = &self.insight.peers;
+        let known = peers.known();
+        let mut family = encoder.encode_descriptor("horos_nodes", "Other nodes, as this one sees them", None, MetricType::Gauge)?;
+        for (name, health) in [("up", Health::Up), ("suspect", Health::Suspect), ("down", Health::Down), ("heard", Health::Heard)] {
+            let labels = [("health", name)];
+            let count = known.iter().filter(|node| node.health == health).count();
+            show(&mut family.encode_family(&labels)?, MetricType::Gauge, count as u64)?;
+        }
+        let help = "What became of connections that were asked for by UDP";
+        let mut family = encoder.encode_descriptor("horos_quic_connections", help, None, MetricType::Counter)?;
+        for (door, counters) in &self.doors {
+            for (outcome, count) in counters.outcomes() {
+                let labels = [("door", *door), ("outcome", outcome)];
+                show(&mut family.encode_family(&labels)?, MetricType::Counter, count)?;
+            }
+        }
+        let help = "Peers that were refused for the certificate that they showed, or did not show";
+        let mut family = encoder.encode_descriptor("horos_peers_refused", help, None, MetricType::Counter)?;
+        for (door, counters) in &self.doors {
+            for (kind, count) in counters.identities.kinds() {
+                let labels = [("door", *door), ("kind", kind)];
+                show(&mut family.encode_family(&labels)?, MetricType::Counter, count)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn show(metric: &mut MetricEncoder<'_>, kind: MetricType, value: u64) -> fmt::Result {
+    match kind {
+        MetricType::Counter => metric.encode_counter::<NoLabelSet, u64, f64>(&value, None),
+        _ => metric.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use horos_wire::tree::{Kind, Quantiles, State};
+
+    use super::*;
+
+    fn actor(name: &str, handled: u64, children: Vec<Actor>) -> Actor {
+        Actor {
+            name: name.into(),
+            kind: Kind::Worker,
+            state: State::Running,
+            protocol: None,
+            mailbox: 1,
+            mailbox_limit: 8,
+            handled,
+            failed: 0,
+            refused: 0,
+            restarts: 2,
+            last_progress_ms: None,
+            wait: Quantiles::default(),
+            handling: Quantiles::default(),
+            busy_with: None,
+            last_error: None,
+            children,
+        }
+    }
+
+    #[test]
+    fn sessions_share_a_line_whoever_they_are_with_and_a_tree_without_end_is_cut() {
+        let sessions = actor("sessions", 0, (0..1000).map(|i| actor(&format!("fo@fo-1#{i}"), 1, vec![])).collect());
+        let tree = actor("root", 0, vec![actor("link", 5, vec![sessions]), actor("node", 7, vec![])]);
+        let shown = figures(&tree);
+        let paths: Vec<_> = shown.iter().map(|it| it.path.as_str()).collect();
+        assert_eq!(paths, ["root", "root/link", SESSIONS, "root/node"]);
+        assert_eq!((shown[2].handled, shown[2].restarts, shown[2].mailbox), (1000, 2002, 1001));
+        let wide = actor("root", 0, (0..2 * MAX_ACTORS).map(|i| actor(&i.to_string(), 0, vec![])).collect());
+        assert_eq!(figures(&wide).len(), MAX_ACTORS);
+    }
+}
