@@ -1,34 +1,440 @@
-//! What every request goes through before it reaches a mounted service: first its way there.
+//! What every request goes through before and after it reaches a mounted service, whatever its HTTP version.
+//!
+//! One service and not a stack of layers, for its speed, and because the order is what protects, so it should be readable in
+//! one place ([`Guard::answer`] and [`Guard::route`]):
+//!
+//! 1. its id, its trace, its deadline; who sent it, past trusted proxies;
+//! 2. the form of its head (431, 414, 400), the rate of its address (429);
+//! 3. questions of browsers about other origins, answered before any credential is asked for;
+//! 4. the way to its service (404), maintenance (503);
+//! 5. where the service wants a scope: wrong credentials so far (429), credentials (401), their rate (429), the scope (403);
+//! 6. the length of its body (413), the service itself, within the deadline (504), its panics (500);
+//! 7. on the way out: compression, `HEAD`, headers, metrics, a line of the log.
+//!
+//! Each refusal is problem details with the same headers as any answer, and a counter. Whatever goes wrong in here refuses.
 
-use crate::{AppParts, Body, Config, Mount, MountError, Peer, problem::Problem};
-use horos_wire::TraceId;
-use http::{Request, Response};
-use std::sync::Arc;
+use std::{convert::Infallible, num::NonZeroU32, panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt as _;
+use horos_wire::{CallContext, context::Claims, principal::Proof};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+};
+use http_body::Body as _;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use crate::{
+    Access, AppParts, Body, Client, Config, Mount, MountError, Peer, Plane,
+    client::{CLAIMED, Proxies},
+    health::{self, Detail},
+    maintenance::Prepared,
+    metrics::MethodClass,
+    problem::{self, Problem},
+    rate::{Limiter, address_key},
+};
+
+mod answer;
+mod body;
+mod cors;
+mod credentials;
+mod entry;
+mod head;
+mod ids;
 mod routes;
+mod target;
+mod visit;
+
+use answer::Headers;
+use body::Intake;
+use entry::Proved;
+use head::{Head, Once};
+use ids::{Ids, Trace};
 use routes::{Routes, Target};
+use visit::{Asks, Budget, Visit};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// draft-ietf-httpapi-ratelimit-headers-10: what is left, and of what.
+pub(crate) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub(crate) const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// What the port itself answers to; services answer for themselves.
+const OWN_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+const ALL_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
 #[derive(Debug)]
 pub(crate) struct Guard {
-    routes: Routes,
+    config: Arc<Config>,
     parts: AppParts,
+    routes: Routes,
+    proxies: Proxies,
+    headers: Headers,
+    cors: Option<cors::Rules>,
+    ids: Ids,
+    addresses: Limiter,
+    identities: Limiter,
+    guesses: Limiter,
 }
 
 impl Guard {
-    pub(crate) fn new(_config: Arc<Config>, mounts: Vec<Mount>, parts: AppParts) -> Result<Self, MountError> {
-        Ok(Self { routes: Routes::new(mounts)?, parts })
+    pub(crate) fn new(config: Arc<Config>, mounts: Vec<Mount>, parts: AppParts) -> Result<Self, MountError> {
+        let limiter = || Limiter::new(config.limits.counted);
+        Ok(Self {
+            routes: Routes::new(mounts)?,
+            proxies: Proxies::new(&config.trusted_proxies),
+            headers: Headers::new(&config, &parts.h3),
+            cors: cors::Rules::new(&config.cors),
+            ids: Ids::default(),
+            addresses: limiter(),
+            identities: limiter(),
+            guesses: limiter(),
+            config,
+            parts,
+        })
     }
+
     pub(crate) async fn answer(self: Arc<Self>, mut request: Request<Body>, peer: Peer) -> Response<Body> {
-        match self.routes.find(request.uri().path(), peer.plane) {
-            Some(Target::Alive) => crate::health::alive(),
-            Some(Target::Ready) => crate::health::readiness(&self.parts.conditions, &self.parts.drain, crate::health::Detail::Lines),
-            Some(Target::Mount(mount)) if *mount.access() == crate::Access::Public => {
-                if let Ok(uri) = routes::below(request.uri(), mount.prefix()) {
-                    *request.uri_mut() = uri;
+        let (mut visit, sound) = self.arrive(&mut request, peer);
+        let answer = match sound.and_then(|()| self.count_address(&mut visit)) {
+            Err(problem) => self.refuse(&visit, problem),
+            Ok(()) => {
+                let deadline = visit.deadline;
+                let passed = AssertUnwindSafe(self.pass(&mut visit, request)).catch_unwind();
+                match tokio::time::timeout_at(deadline, passed).await {
+                    Ok(Ok(answer)) => answer,
+                    Ok(Err(_panic)) => {
+                        // The panic's own text is the panic hook's to print: it may hold anything.
+                        tracing::error!(request = visit.id(), path = visit.uri.path(), "a service panicked");
+                        self.refuse(&visit, Problem::PANIC)
+                    }
+                    Err(_elapsed) => self.refuse(&visit, Problem::DEADLINE),
                 }
-                (mount.serve)(request).await
             }
-            Some(Target::Mount(_) | Target::Metrics(_)) => Problem::UNAUTHENTICATED.answer("", TraceId(0)),
-            None => Problem::NOT_FOUND.answer("", TraceId(0)),
+        };
+        self.leave(visit, answer)
+    }
+
+    /// Reads the head, says what is wrong with it, and takes out what nobody further in should believe.
+    fn arrive(&self, request: &mut Request<Body>, peer: Peer) -> (Visit, Result<(), Problem>) {
+        let method = MethodClass::of(request.method());
+        let head = Head::read(request.headers());
+        let address = peer.address.ip();
+        let trusted = self.proxies.trusts(address);
+        let taken_over = head.request_id.one().filter(|id| trusted && ids::well_formed(id)).cloned();
+        let renamed = taken_over.is_none() && !matches!(head.request_id, Once::Absent);
+        let trace = Trace::follow(head.traceparent.text());
+        let untraced = (head.tracestate || !matches!(head.traceparent, Once::Absent)) && !trace.followed;
+        let id = taken_over.unwrap_or_else(|| self.ids.next());
+
+        let mut visit = Visit::begin(peer, method, request.uri().clone(), id, trace, &self.parts.metrics);
+        if trusted {
+            visit.client = self.proxies.client(visit.client, request.headers());
+        }
+        let answer = self.config.timeouts.answer;
+        visit.deadline += head.request_timeout.text().and_then(ids::patience).map_or(answer, |asked| asked.min(answer));
+        visit.asks = Asks {
+            gzip: head.gzip,
+            page: head.html && !head.json,
+            json: head.json,
+            proves: head.credentials,
+            origin: head.origin,
+            preflight: head.preflight && method == MethodClass::Options,
+        };
+        let sound = self.examine(request, &head, &mut visit);
+
+        let (forwarded, credentials) = (head.forwarded && !trusted, head.credentials);
+        let headers = request.headers_mut();
+        if forwarded {
+            CLAIMED.iter().for_each(|name| drop(headers.remove(*name)));
+        }
+        if renamed {
+            headers.insert(X_REQUEST_ID, visit.id.clone());
+        }
+        if untraced {
+            headers.remove(TRACEPARENT);
+            headers.remove(TRACESTATE);
+        }
+        if credentials {
+            credentials::hide(headers);
+        }
+        if request.uri().authority().is_some() {
+            target::prefer_target(request);
+        }
+        (visit, sound)
+    }
+
+    fn examine(&self, request: &Request<Body>, head: &Head<'_>, visit: &mut Visit) -> Result<(), Problem> {
+        let limits = &self.config.limits;
+        if request.headers().len() > limits.fields || head.bytes > limits.head {
+            return Err(Problem::FIELDS);
+        }
+        target::check(request, head)?;
+        let announced = match (head.content_length, head.content_length.text()) {
+            (Once::Absent, _) => 0,
+            (_, Some(digits)) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().map_err(|_| Problem::LENGTH)?,
+            _ => return Err(Problem::LENGTH),
+        };
+        visit.length = request.body().size_hint().lower().max(announced);
+        visit.idempotency_key = match (head.idempotency_key, head.idempotency_key.one().and_then(ids::idempotency_key)) {
+            (Once::Absent, _) => None,
+            (_, Some(key)) => Some(key.into()),
+            (_, None) => return Err(Problem::IDEMPOTENCY_KEY),
+        };
+        Ok(())
+    }
+
+    fn count_address(&self, visit: &mut Visit) -> Result<(), Problem> {
+        let Some(per_minute) = NonZeroU32::new(self.config.limits.per_address) else { return Ok(()) };
+        let key = address_key(visit.client);
+        self.count(&self.addresses, &key, per_minute, "address", visit).map_err(|()| Problem::RATE_ADDRESS)
+    }
+
+    /// Counts the request; whoever comes close to the limit is told with the answer, and whoever is past it is refused.
+    fn count(
+        &self,
+        limiter: &Limiter,
+        key: &crate::rate::Key,
+        limit: NonZeroU32,
+        policy: &'static str,
+        visit: &mut Visit,
+    ) -> Result<(), ()> {
+        let per_minute = limit.get();
+        let (left, wait) = match limiter.take(key, limit, visit.started) {
+            Ok(left) if left >= per_minute / 10 => return Ok(()),
+            Ok(left) => (left, None),
+            Err(wait) => (0, Some(wait.seconds())),
+        };
+        visit.budget = Some(Budget { policy, per_minute, left, wait });
+        if wait.is_some() { Err(()) } else { Ok(()) }
+    }
+
+    async fn pass(&self, visit: &mut Visit, request: Request<Body>) -> Response<Body> {
+        let Some(rules) = self.cors.as_ref().filter(|_| visit.asks.origin) else { return self.route(visit, request).await };
+        if visit.method == MethodClass::Options && !visit.asks.preflight {
+            // `tower_http` takes every `OPTIONS` for a question about origins; this one is for the service.
+            return self.route(visit, request).await;
+        }
+        let mut visit = Some(visit);
+        let service = service_fn(move |request| {
+            let visit = visit.take();
+            async move {
+                let visit = visit.expect("a service that is made for one request is called once");
+                Ok::<_, Infallible>(self.route(visit, request).await)
+            }
+        });
+        match rules.layer.layer(service).oneshot(request).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
         }
     }
+
+    async fn route(&self, visit: &mut Visit, request: Request<Body>) -> Response<Body> {
+        let path = request.uri().path();
+        match self.routes.find(path, visit.peer.plane) {
+            Some(Target::Mount(mount)) => self.mounted(visit, mount, request).await,
+            Some(Target::Alive) => self.own(visit, health::alive),
+            Some(Target::Ready) => {
+                let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|it| it.split('=').next() == Some("verbose")));
+                let detail = match (verbose, visit.asks.json) {
+                    (false, _) => Detail::Word,
+                    (true, false) => Detail::Lines,
+                    (true, true) => Detail::Json,
+                };
+                self.own(visit, || health::readiness(&self.parts.conditions, &self.parts.drain, detail))
+            }
+            Some(Target::Metrics(access)) => match self.admit(visit, access, request.headers()).await {
+                Ok(_) => self.own(visit, || self.metrics()),
+                Err(problem) => self.refuse(visit, problem),
+            },
+            None if path == "*" && visit.method == MethodClass::Options => allowing(ALL_METHODS),
+            None => self.refuse(visit, Problem::NOT_FOUND),
+        }
+    }
+
+    /// What the port itself answers.
+    fn own(&self, visit: &Visit, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
+        match visit.method {
+            MethodClass::Get | MethodClass::Head => answer(),
+            MethodClass::Options => allowing(OWN_METHODS),
+            _ => {
+                let mut refusal = self.refuse(visit, Problem::METHOD);
+                refusal.headers_mut().insert(ALLOW, OWN_METHODS);
+                refusal
+            }
+        }
+    }
+
+    fn metrics(&self) -> Response<Body> {
+        let mut answer = Response::new(Body::from(self.parts.metrics.text()));
+        let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+        answer.headers_mut().insert(CONTENT_TYPE, kind);
+        answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        answer
+    }
+
+    async fn mounted(&self, visit: &mut Visit, mount: &Mount, mut request: Request<Body>) -> Response<Body> {
+        // Administration is how maintenance ends.
+        if mount.plane != Plane::Cluster
+            && let Some(prepared) = self.parts.maintenance.prepared()
+            && !self.bypasses(visit, &prepared, request.headers()).await
+        {
+            return self.maintenance(visit, &prepared);
+        }
+        let proved = match self.admit(visit, mount.access(), request.headers()).await {
+            Ok(proved) => proved,
+            Err(problem) => return self.refuse(visit, problem),
+        };
+        let limit = mount.body_limit.unwrap_or(self.config.limits.body);
+        if visit.length > limit {
+            return self.refuse(visit, Problem::BODY_TOO_LARGE);
+        }
+        let Ok(below) = routes::below(request.uri(), mount.prefix()) else { return self.refuse(visit, Problem::PATH) };
+        *request.uri_mut() = below;
+        if *request.method() == Method::HEAD {
+            *request.method_mut() = Method::GET;
+        }
+        if *mount.access() != Access::Public {
+            credentials::remove(request.headers_mut());
+        }
+        let context = context(visit, &proved);
+        let extensions = request.extensions_mut();
+        extensions.insert(context);
+        extensions.insert(Client(visit.client));
+        if let Some(principal) = proved.principal {
+            extensions.insert(principal);
+        }
+        if request.body().is_end_stream() {
+            return self.settle(visit, (mount.serve)(request).await);
+        }
+        let (idle, metrics) = (self.config.timeouts.body, &self.parts.metrics);
+        let mut fate = body::Fate::default();
+        let request = request.map(|body| {
+            let (intake, its) = Intake::new(body, limit, idle, metrics.clone(), visit.peer.version);
+            fate = its;
+            Body::new(intake)
+        });
+        let answer = (mount.serve)(request).await;
+        match fate.problem() {
+            // Whatever the service made of it: what it was given was not the whole.
+            Some(problem) => self.refuse(visit, problem),
+            None => self.settle(visit, answer),
+        }
+    }
+
+    /// A service's errors without a text are said in the one form, and its methods where they were asked for.
+    fn settle(&self, visit: &Visit, answer: Response<Body>) -> Response<Body> {
+        let status = answer.status();
+        if !(status.is_client_error() || status.is_server_error()) {
+            return answer;
+        }
+        if visit.method == MethodClass::Options
+            && status == StatusCode::METHOD_NOT_ALLOWED
+            && let Some(allowed) = answer.headers().get(ALLOW)
+        {
+            return allowing(allowed.clone());
+        }
+        if answer.body().size_hint().exact() != Some(0) || answer.headers().contains_key(CONTENT_TYPE) {
+            return answer;
+        }
+        let told = self.refuse(visit, Problem::of_status(status));
+        let (mut parts, _) = answer.into_parts();
+        parts.headers.remove(http::header::CONTENT_LENGTH);
+        for name in [CONTENT_TYPE, CACHE_CONTROL] {
+            if let Some(value) = told.headers().get(&name) {
+                parts.headers.entry(name).or_insert_with(|| value.clone());
+            }
+        }
+        Response::from_parts(parts, told.into_body())
+    }
+
+    async fn bypasses(&self, visit: &mut Visit, prepared: &Prepared, headers: &HeaderMap) -> bool {
+        match &prepared.notice.bypass {
+            Some(scope) if visit.asks.proves => {
+                matches!(self.prove(visit, headers).await, Ok(proved) if proved.may(scope))
+            }
+            _ => false,
+        }
+    }
+
+    fn maintenance(&self, visit: &Visit, prepared: &Prepared) -> Response<Body> {
+        let problem = Problem::MAINTENANCE;
+        let mut answer = self.refuse(visit, problem);
+        let (kind, body) = if visit.asks.page {
+            (HeaderValue::from_static("text/html; charset=utf-8"), prepared.page.clone())
+        } else {
+            (problem::KIND, problem.body(visit.id(), visit.trace.id, Some(&prepared.notice.message)))
+        };
+        *answer.body_mut() = Body::from(body);
+        answer.headers_mut().insert(CONTENT_TYPE, kind);
+        answer.headers_mut().insert(RETRY_AFTER, prepared.retry_after.clone());
+        answer
+    }
+
+    /// Counts the refusal and says it.
+    fn refuse(&self, visit: &Visit, problem: Problem) -> Response<Body> {
+        if let Some(reason) = problem.reason {
+            self.parts.metrics.refused(reason, Some(visit.peer.version));
+        }
+        problem.answer(visit.id(), visit.trace.id)
+    }
+
+    fn leave(&self, visit: Visit, mut answer: Response<Body>) -> Response<Body> {
+        if visit.method != MethodClass::Head {
+            answer = answer.map(|body| body::counted(body, &self.parts.metrics, visit.peer.version));
+        }
+        answer::encode(&mut answer, visit.asks.gzip);
+        if visit.method == MethodClass::Head {
+            answer::behead(&mut answer);
+        }
+        let headers = answer.headers_mut();
+        self.headers.put(visit.peer, headers);
+        if self.cors.as_ref().is_some_and(|rules| rules.varies) {
+            answer::vary(headers, "origin", HeaderValue::from_static("origin"));
+        }
+        headers.insert(X_REQUEST_ID, visit.id.clone());
+        headers.insert(TRACEPARENT, visit.trace.header());
+        if let Some(budget) = visit.budget {
+            budget.tell(headers);
+        }
+        visit.end(answer.status());
+        answer
+    }
+}
+
+impl Budget {
+    fn tell(self, headers: &mut HeaderMap) {
+        let Self { policy, per_minute, left, wait } = self;
+        let mut put = |name, text: String| {
+            // Digits and fixed text are a header's value.
+            headers.insert(name, text.try_into().unwrap_or(HeaderValue::from_static("")));
+        };
+        put(RATELIMIT_POLICY, format!("\"{policy}\";q={per_minute};w=60"));
+        match wait {
+            None => put(RATELIMIT, format!("\"{policy}\";r={left}")),
+            Some(wait) => {
+                put(RATELIMIT, format!("\"{policy}\";r={left};t={wait}"));
+                put(RETRY_AFTER, wait.to_string());
+            }
+        }
+    }
+}
+
+/// The answer to `OPTIONS`.
+fn allowing(methods: HeaderValue) -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    answer.headers_mut().insert(ALLOW, methods);
+    answer
+}
+
+/// What goes with every call that the service makes for this request. A user is named only when a token proved it.
+fn context(visit: &Visit, proved: &Proved) -> CallContext {
+    let (user, token) = match proved.user.as_ref().map(|principal| &principal.proof) {
+        Some(Proof::Token { user, token }) => (Some(user.clone()), Some(token.clone())),
+        Some(Proof::Key { .. }) | None => (None, None),
+    };
+    let claims = Claims { request: Some(visit.id().into()), user, tenant: None, idempotency_key: visit.idempotency_key.clone(), token };
+    CallContext { trace: visit.trace.id, deadline: Some(visit.deadline.into_std()), hops: 0, claims: Some(Arc::new(claims)) }
 }

@@ -82,17 +82,17 @@ impl Conditions {
     /// All of them, by name.
     pub fn list(&self) -> Vec<Condition> {
         let listed = self.0.lock();
-        let of = |(name, (standing, reason)): (&Box<str>, &(Standing, Option<Box<str>>))| Condition {
+        let conditions = listed.conditions.iter().map(|(name, (standing, reason))| Condition {
             name: name.clone(),
             standing: *standing,
             reason: reason.clone(),
-        };
+        });
         let overflow = listed.overflowed.then(|| Condition {
             name: "conditions".into(),
             standing: Standing::Failing,
             reason: Some("there are more conditions than can be listed".into()),
         });
-        listed.conditions.iter().map(of).chain(overflow).collect()
+        conditions.chain(overflow).collect()
     }
 
     fn put(&self, name: &str, standing: Standing, reason: Option<&str>) {

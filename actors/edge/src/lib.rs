@@ -7,6 +7,7 @@
 mod app;
 mod authenticate;
 mod certificates;
+mod client;
 mod config;
 mod connections;
 mod drain;
@@ -18,6 +19,7 @@ mod maintenance;
 mod metrics;
 mod mount;
 mod problem;
+mod rate;
 mod seen;
 mod tcp;
 
@@ -25,6 +27,7 @@ pub use app::{App, AppParts};
 pub use authenticate::{Authenticator, Credential};
 pub use axum::body::Body;
 pub use certificates::{CertificateError, Source};
+pub use client::Client;
 pub use config::{Config, Cors, Limits, Timeouts};
 pub use drain::{Drain, Phase};
 pub use edge::{Edge, EdgeError, Listener, Parts};

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use horos_wire::TraceId;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::{Body, Reason};
 
@@ -81,7 +81,25 @@ impl Problem {
         *answer.status_mut() = self.status;
         answer.headers_mut().insert(header::CONTENT_TYPE, KIND);
         answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some((name, value)) = self.field() {
+            answer.headers_mut().insert(name, value);
+        }
         answer
+    }
+
+    /// The field that its status asks for.
+    fn field(&self) -> Option<(HeaderName, HeaderValue)> {
+        let field = |name, value| Some((name, HeaderValue::from_static(value)));
+        match *self {
+            // RFC 9110 §15.5.2, RFC 6750 §3. The same for every cause: whether a key is unknown, revoked or expired is nobody's
+            // business who has not a valid one.
+            Self::UNAUTHENTICATED => field(header::WWW_AUTHENTICATE, "Bearer realm=\"horos\""),
+            Self::FORBIDDEN => field(header::WWW_AUTHENTICATE, "Bearer realm=\"horos\", error=\"insufficient_scope\""),
+            Self::UNCHECKED => field(header::RETRY_AFTER, "1"),
+            // RFC 9110 §15.5.6.
+            Self::METHOD => field(header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            _ => None,
+        }
     }
 
     /// The members in the order of RFC 9457 §3.1; `type` is absent, which means `about:blank`, so `title` is the status's.

@@ -1,0 +1,165 @@
+//! What every answer gets on its way out: headers that browsers heed, compression, and no body where none was asked for.
+
+use std::{convert::Infallible, time::Duration};
+
+use futures_util::FutureExt as _;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
+    header::{
+        ACCEPT_ENCODING, ACCEPT_RANGES, ALT_SVC, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
+        CONTENT_TYPE, ETAG, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, VARY, X_CONTENT_TYPE_OPTIONS,
+    },
+};
+use http_body::Body as _;
+use tower::{ServiceExt as _, service_fn};
+use tower_http::{CompressionLevel, compression::Compression};
+
+use crate::{Body, Config, Peer, Plane, Version};
+
+/// Smaller answers are sent as they are: they fit a packet or two, and gzip's own frame eats what it saves.
+const WORTH_IT: u64 = 1024;
+
+/// Headers that are the same for every answer, made once.
+#[derive(Debug)]
+pub(crate) struct Headers {
+    always: Box<[(HeaderName, HeaderValue)]>,
+    hsts: Option<HeaderValue>,
+    /// `Alt-Svc` of the public plane, of the cluster's, and of an address for both.
+    alt_svc: [Option<HeaderValue>; 3],
+}
+
+/// What a page of a service that says nothing itself may do: load from its own origin, be framed by nobody.
+const PAGE: HeaderValue =
+    HeaderValue::from_static("default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'");
+/// All else is data: should a browser be made to show it as a page, it can do nothing.
+const DATA: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+
+impl Headers {
+    pub(crate) fn new(config: &Config, h3: &[(Plane, u16)]) -> Self {
+        let pair = |name: &'static str, value: &'static str| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let always = [
+            (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+            (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+            pair("cross-origin-opener-policy", "same-origin"),
+            pair("cross-origin-resource-policy", "same-origin"),
+            pair("permissions-policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+        ];
+        let hsts = (config.hsts > Duration::ZERO).then(|| value(format!("max-age={}", config.hsts.as_secs())));
+        let offered = |plane: Plane| {
+            let served = h3.iter().find(|(of, _)| *of == plane).map(|(_, port)| *port)?;
+            // A day, the default of RFC 7838 §3.1: an address that changes is looked up anew by then.
+            (config.alt_svc != Some(0)).then(|| value(format!("h3=\":{}\"; ma=86400", config.alt_svc.unwrap_or(served))))
+        };
+        Self { always: always.into(), hsts, alt_svc: [Plane::Public, Plane::Cluster, Plane::Both].map(offered) }
+    }
+
+    /// Adds what is missing: what a service said itself stays.
+    pub(crate) fn put(&self, peer: Peer, headers: &mut HeaderMap) {
+        headers.reserve(self.always.len() + 5);
+        for (name, value) in &self.always {
+            headers.entry(name).or_insert_with(|| value.clone());
+        }
+        let page = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+        headers.entry(CONTENT_SECURITY_POLICY).or_insert(if page { PAGE } else { DATA });
+        // RFC 6797 §7.2: never over plain HTTP. RFC 7838: over HTTP/3 it is known already.
+        if !peer.tls {
+            return;
+        }
+        if let Some(hsts) = &self.hsts {
+            headers.entry(STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
+        }
+        let plane = match peer.plane {
+            Plane::Public => 0,
+            Plane::Cluster => 1,
+            Plane::Both => 2,
+        };
+        if let Some(alt_svc) = self.alt_svc[plane].as_ref().filter(|_| peer.version != Version::Http3) {
+            headers.entry(ALT_SVC).or_insert_with(|| alt_svc.clone());
+        }
+    }
+}
+
+/// Digits and fixed text are a header's value.
+fn value(text: String) -> HeaderValue {
+    text.try_into().unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Compresses what is worth it, where the client takes it, and tells caches that there are two forms.
+pub(crate) fn encode(answer: &mut Response<Body>, gzip: bool) {
+    if !compressible(answer) {
+        return;
+    }
+    vary(answer.headers_mut(), "accept-encoding", HeaderValue::from_static("accept-encoding"));
+    if !gzip {
+        return;
+    }
+    let plain = std::mem::take(answer);
+    let mut asked = Request::new(());
+    asked.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    let mut inner = Some(plain);
+    let service = service_fn(move |_: Request<()>| std::future::ready(Ok::<_, Infallible>(inner.take().unwrap_or_default())));
+    // The lightest level: it takes a third of the time of the usual one, on a thread that others wait for.
+    let gzip = Compression::new(service).quality(CompressionLevel::Fastest).compress_when(compress_all());
+    if let Some(Ok(compressed)) = gzip.oneshot(asked).now_or_never() {
+        *answer = compressed.map(Body::new);
+    }
+    weaken(answer.headers_mut());
+}
+
+/// All that `compressible` let through.
+fn compress_all() -> impl tower_http::compression::Predicate {
+    |_: StatusCode, _: http::Version, _: &HeaderMap, _: &http::Extensions| true
+}
+
+fn compressible(answer: &Response<Body>) -> bool {
+    let headers = answer.headers();
+    let bodiless = answer.status().is_informational()
+        || matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT);
+    if bodiless || answer.body().size_hint().exact().is_some_and(|bytes| bytes < WORTH_IT) {
+        return false;
+    }
+    let fixed = |control: &HeaderValue| control.to_str().is_ok_and(|control| control.contains("no-transform"));
+    if headers.contains_key(CONTENT_ENCODING) || headers.contains_key(CONTENT_RANGE) || headers.get(CACHE_CONTROL).is_some_and(fixed) {
+        return false;
+    }
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim_ascii_end();
+    match kind.split_once('/') {
+        // Events are to arrive one by one, and a compressor keeps them back.
+        Some(("text", of)) => of != "event-stream",
+        Some(("application", of)) => {
+            matches!(of, "json" | "javascript" | "xml" | "wasm" | "openmetrics-text") || of.ends_with("+json") || of.ends_with("+xml")
+        }
+        Some(("image", of)) => of == "svg+xml",
+        _ => false,
+    }
+}
+
+/// Adds `name` to `Vary`, once.
+pub(crate) fn vary(headers: &mut HeaderMap, name: &str, value: HeaderValue) {
+    let names = |line: &HeaderValue| line.to_str().is_ok_and(|line| line.split(',').any(|it| it.trim().eq_ignore_ascii_case(name)));
+    if !headers.get_all(VARY).iter().any(names) {
+        headers.append(VARY, value);
+    }
+}
+
+/// Other bytes are not the same representation: a strong validator becomes a weak one (RFC 9110 §8.8.1).
+fn weaken(headers: &mut HeaderMap) {
+    headers.remove(ACCEPT_RANGES);
+    let Some(strong) = headers.get(ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/")) else { return };
+    if let Ok(weak) = HeaderValue::from_bytes(&[b"W/", strong.as_bytes()].concat()) {
+        headers.insert(ETAG, weak);
+    }
+}
+
+/// The answer to a `HEAD`: what the `GET` would have had, without the content (RFC 9110 §9.3.2).
+pub(crate) fn behead(answer: &mut Response<Body>) {
+    let body = std::mem::take(answer.body_mut());
+    let bodiless = answer.status().is_informational() || matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if let Some(bytes) = body.size_hint().exact().filter(|_| !bodiless) {
+        answer.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| bytes.into());
+    }
+}
+
+#[cfg(test)]
+mod tests;

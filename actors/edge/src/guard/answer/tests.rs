@@ -1,0 +1,107 @@
+use std::net::SocketAddr;
+
+use http_body_util::BodyExt as _;
+
+use super::*;
+
+fn answer(kind: &str, body: impl Into<Body>) -> Response<Body> {
+    Response::builder().header(CONTENT_TYPE, kind).body(body.into()).unwrap()
+}
+
+fn peer(version: Version, tls: bool) -> Peer {
+    Peer { address: SocketAddr::from(([192, 0, 2, 1], 1)), version, plane: Plane::Both, tls }
+}
+
+#[tokio::test]
+async fn what_is_worth_it_is_compressed_and_comes_back_as_it_was() {
+    let text = "lorem ipsum ".repeat(1000);
+    let mut packed = answer("application/json", text.clone());
+    packed.headers_mut().insert(ETAG, HeaderValue::from_static("\"1\""));
+    packed.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
+    encode(&mut packed, true);
+    let headers = packed.headers();
+    assert_eq!(headers[CONTENT_ENCODING], "gzip");
+    assert_eq!(headers[ETAG], "W/\"1\"");
+    assert_eq!(headers.get_all(VARY).iter().count(), 1);
+    assert!(!headers.contains_key(CONTENT_LENGTH));
+    let bytes = packed.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(bytes[..2], [0x1f, 0x8b]);
+    assert!(bytes.len() < text.len() / 10, "{}", bytes.len());
+}
+
+#[test]
+fn what_is_not_worth_it_or_not_wanted_is_left_alone() {
+    let long = || "x".repeat(2000);
+    let mut plain = answer("text/html; charset=utf-8", long());
+    encode(&mut plain, false);
+    assert!(!plain.headers().contains_key(CONTENT_ENCODING));
+    assert_eq!(plain.headers()[VARY], "accept-encoding", "a cache must not give it to one who wants the other");
+    for (kind, body) in
+        [("text/event-stream", long()), ("image/png", long()), ("application/zip", long()), ("text/plain", "x".repeat(1023)), ("", long())]
+    {
+        let mut left = answer(kind, body);
+        encode(&mut left, true);
+        assert!(!left.headers().contains_key(CONTENT_ENCODING) && !left.headers().contains_key(VARY), "{kind}");
+    }
+    for (name, value) in [(CONTENT_ENCODING, "br"), (CONTENT_RANGE, "bytes 0-1/2"), (CACHE_CONTROL, "public, no-transform")] {
+        let mut left = answer("text/plain", long());
+        left.headers_mut().insert(&name, HeaderValue::from_static(value));
+        encode(&mut left, true);
+        assert_eq!(left.headers().get_all(CONTENT_ENCODING).iter().filter(|it| *it == "gzip").count(), 0, "{name}");
+    }
+}
+
+#[test]
+fn an_answer_to_head_tells_the_length_that_get_would_have_had() {
+    let mut known = answer("text/plain", "12345");
+    behead(&mut known);
+    assert_eq!(known.headers()[CONTENT_LENGTH], "5");
+    assert_eq!(known.body().size_hint().exact(), Some(0));
+    // The compressed length is known to nobody: none is told rather than a wrong one (RFC 9110 §8.6).
+    let mut packed = answer("text/plain", "x".repeat(2000));
+    encode(&mut packed, true);
+    behead(&mut packed);
+    assert!(!packed.headers().contains_key(CONTENT_LENGTH) && packed.headers()[CONTENT_ENCODING] == "gzip");
+    let mut nothing = Response::builder().status(204).body(Body::empty()).unwrap();
+    behead(&mut nothing);
+    assert!(nothing.headers().is_empty());
+}
+
+#[test]
+fn browsers_are_told_what_not_to_do_and_a_service_may_say_otherwise() {
+    let headers = Headers::new(&Config::default(), &[]);
+    let mut data = answer("application/json", "{}");
+    data.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("origin"));
+    headers.put(peer(Version::Http1, false), data.headers_mut());
+    assert_eq!(data.headers()[CONTENT_SECURITY_POLICY], "default-src 'none'; frame-ancestors 'none'");
+    assert_eq!(data.headers()[REFERRER_POLICY], "origin");
+    for name in ["x-content-type-options", "cross-origin-opener-policy", "cross-origin-resource-policy", "permissions-policy"] {
+        assert!(data.headers().contains_key(name), "{name}");
+    }
+    let mut page = answer("text/html; charset=utf-8", "");
+    headers.put(peer(Version::Http1, false), page.headers_mut());
+    assert!(page.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().contains("default-src 'self'"));
+}
+
+#[test]
+fn https_is_insisted_on_only_over_tls_and_http3_offered_only_where_it_is() {
+    let offered = |config: &Config, version, tls, plane| {
+        let mut headers = HeaderMap::new();
+        let peer = Peer { plane, ..peer(version, tls) };
+        Headers::new(config, &[(Plane::Both, 8443), (Plane::Public, 443)]).put(peer, &mut headers);
+        let text = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        (text(STRICT_TRANSPORT_SECURITY), text(ALT_SVC))
+    };
+    let config = Config::default();
+    let (hsts, alt_svc) = offered(&config, Version::Http2, true, Plane::Both);
+    assert_eq!(hsts.as_deref(), Some("max-age=31536000"));
+    assert_eq!(alt_svc.as_deref(), Some("h3=\":8443\"; ma=86400"));
+    assert_eq!(offered(&config, Version::Http1, true, Plane::Public).1.as_deref(), Some("h3=\":443\"; ma=86400"));
+    assert_eq!(offered(&config, Version::Http1, true, Plane::Cluster).1, None);
+    assert_eq!(offered(&config, Version::Http3, true, Plane::Both).1, None);
+    assert_eq!(offered(&config, Version::Http1, false, Plane::Both), (None, None));
+    let moved = Config { alt_svc: Some(9), hsts: Duration::ZERO, ..Config::default() };
+    assert_eq!(offered(&moved, Version::Http1, true, Plane::Both), (None, Some("h3=\":9\"; ma=86400".to_owned())));
+    let none = Config { alt_svc: Some(0), ..Config::default() };
+    assert_eq!(offered(&none, Version::Http1, true, Plane::Both).1, None);
+}
