@@ -8,11 +8,13 @@ mod it {
     mod callback;
     pub(crate) mod cluster;
     mod comings;
+    mod flood;
     mod front_office;
     mod gossip;
     mod hostile;
     mod messages;
     mod never_reads;
+    mod protocols;
     mod raw;
     #[path = "../../../../tests/relay.rs"]
     mod relay;

@@ -1,8 +1,7 @@
 //! Nodes for tests: an authority, certificates, endpoints on loopback, and a service to call.
 
 use std::{
-    collections::HashMap,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +10,7 @@ use std::{
 };
 
 use horos_link::{
-    Config, Endpoint, Parts,
+    Config, Endpoint, Handlers, Parts,
     identity::{authority::Authority, certificate::Validity, request},
     tls::Tls,
 };
@@ -24,6 +23,7 @@ use horos_wire::{
     protocol,
 };
 use jiff::Timestamp;
+use rustls::server::ResolvesServerCert;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -159,6 +159,14 @@ pub(crate) struct Cluster {
     pub(crate) authority: Authority,
 }
 
+/// What a node's port serves beside the nodes.
+#[derive(Default)]
+pub(crate) struct Beside {
+    pub(crate) socket: Option<UdpSocket>,
+    pub(crate) handlers: Handlers,
+    pub(crate) public: Option<Arc<dyn ResolvesServerCert>>,
+}
+
 static LIVES: AtomicU64 = AtomicU64::new(1);
 
 impl Cluster {
@@ -186,14 +194,24 @@ impl Cluster {
     }
 
     pub(crate) async fn node_with(&self, role: Role, name: &str, adjust: impl FnOnce(&mut Config)) -> Node {
+        self.node_beside(role, name, Beside::default(), adjust).await
+    }
+
+    /// A node whose port serves other protocols, too.
+    pub(crate) async fn node_beside(&self, role: Role, name: &str, beside: Beside, adjust: impl FnOnce(&mut Config)) -> Node {
         let tls = self.tls(role, name);
         let incarnation = Incarnation(LIVES.fetch_add(1, Ordering::Relaxed));
         let exchange = Exchange::new(tls.credentials().id().clone(), incarnation);
         let root = Supervisor::start(SupervisorSpec::new("root", Strategy::OneForOne, Vec::new()), None).await.unwrap();
-        let parts = Parts { exchange: exchange.clone(), policy: Arc::new(policy()), tls: tls.clone(), release: "test", public: None };
+        let parts =
+            Parts { exchange: exchange.clone(), policy: Arc::new(policy()), tls: tls.clone(), release: "test", public: beside.public };
         let mut config = Config::new("127.0.0.1:0".parse().unwrap());
         adjust(&mut config);
-        let endpoint = Endpoint::open(config, parts, HashMap::new(), root.clone()).unwrap();
+        let endpoint = match beside.socket {
+            Some(socket) => Endpoint::open_on(socket, config, parts, beside.handlers, root.clone()),
+            None => Endpoint::open(config, parts, beside.handlers, root.clone()),
+        };
+        let endpoint = endpoint.unwrap();
         for child in endpoint.children() {
             root.add_child(child).await.unwrap();
         }

@@ -74,8 +74,16 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
+/// Certificates, and the key of the first.
+pub(crate) type Shown = (Vec<CertificateDer<'static>>, KeyPair);
+
 /// A client that shows `shown`, or nothing.
-fn client(alpn: &[u8], shown: Option<(Vec<CertificateDer<'static>>, KeyPair)>) -> quinn::ClientConfig {
+pub(crate) fn client(alpn: &[u8], shown: Option<Shown>) -> quinn::ClientConfig {
+    client_offering(&[alpn], shown)
+}
+
+/// The same for several protocols, or none.
+pub(crate) fn client_offering(alpn: &[&[u8]], shown: Option<Shown>) -> quinn::ClientConfig {
     let config = rustls::ClientConfig::builder_with_provider(provider().clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -85,11 +93,11 @@ fn client(alpn: &[u8], shown: Option<(Vec<CertificateDer<'static>>, KeyPair)>) -
         Some((chain, key)) => config.with_client_auth_cert(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into()).unwrap(),
         None => config.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![alpn.to_vec()];
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()))
 }
 
-fn params(uri: &str) -> CertificateParams {
+pub(crate) fn params(uri: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     params.not_after = rcgen::date_time_ymd(2200, 1, 1);
@@ -101,7 +109,7 @@ fn params(uri: &str) -> CertificateParams {
 }
 
 /// What a thief of the authority's key could sign.
-fn forged(cluster: &Cluster, params: &CertificateParams) -> (Vec<CertificateDer<'static>>, KeyPair) {
+pub(crate) fn forged(cluster: &Cluster, params: &CertificateParams) -> Shown {
     let key = std::fs::read_to_string(cluster.directory.path().join("ca").join(horos_link::identity::CA_KEY)).unwrap();
     let issuer = Issuer::from_ca_cert_pem(cluster.authority.certificate_pem(), KeyPair::from_pem(&key).unwrap()).unwrap();
     let own = KeyPair::generate().unwrap();
