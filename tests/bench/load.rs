@@ -17,9 +17,10 @@ use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{
     floor::{self, Floor},
+    machine::{self, CLIENT_CORE},
     memory,
     node::{self, Bench, Count, Counted, DEADLINE, Echo, Layout, Node, Runtimes, TARGETS, Take, Work},
-    process::{self, CLIENT_CORE, Server},
+    process::Server,
     report::{Arguments, Metric, quantile},
 };
 
@@ -242,7 +243,7 @@ impl Pair {
     }
 
     fn cpu(&self) -> anyhow::Result<Duration> {
-        Ok(process::cpu(std::process::id())? + process::cpu(self.server.pid())?)
+        Ok(machine::cpu(std::process::id())? + machine::cpu(self.server.pid())?)
     }
 
     /// Casts by one sender to one actor, a second: until the actor has counted the last.
@@ -347,7 +348,7 @@ async fn keep_sending(reader: Ref<Bench>, pace: Option<u64>, over: Arc<AtomicBoo
 /// The `main` of a client that floods a slow actor; prints by how many MiB the larger of both processes grew.
 pub(crate) fn flood(directory: &Path) -> anyhow::Result<()> {
     const CASTS: u64 = 8_000;
-    process::pin(CLIENT_CORE)?;
+    machine::pin(CLIENT_CORE)?;
     let pair = Pair::start(directory, Layout::Single)?;
     let pids = [std::process::id(), pair.server.pid()];
     let before: Vec<u64> = pids.iter().map(|pid| memory::forget_peak(*pid)).collect::<anyhow::Result<_>>()?;

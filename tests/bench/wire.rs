@@ -6,6 +6,7 @@
 
 mod floor;
 mod load;
+mod machine;
 mod memory;
 mod node;
 mod process;
@@ -17,8 +18,8 @@ use anyhow::Context as _;
 
 use crate::{
     load::{Pair, Rounds},
+    machine::{Awake, CLIENT_CORE},
     node::Layout,
-    process::{Awake, CLIENT_CORE},
     report::{Arguments, Goal, Metric},
 };
 
@@ -46,7 +47,7 @@ fn main() -> anyhow::Result<()> {
             let layout = if layout == Layout::Single.name() { Layout::Single } else { Layout::Default };
             return process::serve(layout, Path::new(directory));
         }
-        ["--spin", core] => return process::spin(core.parse()?),
+        ["--spin", core] => return machine::spin(core.parse()?),
         ["--flood", directory] => return load::flood(Path::new(directory)),
         _ => {}
     }
@@ -54,7 +55,7 @@ fn main() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     node::identities(directory.path())?;
     let _awake = Awake::keep();
-    process::pin(CLIENT_CORE)?;
+    machine::pin(CLIENT_CORE)?;
     measure(&arguments, directory.path())
 }
 
