@@ -30,15 +30,13 @@ mod body;
 mod connection;
 mod frames;
 mod gate;
+mod outgoing;
 mod patience;
 mod quic;
 mod request;
 mod table;
 mod uni;
 mod violation;
-
-/// The protocol's name in TLS (RFC 9114 §3.1).
-pub(crate) const ALPN: &[u8] = b"h3";
 
 /// HTTP/3 of one node. Cheap to clone.
 #[derive(Clone)]
@@ -61,6 +59,9 @@ pub(crate) struct Inner {
 }
 
 impl Http3 {
+    /// The protocol's name in TLS (RFC 9114 §3.1).
+    pub const ALPN: &[u8] = b"h3";
+
     /// What answers requests, and the runtime on which that is done.
     pub fn new(app: App, config: Arc<Config>, metrics: Metrics, drain: Drain, runtime: Handle) -> Self {
         let table = table::Table::new(config.limits.connections, config.limits.connections_per_address, &config.trusted_proxies);

@@ -5,6 +5,7 @@
 mod it {
     mod certificates;
     mod h3;
+    mod h3_hostile;
     mod h3_world;
     mod tcp;
     mod tcp_drain;

@@ -58,6 +58,7 @@ enum Stage {
 }
 
 /// What happened.
+#[expect(clippy::large_enum_variant, reason = "it lives from a poll to its match, and a box would be an allocation a request")]
 enum Event {
     /// It is to leave, and to be gone by then.
     Leave(Instant),

@@ -2,32 +2,31 @@
 //!
 //! Owned by a connection's task. It does what h3-quinn does, and promises more: what h3 keeps of a peer's frames is
 //! bounded (see [`super::frames`]), streams that carry no request are read here and never by h3 (see [`super::uni`]), a
-//! half-read stream can be stopped (h3-quinn panics there), one that is dropped says why, and what h3 writes on a
-//! request's stream waits for the payload that it goes with.
+//! half-read stream can be stopped (h3-quinn panics there), and one that is dropped says why.
 
 use std::{
     collections::VecDeque,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use h3::{
     error::Code,
     quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf},
 };
 use parking_lot::Mutex;
-use quinn::{ConnectionError, ReadError, StoppedError, WriteError};
+use quinn::{ConnectionError, ReadError};
 
 use super::{
     frames::{Frames, Stream},
     gate::Gate,
+    outgoing::{Heads, Outgoing, OutgoingUni},
     uni::Uni,
     violation::{Violation, varint},
 };
@@ -87,6 +86,15 @@ impl Shared {
         }
     }
 
+    /// An answer is whole; it may be under way.
+    pub(super) fn answered(&self, answer: Arc<Outgoing>) {
+        let mut answered = self.answered.lock();
+        if answered.len() >= self.streams {
+            answered.pop_front();
+        }
+        answered.push_back(answer);
+    }
+
     fn refuse(&self, violation: Violation) -> StreamErrorIncoming {
         self.end(violation);
         StreamErrorIncoming::ConnectionErrorIncoming { connection_error: ConnectionErrorIncoming::Undefined(Arc::new(violation)) }
@@ -132,10 +140,10 @@ impl quic::Connection<Bytes> for Quic {
         let accepted = ready!(self.requests.poll_next_unpin(cx)).expect("an unfold without end");
         let (send, recv) = accepted.map_err(connection_error)?;
         self.shared.requests.fetch_add(1, Relaxed);
-        let out = Arc::new(Outgoing { id: stream_id(recv.id()), half: Mutex::new(Half::new(send)) });
+        let out = Outgoing::new(send);
         self.latest = Some(out.clone());
         let recv = Incoming::new(recv, Frames::new(Stream::Request), self.shared.clone());
-        Poll::Ready(Ok(Request { out: Heads(out), recv }))
+        Poll::Ready(Ok(Request { out: Heads::new(out), recv }))
     }
 
     fn opener(&self) -> Opener {
@@ -186,7 +194,7 @@ impl quic::OpenStreams<Bytes> for Opener {
         });
         let opened = ready!(opening.poll_next_unpin(cx)).expect("an unfold without end");
         let stream = opened.map_err(lost)?;
-        Poll::Ready(Ok(OutgoingUni { stream, writing: None }))
+        Poll::Ready(Ok(OutgoingUni::new(stream)))
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
@@ -362,194 +370,7 @@ impl Drop for Incoming {
     }
 }
 
-/// What h3 sends on a request's stream: heads and trailers. They wait in [`Outgoing`] for what goes with them.
-pub(super) struct Heads(Arc<Outgoing>);
-
-impl quic::SendStream<Bytes> for Heads {
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
-        let mut data = data.into();
-        let mut half = self.0.half.lock();
-        half.heads.reserve(data.remaining());
-        while data.has_remaining() {
-            let some = data.chunk().len();
-            half.heads.put_slice(data.chunk());
-            data.advance(some);
-        }
-        Ok(())
-    }
-
-    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        // Whoever owns the answer ends it.
-        Poll::Ready(Ok(()))
-    }
-
-    fn reset(&mut self, code: u64) {
-        self.0.reset(Code::from(code));
-    }
-
-    fn send_id(&self) -> StreamId {
-        self.0.id
-    }
-}
-
-/// Why an answer could not be sent.
-#[derive(Debug)]
-pub(super) enum Unsent {
-    /// The client does not want it, or is gone.
-    Gone,
-    /// The client took none of it for so long.
-    Stalled,
-}
-
-/// The sending half of a request's stream, as h3 and whoever sends the answer's body share it.
-#[derive(Debug)]
-pub(super) struct Outgoing {
-    id: StreamId,
-    half: Mutex<Half>,
-}
-
-#[derive(Debug)]
-struct Half {
-    stream: quinn::SendStream,
-    /// What h3 has written and is not sent yet: a head, trailers. Bounded by what a service answers.
-    heads: BytesMut,
-    ended: bool,
-    /// What is said when nobody ends it.
-    abandoned: Code,
-}
-
-impl Half {
-    fn new(stream: quinn::SendStream) -> Self {
-        // RFC 9114 §4.1.1: until a service has it, a request was rejected, and may be sent again.
-        Self { stream, heads: BytesMut::new(), ended: false, abandoned: Code::H3_REQUEST_REJECTED }
-    }
-}
-
-impl Outgoing {
-    pub(super) const fn id(&self) -> StreamId {
-        self.id
-    }
-
-    /// A service has the request: without an answer of its own, something broke here.
-    pub(super) fn handed_on(&self) {
-        self.half.lock().abandoned = Code::H3_INTERNAL_ERROR;
-    }
-
-    /// What h3 has written and is not sent yet.
-    pub(super) fn heads(&self) -> Bytes {
-        std::mem::take(&mut self.half.lock().heads).freeze()
-    }
-
-    /// Sends `chunks`; `stalled` is how long the client may take none of them.
-    pub(super) async fn send(&self, chunks: &mut [Bytes], stalled: Duration) -> Result<(), Unsent> {
-        let mut first = 0;
-        while first < chunks.len() {
-            if chunks[first].is_empty() {
-                first += 1;
-                continue;
-            }
-            let chunks = &mut chunks[first..];
-            let some = std::future::poll_fn(|cx| pin!(self.half.lock().stream.write_chunks(chunks)).poll(cx));
-            match tokio::time::timeout(stalled, some).await {
-                Ok(Ok(written)) => first += written.chunks,
-                Ok(Err(
-                    WriteError::Stopped(_) | WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected,
-                )) => {
-                    return Err(Unsent::Gone);
-                }
-                Err(_) => return Err(Unsent::Stalled),
-            }
-        }
-        Ok(())
-    }
-
-    /// The answer is whole.
-    pub(super) fn finish(self: &Arc<Self>, shared: &Shared) {
-        {
-            let mut half = self.half.lock();
-            half.ended = true;
-            // It fails for one that the client has stopped.
-            let _ = half.stream.finish();
-        }
-        let mut answered = shared.answered.lock();
-        if answered.len() >= shared.streams {
-            answered.pop_front();
-        }
-        answered.push_back(self.clone());
-    }
-
-    /// There is no answer, or no rest of it.
-    pub(super) fn reset(&self, code: Code) {
-        let mut half = self.half.lock();
-        half.ended = true;
-        half.heads = BytesMut::new();
-        // It fails for one that has ended.
-        let _ = half.stream.reset(varint(code));
-    }
-
-    /// The client stops the answer, or has all of it.
-    pub(super) fn stopped(&self) -> impl Future<Output = Result<Option<quinn::VarInt>, StoppedError>> + Send + Sync + 'static + use<> {
-        self.half.lock().stream.stopped()
-    }
-}
-
-impl Drop for Outgoing {
-    fn drop(&mut self) {
-        let half = self.half.get_mut();
-        if !half.ended {
-            // Dropped as it is, quinn would end the stream as if the answer were whole.
-            let _ = half.stream.reset(varint(half.abandoned));
-        }
-    }
-}
-
-/// A stream on which a server sends no answer: control, QPACK.
-pub(super) struct OutgoingUni {
-    stream: quinn::SendStream,
-    writing: Option<WriteBuf<Bytes>>,
-}
-
-impl quic::SendStream<Bytes> for OutgoingUni {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        if let Some(data) = &mut self.writing {
-            while data.has_remaining() {
-                let some = ready!(Pin::new(&mut self.stream).poll_write(cx, data.chunk())).map_err(write_error)?;
-                data.advance(some);
-            }
-        }
-        self.writing = None;
-        Poll::Ready(Ok(()))
-    }
-
-    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
-        if self.writing.is_some() {
-            // Only h3 could do that.
-            let connection_error = ConnectionErrorIncoming::InternalError("a write before the last was done".to_owned());
-            return Err(StreamErrorIncoming::ConnectionErrorIncoming { connection_error });
-        }
-        self.writing = Some(data.into());
-        Ok(())
-    }
-
-    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        Poll::Ready(self.stream.finish().map_err(|error| StreamErrorIncoming::Unknown(Box::new(error))))
-    }
-
-    fn reset(&mut self, code: u64) {
-        // It fails for one that has ended.
-        let _ = self.stream.reset(varint(Code::from(code)));
-    }
-
-    fn send_id(&self) -> StreamId {
-        stream_id(self.stream.id())
-    }
-}
-
-fn stream_id(id: quinn::StreamId) -> StreamId {
+pub(super) fn stream_id(id: quinn::StreamId) -> StreamId {
     u64::from(quinn::VarInt::from(id)).try_into().expect("QUIC's ids are varints")
 }
 
@@ -566,7 +387,7 @@ pub(super) fn connection_error(error: ConnectionError) -> ConnectionErrorIncomin
     }
 }
 
-fn lost(error: ConnectionError) -> StreamErrorIncoming {
+pub(super) fn lost(error: ConnectionError) -> StreamErrorIncoming {
     StreamErrorIncoming::ConnectionErrorIncoming { connection_error: connection_error(error) }
 }
 
@@ -577,13 +398,5 @@ fn read_error(error: ReadError) -> StreamErrorIncoming {
         error @ (ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected) => {
             StreamErrorIncoming::Unknown(Box::new(error))
         }
-    }
-}
-
-fn write_error(error: WriteError) -> StreamErrorIncoming {
-    match error {
-        WriteError::Stopped(code) => StreamErrorIncoming::StreamTerminated { error_code: code.into() },
-        WriteError::ConnectionLost(error) => lost(error),
-        error @ (WriteError::ClosedStream | WriteError::ZeroRttRejected) => StreamErrorIncoming::Unknown(Box::new(error)),
     }
 }

@@ -18,16 +18,17 @@ use h3::{
     server::{RequestResolver, RequestStream},
 };
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
     header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TE, TRANSFER_ENCODING, UPGRADE},
 };
 use http_body::Body as _;
 
 use super::{
     Inner,
-    body::RequestBody,
+    body::{BodyError, RequestBody},
     frames,
-    quic::{Heads, Outgoing, Quic, Shared, Unsent},
+    outgoing::{Heads, Outgoing, Unsent},
+    quic::{Quic, Shared},
 };
 use crate::{Peer, Reason, Version};
 
@@ -116,9 +117,11 @@ pub(super) async fn serve(
     let body = match std::future::poll_fn(|cx| Poll::Ready(body.look(cx))).await {
         Ok(true) => Body::empty(),
         Ok(false) => Body::new(body),
-        Err(_) => {
-            refused(Reason::Protocol);
-            out.reset(Code::H3_MESSAGE_ERROR);
+        Err(error) => {
+            if error != BodyError::Gone {
+                refused(Reason::Protocol);
+                out.reset(Code::H3_MESSAGE_ERROR);
+            }
             return Outcome::Wasted;
         }
     };

@@ -15,7 +15,7 @@ use horos_edge::{Reason, Timeouts, Version};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{
-    h3_world::{Client, Door, NO_ERROR, REQUEST_REJECTED, answer, closed, head, quick, request, said},
+    h3_world::{Client, Door, INTERNAL_ERROR, NO_ERROR, REQUEST_REJECTED, answer, closed, head, quick, request, said},
     world::{LONG, eventually, scale},
 };
 
@@ -161,7 +161,7 @@ async fn an_answer_that_breaks_off_never_looks_whole() {
     for path in ["/t/broken", "/t/short"] {
         let (mut send, mut recv) = raw.say(&head("GET", path, &[])).await;
         send.finish().unwrap();
-        assert_eq!(said(&mut recv).await, Err(0x102), "{path}");
+        assert_eq!(said(&mut recv).await, Err(INTERNAL_ERROR), "{path}");
     }
     let mut client = door.client().await;
     assert_eq!(client.get("/t/hello").await.1, "hello", "others are served");
@@ -191,9 +191,10 @@ async fn requests_of_a_connection_are_served_side_by_side_up_to_the_limit() {
     }
     door.waiting(10).await;
     assert!(tokio::time::timeout(Duration::from_millis(100), raw.connection.open_bi()).await.is_err(), "an eleventh stream");
-    for (mut send, _) in held.drain(..).collect::<Vec<_>>().into_iter().map(|pair| (pair.0, pair.1)) {
-        let _ = send.finish();
+    for (send, _) in &mut held {
+        send.finish().unwrap();
     }
+    drop(held);
     door.told.gate.add_permits(10);
     door.waiting(0).await;
     assert!(tokio::time::timeout(LONG, raw.connection.open_bi()).await.is_ok());
