@@ -59,7 +59,7 @@ pub enum Source {
 /// Told whenever it changes what is wrong: none when nothing is.
 pub type Conditions = Arc<dyn Fn(Option<&str>) + Send + Sync>;
 
-/// Keeps a node's tables equal to the owner's. See the [module](self).
+/// Keeps a node's tables equal to the owner's, and tells the owner what was refused.
 #[derive(Clone)]
 pub struct Mirror(Arc<Inner>);
 

@@ -58,7 +58,7 @@ pub struct KeysParts {
     pub config: KeysConfig,
 }
 
-/// The service. See the [module](self).
+/// The service `horos.keys`, for the owner of `control.db`.
 #[derive(Debug)]
 pub struct Keys {
     parts: KeysParts,

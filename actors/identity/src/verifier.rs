@@ -97,7 +97,11 @@ impl Verifier {
     /// Answers from memory, or because `text` has no form at all; none when it has to be looked up. Never blocks.
     pub fn recall(&self, text: &str) -> Option<Result<Arc<Principal>, Denied>> {
         let Some(hash) = name(text) else { return Some(Err(self.refuse(Denied::Malformed, None))) };
-        let known = self.0.memory.find(&hash)?;
+        self.remembered(&hash)
+    }
+
+    fn remembered(&self, hash: &[u8; 32]) -> Option<Result<Arc<Principal>, Denied>> {
+        let known = self.0.memory.find(hash)?;
         let now = self.0.clock.now();
         let denied = match () {
             () if now >= known.until && known.until != NEVER => Denied::Expired,
@@ -118,10 +122,10 @@ impl Verifier {
     /// # Errors
     /// Why it proves nobody; counted.
     pub fn check(&self, text: &str) -> Result<Arc<Principal>, Denied> {
-        if let Some(known) = self.recall(text) {
+        let Some(hash) = name(text) else { return Err(self.refuse(Denied::Malformed, None)) };
+        if let Some(known) = self.remembered(&hash) {
             return known;
         }
-        let Some(hash) = name(text) else { return Err(self.refuse(Denied::Malformed, None)) };
         if text.starts_with(KEY_PREFIX) { self.check_key(&hash) } else { self.check_token(text, hash) }
     }
 

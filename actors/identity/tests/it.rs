@@ -1,6 +1,6 @@
 //! The service, its mirrors and verifiers over real files, many nodes in one process.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "in a test a panic is the report, and seeds and figures are printed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod it {
     mod guesses;

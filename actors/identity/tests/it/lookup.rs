@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use horos_identity::Verifier;
+use horos_wire::principal::Scope as Right;
 
 use super::world::{LIMIT, START, owner};
 
@@ -39,7 +40,10 @@ async fn lookup_among_a_million_on_the_own_thread_and_through_the_pool() {
         let hash = horos_identity::hash(&pick(n)).unwrap().0;
         let sql = "SELECT id, owner, scopes, per_minute, expires_at, revoked_at FROM api_keys WHERE hash = ?1";
         let found = bo.readers.read(Instant::now() + Duration::from_secs(5), move |tables| {
-            tables.prepare_cached(sql)?.query_row([&hash[..]], |row| row.get::<_, String>(0))
+            tables.prepare_cached(sql)?.query_row([&hash[..]], |row| {
+                let scopes = serde_json::from_str::<Vec<Right>>(row.get_ref(2)?.as_str()?).unwrap();
+                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, scopes, row.get::<_, Option<u32>>(3)?, row.get::<_, i64>(4)?))
+            })
         });
         found.await.unwrap();
     }
