@@ -2,6 +2,8 @@
 //!
 //! A key's and a token's text goes to stdout, once, and nowhere else: not to stderr, not into a log.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use horos_wire::{
     ActorName, Address, NodeName, Scope as Place,
@@ -22,6 +24,8 @@ use crate::{
 
 /// Minutes that the owner remembers of what was refused: a day.
 const MAX_MINUTES: u32 = 24 * 60;
+/// For the nodes to have a new key: each asks the owner four times a second.
+const SETTLE: Duration = Duration::from_millis(400);
 /// Keys that `list` shows unless it is told how many.
 const SHOWN: usize = 1000;
 
@@ -203,6 +207,8 @@ pub(crate) async fn keys<R: Remote>(command: Keys, at: &Address, node: &mut R, o
             output.say(&render::key_made(&made.key));
             let value = json!({ "key": made.key, "secret": secret.reveal() });
             output.data(&value, |_| format!("{}\n", secret.reveal()))?;
+            // `KEY=$(… keys create …)` and its use are one line in many a script.
+            tokio::time::sleep(SETTLE).await;
         }
         Keys::List { owner, all, limit } => {
             let (mut keys, mut after) = (Vec::<KeyRecord>::new(), None);

@@ -1,13 +1,12 @@
 //! Where a node is come in by: its port, TCP and UDP under one number, and the public's where that is another.
 
 use std::{
-    collections::HashMap,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use horos_edge::{Edge, ListenError, Listener, Plane, Sockets, Source};
+use horos_edge::{Edge, Http3, ListenError, Listener, Plane, Sockets, Source};
 use horos_link::{
     Admission, AdmissionCounters, Endpoint, Handlers, Limits, Parts as LinkParts, PublicEndpoint,
     tls::{Expected, Tls},
@@ -67,22 +66,33 @@ pub(super) struct Doors {
     pub(super) endpoint: Endpoint,
     public: Option<PublicEndpoint>,
     edge: Edge,
+    /// None where there is no TLS: HTTP/3 is never without.
+    http3: Option<Http3>,
 }
+
+/// The protocol's name in TLS (RFC 9114 §3.1).
+const H3: &[u8] = b"h3";
 
 impl Doors {
     /// Opens QUIC beside `edge`, with the certificate that HTTPS has.
-    pub(super) fn open(config: &Config, udp: Udp, edge: Edge, mut parts: LinkParts, sessions: SupervisorHandle) -> Result<Self, NodeError> {
-        // Without TLS over TCP there is no certificate for HTTP/3 either.
-        let is_http3 = config.http.tls != HttpTls::Plain;
-        let handlers = |_plane| -> Handlers { HashMap::new() };
-        parts.public = is_http3.then(|| edge.certificates());
+    pub(super) fn open(
+        config: &Config,
+        udp: Udp,
+        edge: Edge,
+        http3: Http3,
+        mut parts: LinkParts,
+        sessions: SupervisorHandle,
+    ) -> Result<Self, NodeError> {
+        let http3 = (config.http.tls != HttpTls::Plain).then_some(http3);
+        let handlers = |plane| -> Handlers { http3.iter().map(|http3| (H3.to_vec(), http3.door(plane))).collect() };
+        parts.public = http3.is_some().then(|| edge.certificates());
         let plane = if udp.public.is_some() { Plane::Cluster } else { Plane::Both };
         let endpoint = Endpoint::open_on(udp.cluster, link_config(config)?, parts, handlers(plane), sessions)?;
         let public = udp
             .public
-            .filter(|_| is_http3)
+            .filter(|_| http3.is_some())
             .map(|socket| PublicEndpoint::open(socket, admission(config), edge.certificates(), handlers(Plane::Public)));
-        Ok(Self { endpoint, public: public.transpose()?, edge })
+        Ok(Self { endpoint, public: public.transpose()?, edge, http3 })
     }
 
     /// HTTP's part of the tree.
@@ -109,7 +119,13 @@ impl Doors {
         if let Some(public) = &self.public {
             public.stop_accepting();
         }
-        tokio::join!(self.edge.drained(until), self.endpoint.peers().drain(until));
+        let http3 = async {
+            if let Some(http3) = &self.http3 {
+                // What is left then, `close` cuts.
+                let _ = tokio::time::timeout_at(until.into(), http3.emptied()).await;
+            }
+        };
+        tokio::join!(self.edge.drained(until), http3, self.endpoint.peers().drain(until));
     }
 
     /// Closes whatever is left.

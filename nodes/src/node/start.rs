@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Instant};
 
-use horos_edge::{Conditions, Drain, Edge, Maintenance as Switch, Metrics, Parts as EdgeParts};
+use horos_edge::{Conditions, Drain, Edge, Http3, Maintenance as Switch, Metrics, Parts as EdgeParts};
 use horos_link::{Parts as LinkParts, tls::Tls};
 use horos_supervision::{ChildSpec, Context, Exchange, ServiceSpec, Strategy, Supervisor, SupervisorSpec, service};
 use horos_wire::{Incarnation, NodeId, protocol::node::NAME};
@@ -77,6 +77,7 @@ impl RunningNode {
             listeners,
         };
         let edge = Edge::open(config.edge(), edge_parts)?;
+        let http3 = Http3::new(edge.app().clone(), Arc::new(config.edge()), metrics.clone(), drain.clone(), http_threads.handle().clone());
         let link_parts = LinkParts {
             exchange: exchange.clone(),
             policy: Arc::new(horos.policy().clone()),
@@ -84,7 +85,7 @@ impl RunningNode {
             release: env!("CARGO_PKG_VERSION"),
             public: None,
         };
-        let doors = Doors::open(&config, udp, edge, link_parts, sessions.handle())?;
+        let doors = Doors::open(&config, udp, edge, http3, link_parts, sessions.handle())?;
         let peers = doors.endpoint.peers().clone();
         let insight = Insight {
             exchange: exchange.clone(),
