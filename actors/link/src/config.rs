@@ -53,8 +53,8 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Bounds on connections that are not yet anybody's. Half of the handshakes, in all and from each address, are for those
-/// that have shown that they receive at their address; the others are asked to.
+/// Bounds on connections that are not yet anybody's. Whoever has not shown that it receives at its address gets a sixteenth
+/// of the handshakes, and half of those of an address; beyond that it is asked to (a QUIC Retry).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
     /// Handshakes at once. Default 1,024.

@@ -1,9 +1,11 @@
 //! The accept loop of a UDP socket: who may begin a handshake, how many may at once, and who gets the connection.
 //!
 //! Its worker `accept` is a child of the link's supervisor. It never awaits a handshake; handshakes have a deadline, a cap,
-//! and a cap for each address; one that fails counts until QUIC has forgotten it. QUIC cannot know an address before something has come back from it, so those that have shown
-//! that they receive at theirs (RFC 9000 §8.1) keep half of the places to themselves, of all and of each address: a flood
-//! from made-up addresses shuts nobody out, and a flood that bears somebody's address does not shut out that somebody.
+//! and a cap for each address; one that fails counts until QUIC has forgotten it. QUIC cannot know an address before
+//! something has come back from it, so those that have not shown that they receive at theirs (RFC 9000 §8.1) get one place
+//! in [`UNSHOWN`] of all, and half of those of an address; the others are asked to show it, which costs them a round trip
+//! and this node no memory. So a flood from made-up addresses shuts nobody out and keeps no core busy, and a flood that
+//! bears somebody's address does not shut out that somebody.
 
 use std::{
     collections::HashMap,
@@ -31,6 +33,9 @@ use crate::{
     transport::STRANGERS_IDLE,
 };
 
+/// One place in so many is for those that have not shown their address: 64 handshakes of the default 1,024. Handshakes take
+/// a core's time, a third of a millisecond each, and everybody else's messages wait for it.
+const UNSHOWN: usize = 16;
 /// What one that is not looked at yet may have sent beyond its first packet: a ClientHello with a post-quantum share takes
 /// two packets, and early data is not taken. quinn's default is 10 MiB.
 const WAITING_BYTES: u64 = 16 * 1024;
@@ -84,6 +89,7 @@ impl Door {
         R: Future<Output = Result<(), Close>> + Send,
     {
         let places = Arc::new(Semaphore::new(self.admission.handshakes));
+        let unshown = Arc::new(Semaphore::new(self.admission.handshakes / UNSHOWN));
         let by_address = ByAddress::default();
         let mut handshakes = JoinSet::new();
         loop {
@@ -102,7 +108,8 @@ impl Door {
                 incoming.refuse();
                 continue;
             }
-            if !shown && places.available_permits() <= self.admission.handshakes / 2 {
+            let pass = if shown { None } else { unshown.clone().try_acquire_owned().ok() };
+            if !shown && pass.is_none() {
                 self.retry(incoming);
                 continue;
             }
@@ -126,7 +133,7 @@ impl Door {
             let door = self.clone();
             let node = node.clone();
             handshakes.spawn(async move {
-                let (_place, _turn) = (place, turn);
+                let _held = (place, pass, turn);
                 match door.shake_hands(incoming, from).await {
                     Ok(connection) => door.enter(connection, node).await,
                     // It keeps its place for as long as it costs memory, or those that fail at once would be without bound.
