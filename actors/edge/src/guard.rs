@@ -202,7 +202,7 @@ impl Guard {
     ) -> Result<(), ()> {
         let per_minute = limit.get();
         let (left, wait) = match limiter.take(key, limit, visit.started) {
-            Ok(left) if left >= per_minute / 10 => return Ok(()),
+            Ok(left) if left > per_minute / 10 => return Ok(()),
             Ok(left) => (left, None),
             Err(wait) => (0, Some(wait.seconds())),
         };

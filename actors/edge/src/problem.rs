@@ -71,7 +71,8 @@ impl Problem {
         match status {
             StatusCode::NOT_FOUND => Self::NOT_FOUND,
             StatusCode::METHOD_NOT_ALLOWED => Self::METHOD,
-            status => fault(status, "refused", ""),
+            status if status.is_client_error() => fault(status, "request_refused", ""),
+            status => fault(status, "service_failed", ""),
         }
     }
 

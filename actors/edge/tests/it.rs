@@ -4,6 +4,13 @@
 
 mod it {
     mod certificates;
+    mod guard_answers;
+    mod guard_body;
+    mod guard_head;
+    mod guard_keys;
+    mod guard_rate;
+    mod guard_state;
+    mod guard_world;
     mod h3;
     mod h3_hostile;
     mod h3_world;

@@ -1,0 +1,126 @@
+//! How often one may ask.
+
+use std::{sync::Arc, time::Duration};
+
+use horos_edge::{Body, Config, Limits, Reason};
+use horos_wire::principal::{Denied, Proof};
+use tokio::{sync::Semaphore, time::advance};
+
+use super::guard_world::{KEY, Keys, Site, calm, get, peer_at, principal, with};
+
+fn limited(limits: Limits) -> Site {
+    Site::with(Config { limits, trusted_proxies: vec![("10.0.0.0".parse().unwrap(), 8)], ..calm() }, Keys::usual())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_is_refused_past_its_limit_and_told_when_to_come_back() {
+    let site = limited(Limits { per_address: 5, ..calm().limits });
+    let ask = async |from: &str| site.ask_from(get("/open/x").body(Body::empty()).unwrap(), peer_at(from)).await;
+    for _ in 0..5 {
+        assert_eq!(ask("192.0.2.1").await.status, 200);
+    }
+    advance(Duration::from_millis(500)).await;
+    let refused = ask("192.0.2.1").await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (429, "rate_address"));
+    assert_eq!(refused.header("retry-after"), Some("12"), "eleven and a half seconds, rounded up");
+    assert_eq!(refused.header("ratelimit"), Some("\"address\";r=0;t=12"));
+    assert_eq!(refused.header("ratelimit-policy"), Some("\"address\";q=5;w=60"));
+    assert_eq!(ask("192.0.2.2").await.status, 200);
+    advance(Duration::from_secs(12)).await;
+    let last = ask("192.0.2.1").await;
+    assert_eq!(last.status, 200);
+    assert_eq!(last.header("ratelimit"), Some("\"address\";r=0"), "who comes close is told before being refused");
+    assert_eq!(ask("192.0.2.1").await.status, 429);
+    assert_eq!(site.metrics.count(Reason::RateAddress), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_counted_by_what_it_cannot_choose() {
+    let site = limited(Limits { per_address: 3, ..calm().limits });
+    let ask = async |from: &str, claimed: &str| {
+        let request = with(get("/open/x"), &[("x-forwarded-for", claimed)]);
+        site.ask_from(request.body(Body::empty()).unwrap(), peer_at(from)).await.status.as_u16()
+    };
+    // Not by what it claims, nor by the half of its IPv6 address that is its own.
+    for i in 0..3 {
+        assert_eq!(ask("192.0.2.1", &format!("203.0.113.{i}")).await, 200);
+        assert_eq!(ask(&format!("2001:db8:1:2::{i}"), "1.1.1.1").await, 200);
+    }
+    assert_eq!(ask("192.0.2.1", "203.0.113.77").await, 429);
+    assert_eq!(ask("2001:db8:1:2:ffff::1", "1.1.1.1").await, 429);
+    assert_eq!(ask("2001:db8:1:3::1", "1.1.1.1").await, 200);
+    // Behind a trusted proxy each client has its own count.
+    for _ in 0..3 {
+        assert_eq!(ask("10.0.0.1", "203.0.113.9").await, 200);
+    }
+    assert_eq!(ask("10.0.0.2", "203.0.113.9").await, 429);
+    assert_eq!(ask("10.0.0.1", "203.0.113.10").await, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_is_refused_past_its_own_limit_wherever_it_comes_from() {
+    let mut keys = Keys::usual();
+    let own = |id, limit| horos_wire::principal::Principal {
+        per_minute: Some(limit),
+        ..principal(id, Proof::Key { owner: "shop".into() }, &["stock"])
+    };
+    keys.add("hk_two", own("key_two", 2));
+    keys.add("hk_none", own("key_none", 0));
+    let site = Site::with(Config { limits: Limits { per_identity: 4, ..calm().limits }, ..calm() }, keys);
+    let ask = async |key: &str, from: &str| {
+        site.ask_from(with(get("/stock/x"), &[("x-api-key", key)]).body(Body::empty()).unwrap(), peer_at(from)).await
+    };
+    for i in 0..4 {
+        assert_eq!(ask(KEY, &format!("192.0.2.{i}")).await.status, 200);
+    }
+    let refused = ask(KEY, "192.0.2.99").await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (429, "rate_identity"));
+    assert_eq!((refused.header("retry-after"), refused.header("ratelimit-policy")), (Some("15"), Some("\"identity\";q=4;w=60")));
+    assert_eq!(ask("hk_two", "192.0.2.1").await.status, 200);
+    assert_eq!(ask("hk_two", "192.0.2.1").await.status, 200);
+    assert_eq!(ask("hk_two", "192.0.2.1").await.header("retry-after"), Some("30"));
+    assert_eq!(ask("hk_none", "192.0.2.1").await.status, 429, "nothing a minute is nothing");
+    assert_eq!(site.metrics.count(Reason::RateIdentity), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn guessing_ends_before_anything_is_looked_up() {
+    let site = limited(Limits { guesses_per_address: 3, ..calm().limits });
+    let ask = async |key: &str, from: &str| {
+        site.ask_from(with(get("/stock/x"), &[("x-api-key", key)]).body(Body::empty()).unwrap(), peer_at(from)).await
+    };
+    let asked = || site.keys.asked.load(std::sync::atomic::Ordering::Relaxed);
+    for _ in 0..50 {
+        assert_eq!(ask(KEY, "192.0.2.1").await.status, 200, "right credentials cost no guess");
+    }
+    for i in 0..3 {
+        assert_eq!(ask(&format!("hk_{i}"), "192.0.2.1").await.status, 401);
+    }
+    let before = asked();
+    for key in ["hk_4", KEY, "not a key"] {
+        let refused = ask(key, "192.0.2.1").await;
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (429, "rate_guesses"));
+        assert_eq!(refused.header("retry-after"), Some("20"));
+    }
+    assert_eq!(asked(), before);
+    assert_eq!(site.metrics.count(Reason::RateGuesses), 3);
+    assert_eq!(ask(KEY, "192.0.2.2").await.status, 200, "others are not refused for it");
+    advance(Duration::from_secs(20)).await;
+    assert_eq!(ask(KEY, "192.0.2.1").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_checked_is_no_guess() {
+    let mut keys = Keys::usual();
+    keys.deny("hk_later", Denied::Unavailable);
+    keys.remembers = false;
+    keys.slow = Some(Arc::new(Semaphore::new(100)));
+    let site = Site::with(Config { limits: Limits { guesses_per_address: 1, ..calm().limits }, ..calm() }, keys);
+    for _ in 0..5 {
+        let answer = site.get_with("/stock/x", &[("x-api-key", "hk_later")]).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "credentials_unchecked"));
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    assert_eq!(site.get("/stock/x").await.status, 401, "and to show nothing is none either");
+    assert_eq!(site.get_with("/stock/x", &[("x-api-key", KEY)]).await.status, 200);
+}
