@@ -13,6 +13,7 @@ mod it {
     mod guard_world;
     mod h3;
     mod h3_hostile;
+    mod h3_measured;
     mod h3_world;
     mod tcp;
     mod tcp_drain;

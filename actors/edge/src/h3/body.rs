@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -10,7 +11,7 @@ use h3::{error::Code, server::RequestStream};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::quic::Incoming;
+use super::{outgoing::Outgoing, quic::Incoming};
 
 /// A part that is shorter is copied: it would hold on to the packets that it came in, which may be a hundred times its size.
 const SHORT: usize = 1024;
@@ -37,6 +38,7 @@ enum At {
 /// A request's body. Dropped before its end, it tells the client to stop sending, without an error.
 pub(super) struct RequestBody {
     stream: RequestStream<Incoming, Bytes>,
+    out: Arc<Outgoing>,
     at: At,
     /// What came with the head.
     first: Option<Bytes>,
@@ -47,8 +49,8 @@ pub(super) struct RequestBody {
 
 impl RequestBody {
     /// `left` is what the head says is to come, `fields` the limit of the trailers.
-    pub(super) fn new(stream: RequestStream<Incoming, Bytes>, left: Option<u64>, fields: usize) -> Self {
-        Self { stream, at: At::Data, first: None, left, fields }
+    pub(super) fn new(stream: RequestStream<Incoming, Bytes>, out: Arc<Outgoing>, left: Option<u64>, fields: usize) -> Self {
+        Self { stream, out, at: At::Data, first: None, left, fields }
     }
 
     /// Looks whether there is none, as with most requests: then no service needs to be told of one.
@@ -92,6 +94,7 @@ impl Body for RequestBody {
                 Err(_) => return self.gone(),
             };
             if let Some(part) = part {
+                self.out.read(part.len());
                 if let Some(left) = &mut self.left {
                     match left.checked_sub(part.len() as u64) {
                         Some(less) => *left = less,

@@ -64,6 +64,8 @@ pub(super) struct Frames {
     frames: u64,
     /// How many there may be.
     granted: u64,
+    /// What is of DATA in the piece that was handed on last.
+    payload: usize,
 }
 
 impl Frames {
@@ -72,12 +74,17 @@ impl Frames {
             Stream::Request => REQUEST_FRAMES,
             Stream::Control => CONTROL_FRAMES,
         };
-        Self { stream, state: BETWEEN, bytes: 0, frames: 0, granted }
+        Self { stream, state: BETWEEN, bytes: 0, frames: 0, granted, payload: 0 }
     }
 
     /// How many requests there have been on the connection: they explain more frames on its control stream.
     pub(super) const fn requests(&mut self, requests: u64) {
         self.granted = CONTROL_FRAMES.saturating_add(requests.saturating_mul(CONTROL_FRAMES_A_REQUEST));
+    }
+
+    /// What is of DATA in the piece that was handed on last, its header aside.
+    pub(super) const fn payload(&self) -> usize {
+        self.payload
     }
 
     /// The bytes that are kept here.
@@ -93,6 +100,7 @@ impl Frames {
     /// # Errors
     /// The connection is to be ended.
     pub(super) fn next(&mut self, chunk: &mut Bytes) -> Result<Option<Bytes>, Violation> {
+        self.payload = 0;
         while !chunk.is_empty() {
             match &mut self.state {
                 State::Header { bytes, len } => {
@@ -115,6 +123,7 @@ impl Frames {
                     if *left == 0 {
                         self.state = BETWEEN;
                     }
+                    self.payload = piece.len();
                     return Ok(Some(piece));
                 }
                 State::Held { bytes, left } => {
@@ -157,6 +166,7 @@ impl Frames {
             if before > 0 {
                 chunk.advance(fresh);
             }
+            self.payload = now;
             let left = header.len - now as u64;
             self.state = if left == 0 { BETWEEN } else { State::Data { left } };
             return Ok(Some(piece));

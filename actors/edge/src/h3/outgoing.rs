@@ -5,7 +5,10 @@
 
 use std::{
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -77,6 +80,8 @@ pub(super) enum Unsent {
 pub(super) struct Outgoing {
     id: StreamId,
     half: Mutex<Half>,
+    /// Of the request's body, what h3 has and nobody has asked it for. Written where it is read, by the request's task.
+    unread: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -98,11 +103,25 @@ impl Half {
 
 impl Outgoing {
     pub(super) fn new(stream: quinn::SendStream) -> Arc<Self> {
-        Arc::new(Self { id: stream_id(stream.id()), half: Mutex::new(Half::new(stream)) })
+        Arc::new(Self { id: stream_id(stream.id()), half: Mutex::new(Half::new(stream)), unread: AtomicUsize::new(0) })
     }
 
     pub(super) const fn id(&self) -> StreamId {
         self.id
+    }
+
+    pub(super) fn unread(&self) -> usize {
+        self.unread.load(Relaxed)
+    }
+
+    /// h3 has so much more of the body.
+    pub(super) fn came(&self, payload: usize) {
+        self.unread.fetch_add(payload, Relaxed);
+    }
+
+    /// It has handed so much on.
+    pub(super) fn read(&self, payload: usize) {
+        self.unread.fetch_sub(payload, Relaxed);
     }
 
     /// A service has the request: without an answer of its own, something broke here.

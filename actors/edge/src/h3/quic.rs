@@ -142,7 +142,8 @@ impl quic::Connection<Bytes> for Quic {
         self.shared.requests.fetch_add(1, Relaxed);
         let out = Outgoing::new(send);
         self.latest = Some(out.clone());
-        let recv = Incoming::new(recv, Frames::new(Stream::Request), self.shared.clone());
+        let mut recv = Incoming::new(recv, Frames::new(Stream::Request), self.shared.clone());
+        recv.out = Some(out.clone());
         Poll::Ready(Ok(Request { out: Heads::new(out), recv }))
     }
 
@@ -273,12 +274,14 @@ pub(super) struct Incoming {
     gate: Option<Gate>,
     /// What was read of the stream before it came here, and h3 is to read again.
     read: Option<Bytes>,
+    /// The other half of a request's stream, which knows how much of the body h3 has.
+    out: Option<Arc<Outgoing>>,
     shared: Arc<Shared>,
 }
 
 impl Incoming {
-    pub(super) fn new(stream: quinn::RecvStream, frames: Frames, shared: Arc<Shared>) -> Self {
-        Self { stream, frames, chunks: [Bytes::new(), Bytes::new()], ended: false, held: 0, gate: None, read: None, shared }
+    fn new(stream: quinn::RecvStream, frames: Frames, shared: Arc<Shared>) -> Self {
+        Self { stream, frames, chunks: [Bytes::new(), Bytes::new()], ended: false, held: 0, gate: None, read: None, out: None, shared }
     }
 
     /// A control stream whose type has been read; h3 reads it again.
@@ -290,12 +293,22 @@ impl Incoming {
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+        // h3 asks for more each time it looks for a frame and again for its payload, and looks through all that it has: a
+        // body in small frames would pile up there, and each look take longer. What it has, it hands on without more.
+        if self.out.as_ref().is_some_and(|out| out.unread() > 0) {
+            return Poll::Pending;
+        }
         loop {
             if !self.chunks[0].is_empty() {
                 let piece = self.frames.next(&mut self.chunks[0]);
                 let account = self.account();
                 match piece.and_then(|piece| account.map(|()| piece)) {
-                    Ok(Some(piece)) => return Poll::Ready(Ok(Some(piece))),
+                    Ok(Some(piece)) => {
+                        if let Some(out) = &self.out {
+                            out.came(self.frames.payload());
+                        }
+                        return Poll::Ready(Ok(Some(piece)));
+                    }
                     Ok(None) => continue,
                     Err(violation) => return Poll::Ready(Err(self.shared.refuse(violation))),
                 }
@@ -325,10 +338,9 @@ impl Incoming {
         if held == self.held {
             return Ok(());
         }
-        let before = self.shared.held.fetch_add(held, Relaxed);
-        self.shared.held.fetch_sub(self.held, Relaxed);
-        self.held = held;
-        if before + held > HELD { Err(Violation::HeadsTooLarge) } else { Ok(()) }
+        let (before, had) = (self.shared.held.fetch_add(held, Relaxed), std::mem::replace(&mut self.held, held));
+        self.shared.held.fetch_sub(had, Relaxed);
+        if before - had + held > HELD { Err(Violation::HeadsTooLarge) } else { Ok(()) }
     }
 }
 

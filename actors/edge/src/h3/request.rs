@@ -107,7 +107,7 @@ pub(super) async fn serve(
         return answer.outcome(sent, &edge, peer);
     }
     let mut body = match content_length(request.headers()) {
-        Ok(length) if is_wellformed(request.headers()) => RequestBody::new(recv, length, edge.config.limits.fields),
+        Ok(length) if is_wellformed(request.headers()) => RequestBody::new(recv, out.clone(), length, edge.config.limits.fields),
         _ => {
             refused(Reason::Protocol);
             out.reset(Code::H3_MESSAGE_ERROR);

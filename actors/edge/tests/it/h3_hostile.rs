@@ -97,6 +97,21 @@ async fn half_a_body_is_given_up_in_time() {
     door.counted(Reason::SlowBody, 1).await;
 }
 
+/// h3 would read two of them for each that it hands on, and look through all that it has for each.
+#[tokio::test]
+async fn a_body_in_the_smallest_frames_is_read_in_step() {
+    let door = Door::open(Config { timeouts: Timeouts { answer: LONG, ..quick().timeouts }, ..quick() });
+    let raw = door.raw().await;
+    let (mut send, mut recv) = raw.say(&head("POST", "/t/read", &[])).await;
+    let (parts, part) = (scale(100, 1_000), frame(0, b"x").repeat(1_000));
+    for _ in 0..parts {
+        send.write_all(&part).await.unwrap();
+    }
+    send.finish().unwrap();
+    let answer = said(&mut recv).await.unwrap();
+    assert!(answer.ends_with(format!("{} ", parts * 1_000).as_bytes()), "{answer:?}");
+}
+
 #[tokio::test]
 async fn incomplete_heads_are_bounded_by_the_connection() {
     let door = Door::open(Config { timeouts: Timeouts { head: LONG, ..quick().timeouts }, ..wide() });

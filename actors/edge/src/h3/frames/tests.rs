@@ -26,17 +26,22 @@ fn put(value: u64) -> Vec<u8> {
 
 /// Feeds `bytes` cut at `cuts` and gives the pieces that come out.
 fn pieces(frames: &mut Frames, bytes: &[u8], cuts: &[usize]) -> Result<Vec<Bytes>, Violation> {
+    Ok(pieces_and_payload(frames, bytes, cuts)?.0)
+}
+
+fn pieces_and_payload(frames: &mut Frames, bytes: &[u8], cuts: &[usize]) -> Result<(Vec<Bytes>, usize), Violation> {
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).chain([0, bytes.len()]).collect();
     cuts.sort_unstable();
-    let mut out = Vec::new();
+    let (mut out, mut payload) = (Vec::new(), 0);
     for cut in cuts.windows(2) {
         let mut chunk = Bytes::copy_from_slice(&bytes[cut[0]..cut[1]]);
         while let Some(piece) = frames.next(&mut chunk)? {
             out.push(piece);
+            payload += frames.payload();
         }
         assert!(chunk.is_empty());
     }
-    Ok(out)
+    Ok((out, payload))
 }
 
 #[derive(Clone, Debug)]
@@ -61,8 +66,9 @@ proptest! {
             .flat_map(|sent| frame(sent.kind, &sent.payload))
             .collect();
         let mut frames = Frames::new(Stream::Request);
-        let out = pieces(&mut frames, &bytes, &cuts).unwrap();
+        let (out, payload) = pieces_and_payload(&mut frames, &bytes, &cuts).unwrap();
         prop_assert_eq!(out.concat(), expected);
+        prop_assert_eq!(payload, sent.iter().filter(|sent| sent.kind == DATA).map(|sent| sent.payload.len()).sum::<usize>());
         prop_assert!(frames.end().is_ok());
         prop_assert_eq!(frames.held(), 0);
     }
