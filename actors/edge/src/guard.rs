@@ -133,7 +133,9 @@ impl Guard {
             visit.client = self.proxies.client(visit.client, request.headers());
         }
         let answer = self.config.timeouts.answer;
-        visit.deadline += head.request_timeout.text().and_then(ids::patience).map_or(answer, |asked| asked.min(answer));
+        let asked = head.request_timeout.text().and_then(ids::patience).filter(|asked| *asked < answer);
+        visit.hurried = asked.is_some();
+        visit.deadline += asked.unwrap_or(answer);
         visit.asks = Asks {
             gzip: head.gzip,
             page: head.html && !head.json,

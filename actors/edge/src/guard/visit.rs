@@ -15,6 +15,8 @@ pub(crate) struct Visit {
     pub(crate) peer: Peer,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
+    /// The client asked for a deadline sooner than the port's.
+    pub(crate) hurried: bool,
     pub(crate) method: MethodClass,
     pub(crate) uri: Uri,
     pub(crate) client: IpAddr,
@@ -64,6 +66,7 @@ impl Visit {
             peer,
             started: now,
             deadline: now,
+            hurried: false,
             method,
             uri,
             client: peer.address.ip().to_canonical(),
@@ -89,9 +92,10 @@ impl Visit {
         self.answered = true;
         let took = self.started.elapsed();
         self.metrics.finished(self.peer.version, self.method, status, took);
-        // What failed here is worth a line of itself. The rest is for whoever asks: whoever floods a node with requests
-        // is not to fill its disk with lines.
-        if status.is_server_error() {
+        // What failed here is worth a line of itself. The rest is for whoever asks, and so is what a client can bring about
+        // at will: whoever floods a node with requests is not to fill its disk with lines.
+        let at_will = status == StatusCode::SERVICE_UNAVAILABLE || (status == StatusCode::GATEWAY_TIMEOUT && self.hurried);
+        if status.is_server_error() && !at_will {
             tracing::info!(target: "horos::access", request = self.id(), trace = %self.trace.id, method = self.method.as_str(),
                 path = self.path(), status = status.as_u16(), took = ?rounded(took), version = self.peer.version.as_str(),
                 client = %self.client, principal = self.principal.as_ref().map(|it| &*it.id), "answered");

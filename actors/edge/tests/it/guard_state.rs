@@ -84,6 +84,18 @@ async fn maintenance_whose_source_cannot_be_read_stays_as_it_was_and_is_shown() 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<String>>);
 
+impl Log {
+    /// A line that another test's thread, which has no log, came to first is believed to interest nobody: `tracing` asks the
+    /// thread that comes first. So each is come to once, and then asked about again.
+    async fn listen(&self, site: &Site) {
+        for path in ["/open/x", "/open/panic"] {
+            site.get(path).await;
+        }
+        tracing::callsite::rebuild_interest_cache();
+        self.0.lock().clear();
+    }
+}
+
 impl Subscriber for Log {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
@@ -123,13 +135,7 @@ async fn no_secret_is_in_any_line_of_the_log_or_any_refusal() {
     let mut keys = Keys::usual();
     keys.deny(WRONG, Denied::Revoked);
     let site = Site::with(calm(), keys);
-    // A line that another test's thread, which has no log, came to first is believed to interest nobody: `tracing` asks the
-    // thread that comes first. So each is come to once, and then asked about again.
-    for path in ["/open/x", "/open/panic"] {
-        site.get(path).await;
-    }
-    tracing::callsite::rebuild_interest_cache();
-    log.0.lock().clear();
+    log.listen(&site).await;
     site.maintenance.on(Notice { bypass: Some("work".parse().unwrap()), ..notice(None) });
     let mut said = String::new();
     for maintenance in [true, false] {
@@ -158,4 +164,23 @@ async fn no_secret_is_in_any_line_of_the_log_or_any_refusal() {
             assert!(!text.contains(&secret[secret.len() - 12..]), "the end of {secret} is in {what}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_by_default_is_for_what_failed_here_and_not_for_what_a_client_brings_about() {
+    let log = Log::default();
+    let _guard = tracing::subscriber::set_default(log.clone());
+    let site = Site::new();
+    log.listen(&site).await;
+    let lines = |level: &str| log.0.lock().lines().filter(|line| line.starts_with(level)).count();
+    for (path, fields) in [("/open/x", &[][..]), ("/nowhere", &[]), ("/stock/x", &[]), ("/open/wait", &[("request-timeout", "0.001")])] {
+        site.get_with(path, fields).await;
+    }
+    site.maintenance.on(notice(None));
+    site.get("/open/x").await;
+    site.maintenance.off();
+    assert_eq!((lines("DEBUG horos::access"), lines("INFO horos::access")), (5, 0), "{}", log.0.lock());
+    site.get("/open/wait").await;
+    site.get("/open/panic").await;
+    assert_eq!((lines("DEBUG horos::access"), lines("INFO horos::access")), (5, 2), "{}", log.0.lock());
 }
