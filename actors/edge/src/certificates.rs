@@ -27,11 +27,11 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use self::pair::Pair;
-use crate::tcp::Challenges;
 #[cfg(feature = "acme")]
 pub use self::acme::Acme;
+use self::pair::Pair;
 pub(crate) use self::watch::{Told, watch};
+use crate::tcp::Challenges;
 
 /// Where the certificate comes from.
 #[derive(Clone, Debug)]

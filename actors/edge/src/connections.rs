@@ -243,7 +243,9 @@ impl Connections {
             self.inspect_one(&life, now, phase);
         }
         match phase {
-            Phase::Draining { until } => self.look_every().min(Duration::from_millis(50)).min(until.saturating_duration_since(now).max(Duration::from_millis(5))),
+            Phase::Draining { until } => {
+                self.look_every().min(Duration::from_millis(50)).min(until.saturating_duration_since(now).max(Duration::from_millis(5)))
+            }
             Phase::Open | Phase::NotReady => self.look_every(),
         }
     }

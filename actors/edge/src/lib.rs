@@ -26,6 +26,8 @@ mod tcp;
 pub use app::{App, AppParts};
 pub use authenticate::{Authenticator, Credential};
 pub use axum::body::Body;
+#[cfg(feature = "acme")]
+pub use certificates::Acme;
 pub use certificates::{CertificateError, Source};
 pub use client::Client;
 pub use config::{Config, Cors, Limits, Timeouts};

@@ -17,6 +17,7 @@ const KEY: &str = "private key in PEM";
 #[derive(Debug)]
 pub(super) struct Pair {
     key: Arc<CertifiedKey>,
+    #[cfg(feature = "acme")]
     not_before: Timestamp,
     not_after: Timestamp,
 }
@@ -37,6 +38,10 @@ impl Pair {
             return Err(malformed(certificate, CHAIN, "there is no CERTIFICATE block in it".to_owned()));
         };
         let (not_before, not_after) = validity(first).map_err(|problem| malformed(certificate, CHAIN, problem))?;
+        // One that is not valid yet is used all the same: clients judge it by their clocks, and this one may be the wrong one.
+        if now < not_before {
+            tracing::warn!(path = %certificate.display(), %not_before, "the certificate is not valid yet, by this machine's clock");
+        }
         if now > not_after {
             return Err(CertificateError::Expired { path: certificate.to_owned(), not_after, now });
         }
@@ -51,14 +56,28 @@ impl Pair {
             }
             Err(error) => return Err(malformed(certificate, CHAIN, error.to_string())),
         }
-        Ok(Self { key: Arc::new(certified), not_before, not_after })
+        Ok(Self {
+            key: Arc::new(certified),
+            #[cfg(feature = "acme")]
+            not_before,
+            not_after,
+        })
     }
 
     pub(super) fn key(&self) -> &Arc<CertifiedKey> {
         &self.key
     }
 
-    #[cfg_attr(not(feature = "acme"), expect(dead_code, reason = "what is to be renewed has to know its age"))]
+    /// Whether `name` is one of its names, written out.
+    #[cfg(feature = "acme")]
+    pub(super) fn is_for(&self, name: &str) -> bool {
+        use x509_parser::prelude::GeneralName;
+        let Some(Ok((_, parsed))) = self.key.cert.first().map(|first| X509Certificate::from_der(first)) else { return false };
+        let Ok(Some(names)) = parsed.subject_alternative_name() else { return false };
+        names.value.general_names.iter().any(|known| matches!(known, GeneralName::DNSName(known) if known.eq_ignore_ascii_case(name)))
+    }
+
+    #[cfg(feature = "acme")]
     pub(super) fn not_before(&self) -> Timestamp {
         self.not_before
     }

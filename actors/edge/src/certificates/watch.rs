@@ -57,6 +57,12 @@ impl Told {
         tracing::info!(not_after = %pair.not_after(), "a new certificate is in use");
     }
 
+    /// There is none to present yet.
+    #[cfg(feature = "acme")]
+    pub(super) fn has_none(&self) {
+        self.conditions.set(CONDITION, "there is no certificate yet");
+    }
+
     fn stands(&self, pair: &Pair) {
         self.not_after.set(pair.not_after().as_second());
     }

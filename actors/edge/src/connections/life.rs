@@ -56,6 +56,8 @@ pub(crate) struct Life {
     blocked: AtomicU64,
     /// What the stream's own eye found wrong; an index into [`Reason::ALL`], from 1.
     fault: AtomicU8,
+    /// What it would be, should the protocol find a fault that it does not explain.
+    suspect: AtomicU8,
     /// The request that HTTP/2 has just begun, for the task that is about to be spawned for it.
     begun: AtomicU32,
     answers: Mutex<Vec<Answer>>,
@@ -88,6 +90,7 @@ impl Life {
             head: AtomicU64::new(0),
             blocked: AtomicU64::new(0),
             fault: AtomicU8::new(0),
+            suspect: AtomicU8::new(0),
             begun: AtomicU32::new(NONE),
             answers: Mutex::default(),
         }
@@ -227,12 +230,25 @@ impl Life {
     }
 
     pub(crate) fn fault(&self) -> Option<Reason> {
-        usize::from(self.fault.load(Relaxed)).checked_sub(1).and_then(|index| Reason::ALL.get(index).copied())
+        reason(&self.fault)
     }
 
     pub(crate) fn at_fault(&self, reason: Reason) {
-        let index = Reason::ALL.iter().position(|known| *known == reason).expect("ALL lists every reason");
-        self.fault.store(index as u8 + 1, Relaxed);
+        self.fault.store(code(reason), Relaxed);
+    }
+
+    pub(crate) fn suspect(&self) -> Option<Reason> {
+        reason(&self.suspect)
+    }
+
+    pub(crate) fn suspected(&self, reason: Reason) {
+        self.suspect.store(code(reason), Relaxed);
+    }
+
+    /// The protocol is done: nothing more is expected of the client.
+    pub(crate) fn is_done(&self) {
+        self.head_ends();
+        self.flows();
     }
 
     /// A request is in hand until the [`Hold`] is dropped.
@@ -337,6 +353,15 @@ impl Drop for Hold {
 
 fn some(at: &AtomicU64) -> Option<u64> {
     Some(at.load(Relaxed)).filter(|at| *at != 0)
+}
+
+/// 0 is for none.
+fn code(reason: Reason) -> u8 {
+    Reason::ALL.iter().position(|known| *known == reason).map_or(0, |index| index as u8 + 1)
+}
+
+fn reason(code: &AtomicU8) -> Option<Reason> {
+    usize::from(code.load(Relaxed)).checked_sub(1).and_then(|index| Reason::ALL.get(index).copied())
 }
 
 /// Never 0.

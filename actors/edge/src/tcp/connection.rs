@@ -89,7 +89,8 @@ pub(super) async fn serve(door: Arc<TcpDoor>, tcp: TcpStream, place: Place) {
         Version::Http1 | Version::Http3 => Box::pin(serve_http1(&door, &life, stream, left.clone())).await,
     };
     let Some(ended) = ended else { return }; // cut off, and counted by whoever did
-    let fault = life.fault().or_else(|| ended.err().and_then(|error| blame(&error)));
+    life.is_done();
+    let fault = life.fault().or_else(|| ended.err().and_then(|error| blame(&error, &life)));
     if let Some(reason) = fault {
         door.inside.metrics.refused(reason, Some(version));
         tracing::debug!(peer = %life.peer(), %version, reason = reason.as_str(), "connection ended");
@@ -205,7 +206,7 @@ async fn linger(mut stream: Box<Stream>) -> io::Result<()> {
 }
 
 /// What a connection's end says against its client; a client that just went away did nothing wrong.
-fn blame(error: &hyper::Error) -> Option<Reason> {
+fn blame(error: &hyper::Error, life: &Life) -> Option<Reason> {
     if error.is_parse_too_large() {
         return Some(Reason::HeadTooLarge);
     }
@@ -222,18 +223,7 @@ fn blame(error: &hyper::Error) -> Option<Reason> {
     Some(match error.reason()? {
         h2::Reason::NO_ERROR => return None,
         h2::Reason::FRAME_SIZE_ERROR => Reason::FrameTooLarge,
-        h2::Reason::ENHANCE_YOUR_CALM => calm(&error.to_string()),
+        h2::Reason::ENHANCE_YOUR_CALM => life.suspect().unwrap_or(Reason::Protocol),
         _ => Reason::Protocol,
     })
-}
-
-/// Which of its limits `h2` means; it says so only in the debug data of the GOAWAY, which its error shows.
-fn calm(shown: &str) -> Reason {
-    if shown.contains("header_list") || shown.contains("continuations") {
-        Reason::HeadTooLarge
-    } else if shown.contains("data_frames") {
-        Reason::FrameFlood
-    } else {
-        Reason::ResetFlood
-    }
 }

@@ -13,6 +13,8 @@ const HEADER: usize = 9;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+/// No kind of frame: the preface.
+const NOTHING: u8 = u8::MAX;
 const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
@@ -22,6 +24,8 @@ const END_HEADERS: u8 = 4;
 const RESETS: f64 = 256.0;
 /// Restored a second. Who takes back more than that, for long, never wanted an answer (CVE-2023-44487).
 const RESETS_A_SECOND: f64 = 32.0;
+/// Taken back without giving rise to a suspicion.
+const FEW_RESETS: f32 = 16.0;
 /// Frames that neither carry nor open anything (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown ones) beyond those that
 /// time and traffic restore (CVE-2019-9512, -9513, -9515).
 const IDLE_FRAMES: f64 = 2048.0;
@@ -62,8 +66,6 @@ pub(crate) struct Frames {
     /// How much of `header` is there.
     known: u8,
     kind: u8,
-    /// The payload that is coming belongs to the preface.
-    is_preface: bool,
     /// A header block has not ended.
     in_block: bool,
     /// Bytes of it.
@@ -85,8 +87,7 @@ impl Frames {
             ahead: PREFACE,
             header: [0; HEADER],
             known: 0,
-            kind: 0,
-            is_preface: true,
+            kind: NOTHING,
             in_block: false,
             block: 0,
             is_oversized: false,
@@ -100,7 +101,7 @@ impl Frames {
 
     /// Whether something other than a body has begun and not ended.
     pub(crate) fn is_midway(&self) -> bool {
-        self.in_block || self.known > 0 || (self.ahead > 0 && self.kind != DATA && !(self.is_preface && self.ahead == PREFACE))
+        self.in_block || self.known > 0 || (self.ahead > 0 && self.kind != DATA && !(self.kind == NOTHING && self.ahead == PREFACE))
     }
 
     /// Changes whenever something ends.
@@ -111,6 +112,18 @@ impl Frames {
     /// Header blocks that were longer than a head may be, since this was asked last. `h2` answers them itself, 431.
     pub(crate) fn take_oversized(&mut self) -> u32 {
         std::mem::take(&mut self.oversized)
+    }
+
+    /// What most likely went wrong where `h2` only says that the client is to calm down: it does not say about what.
+    pub(crate) fn suspect(&self) -> Reason {
+        if self.resets.most - self.resets.left > FEW_RESETS {
+            return Reason::ResetFlood;
+        }
+        match self.kind {
+            HEADERS | CONTINUATION => Reason::HeadTooLarge,
+            DATA => Reason::FrameFlood,
+            _ => Reason::ResetFlood,
+        }
     }
 
     /// The client has taken as many bytes.
@@ -151,7 +164,6 @@ impl Frames {
         let [a, b, c, kind, flags, ..] = self.header;
         let length = u32::from_be_bytes([0, a, b, c]);
         self.kind = kind;
-        self.is_preface = false;
         self.ahead = u64::from(length);
         match kind {
             HEADERS | CONTINUATION => {

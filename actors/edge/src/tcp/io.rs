@@ -162,6 +162,9 @@ impl Io {
 
 impl Drop for Io {
     fn drop(&mut self) {
+        if let Some(frames) = &self.frames {
+            self.life.suspected(frames.suspect());
+        }
         if self.is_open {
             *self.left.lock() = self.stream.take();
         }

@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -82,6 +85,8 @@ pub(crate) struct Port {
     pub(crate) conditions: Conditions,
     /// Requests to `/t/wait` are answered as it has permits.
     pub(crate) gate: Arc<Semaphore>,
+    /// Those that wait for one.
+    waiting: Arc<AtomicUsize>,
     pub(crate) directory: TempDir,
     supervisor: SupervisorHandle,
     _udp: std::net::UdpSocket,
@@ -97,13 +102,13 @@ impl Port {
 
     pub(crate) async fn with(config: Config, source: Source, directory: TempDir) -> Self {
         let Sockets { tcp, udp, address } = Sockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let gate = Arc::new(Semaphore::new(0));
-        let parts = Parts { mounts: vec![mount(gate.clone())], ..parts(source, tcp, address) };
+        let (gate, waiting) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let parts = Parts { mounts: vec![mount(gate.clone(), waiting.clone())], ..parts(source, tcp, address) };
         let (metrics, drain, conditions) = (parts.metrics.clone(), parts.drain.clone(), parts.conditions.clone());
         let edge = Edge::open(config, parts).unwrap();
         let spec = SupervisorSpec::new("edge", Strategy::OneForOne, edge.children());
         let supervisor = Supervisor::start(spec, None).await.unwrap();
-        Self { address, edge, metrics, drain, conditions, gate, directory, supervisor, _udp: udp }
+        Self { address, edge, metrics, drain, conditions, gate, waiting, directory, supervisor, _udp: udp }
     }
 
     pub(crate) fn supervisor(&self) -> &SupervisorHandle {
@@ -123,6 +128,15 @@ impl Port {
     pub(crate) fn counts(&self) -> Vec<(&'static str, u64)> {
         let all = Reason::ALL.map(|reason| (reason.as_str(), self.metrics.count(reason)));
         all.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Waits until as many requests wait at the gate.
+    pub(crate) async fn waiting(&self, wanted: usize) {
+        eventually("requests at the gate", || match self.waiting.load(Relaxed) {
+            now if now == wanted => Ok(()),
+            now => Err(format!("{now}, not {wanted}")),
+        })
+        .await;
     }
 
     pub(crate) async fn connections(&self, open: usize) {
@@ -187,19 +201,20 @@ pub(crate) fn parts(certificate: Source, tcp: std::net::TcpListener, address: So
 }
 
 /// `/t/hello`, `/t/wait`, `/t/bytes/N`, `/t/endless`, and `/t/echo`, which answers with the body's length.
-fn mount(gate: Arc<Semaphore>) -> Mount {
+fn mount(gate: Arc<Semaphore>, waiting: Arc<AtomicUsize>) -> Mount {
     let service = tower::service_fn(move |request: Request<Body>| {
-        let gate = gate.clone();
-        async move { Ok::<_, Infallible>(serve(request, gate).await) }
+        let (gate, waiting) = (gate.clone(), waiting.clone());
+        async move { Ok::<_, Infallible>(serve(request, gate, waiting).await) }
     });
     Mount::new("/t", Access::Public, Plane::Both, service).unwrap()
 }
 
-async fn serve(request: Request<Body>, gate: Arc<Semaphore>) -> Response<Body> {
+async fn serve(request: Request<Body>, gate: Arc<Semaphore>, waiting: Arc<AtomicUsize>) -> Response<Body> {
     use http_body_util::BodyExt as _;
     let path = request.uri().path().to_owned();
     match path.as_str() {
         "/wait" => {
+            let _here = Here::new(waiting);
             gate.acquire().await.unwrap().forget();
             Response::new(Body::from("waited"))
         }
@@ -215,6 +230,22 @@ async fn serve(request: Request<Body>, gate: Arc<Semaphore>) -> Response<Body> {
             Some(count) => Response::new(Body::from(vec![b'b'; count.parse().unwrap()])),
             None => Response::new(Body::from("hello")),
         },
+    }
+}
+
+/// A request at the gate, or a client that has gone.
+struct Here(Arc<AtomicUsize>);
+
+impl Here {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -387,7 +418,7 @@ pub(crate) async fn frame_of(stream: &mut (impl AsyncRead + Unpin), kind: u8) ->
 pub(crate) async fn body_of(stream: &mut (impl AsyncRead + Unpin), asked: u32) -> Vec<u8> {
     let mut body = Vec::new();
     loop {
-        let frame = next_frame(stream).await.expect("the answer's end");
+        let frame = next_frame(stream).await.unwrap_or_else(|| panic!("the answer to {asked} ends"));
         if frame.stream == asked && frame.kind == DATA {
             body.extend_from_slice(&frame.payload);
         }
