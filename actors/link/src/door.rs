@@ -134,11 +134,12 @@ impl Door {
             let node = node.clone();
             handshakes.spawn(async move {
                 let _held = (place, pass, turn);
-                match door.shake_hands(incoming, from).await {
+                let remains = match door.shake_hands(incoming, from).await {
                     Ok(connection) => door.enter(connection, node).await,
-                    // It keeps its place for as long as it costs memory, or those that fail at once would be without bound.
-                    Err(remains) => tokio::time::sleep(remains).await,
-                }
+                    Err(remains) => remains,
+                };
+                // It keeps its place for as long as it costs memory, or those that fail at once would be without bound.
+                tokio::time::sleep(remains).await;
             });
         }
     }
@@ -184,7 +185,8 @@ impl Door {
         }
     }
 
-    async fn enter<F, R>(&self, connection: Connection, node: F)
+    /// Hands a connection to who serves its protocol, and says how long what is left costs memory if it was turned away.
+    async fn enter<F, R>(&self, connection: Connection, node: F) -> Duration
     where
         F: Fn(Connection) -> R,
         R: Future<Output = Result<(), Close>>,
@@ -192,17 +194,17 @@ impl Door {
         // TLS has chosen among what is served here; without a common protocol there is no connection.
         let protocol = tls::protocol(&connection).unwrap_or_default();
         if protocol != ALPN {
-            self.served.enter(&protocol, connection, &self.counters);
-            return;
+            self.served.enter(&protocol, connection.clone(), &self.counters);
+        } else if let Err(close) = node(connection.clone()).await {
+            connection.close((close as u32).into(), close.to_string().as_bytes());
+        } else {
+            count(&self.counters.admitted);
         }
-        match node(connection.clone()).await {
-            Ok(()) => count(&self.counters.admitted),
-            Err(close) => connection.close((close as u32).into(), close.to_string().as_bytes()),
-        }
+        if connection.close_reason().is_some() { remains(&connection) } else { Duration::ZERO }
     }
 }
 
-/// How long at most quinn remembers a connection that has ended without being established: three probe timeouts (RFC 9000
+/// How long at most quinn remembers a connection that has ended in the door: three probe timeouts (RFC 9000
 /// §10.2), which for a round trip that nobody has measured are three seconds. One that ended with its first packet is
 /// remembered until its idle timeout, as [`crate::gone`] says.
 fn remains(connection: &Connection) -> Duration {
@@ -246,7 +248,7 @@ impl ByAddress {
 fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
-        v4 => v4,
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

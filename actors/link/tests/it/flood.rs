@@ -107,7 +107,7 @@ async fn withstands(kind: Flight, count: usize) -> HashMap<&'static str, u64> {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     flooding.join().unwrap();
-    println!("{count}: {most} connections at most, {grown} KiB, calls within {:?} (p99)", quantile(&mut took, 0.99));
+    eprintln!("{count}: {most} connections at most, {grown} KiB, calls within {:?} (p99)", quantile(&mut took, 0.99));
     // The links, and those of newcomers that close.
     assert!(most <= UNSHOWN + 16, "{most} connections");
     // Some 60 KiB each; 2,000 without bound would be beyond it.
@@ -122,7 +122,7 @@ async fn withstands(kind: Flight, count: usize) -> HashMap<&'static str, u64> {
         .await;
     }
     let counters = bo.endpoint.counters().outcomes().into_iter().collect();
-    println!("{counters:?}");
+    eprintln!("{counters:?}");
     no_panics();
     fo.stop().await;
     bo.stop().await;
