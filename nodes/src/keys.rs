@@ -108,4 +108,8 @@ impl Authenticator for Port {
     fn verify(&self, credential: Credential) -> BoxFuture<'static, Result<Arc<Principal>, Denied>> {
         self.0.verify(text(&credential))
     }
+
+    fn wrong_scope(&self, principal: &Principal) {
+        self.0.wrong_scope(principal);
+    }
 }

@@ -30,4 +30,9 @@ pub trait Authenticator: Send + Sync + 'static {
 
     /// Looks. An answer is final for this request.
     fn verify(&self, credential: Credential) -> BoxFuture<'static, Result<Arc<Principal>, Denied>>;
+
+    /// `principal` asked for what it may not do, and was refused: a key that is tried on everything may have been stolen.
+    fn wrong_scope(&self, principal: &Principal) {
+        let _ = principal;
+    }
 }

@@ -1,7 +1,8 @@
 //! Reading the tables by primary key, on the thread that asks.
 //!
 //! A key is found in a handful of pages that are in memory, which takes less time than handing the question to another
-//! thread and back (measured: `cargo test -p horos-identity --release -- --ignored lookup --nocapture`). So the verifier has
+//! thread and back: among a million keys 6.1 µs at the median and 11.0 µs at p90, through the pool of readers 9.5 and 13.5 µs
+//! (two shared cores, `cargo test --release -p horos-identity --test it -- --ignored lookup --nocapture`). So the verifier has
 //! connections of its own, read-only, which wait for a lock 5 ms at most; a file in WAL mode locks readers out only while it
 //! is recovered or replaced. What cannot be read then is refused, never allowed.
 
@@ -17,8 +18,11 @@ const CONNECTIONS: usize = 4;
 const BUSY: Duration = Duration::from_millis(5);
 /// After a failed open, the next is this much later at the earliest: guesses must not buy opens.
 const REOPEN: Duration = Duration::from_millis(100);
-/// Page cache of a connection, in KiB; the file is mapped besides.
-const CACHE_KIB: u32 = 2_000;
+/// Page cache of a connection, in KiB: what is mapped needs none of it.
+const CACHE_KIB: u32 = 4_000;
+/// Bytes of the file that are mapped, so that a look copies no page: 3 million keys. Address space, not memory; the
+/// connections share the system's one copy.
+const MAPPED: u64 = 1 << 30;
 
 /// The tables cannot be read now.
 #[derive(Debug)]
@@ -44,7 +48,8 @@ impl std::fmt::Debug for Lookup {
 impl Lookup {
     /// Reads the database of `options`, which is opened by the first look.
     pub(crate) fn new(options: &Options) -> Self {
-        let options = Options { busy_timeout: BUSY, cache_kib: CACHE_KIB, ..options.with_access(Access::ReadOnly) };
+        let options =
+            Options { busy_timeout: BUSY, cache_kib: CACHE_KIB, mmap_bytes: Some(MAPPED), ..options.with_access(Access::ReadOnly) };
         Self { options, slots: Default::default() }
     }
 

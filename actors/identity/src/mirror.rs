@@ -124,7 +124,8 @@ struct Run {
     unsaved: Vec<Page>,
     in_touch: Instant,
     told: Instant,
-    said: Option<String>,
+    /// What was said last; nothing yet in this life, which does not know what the one before it said.
+    said: Option<Option<String>>,
 }
 
 impl Run {
@@ -288,16 +289,16 @@ impl Run {
 
     fn say(&mut self, fault: Option<Fault>) {
         let now = fault.map(|fault| format!("keys: {fault}"));
-        if now == self.said {
+        if self.said.as_ref() == Some(&now) {
             return;
         }
-        match (&now, &self.said) {
+        match (&now, self.said.as_ref().and_then(Option::as_ref)) {
             (Some(text), None) => tracing::warn!("{text}"),
             (None, Some(_)) => tracing::info!("keys: all is well again"),
             _ => {}
         }
         (self.inner.conditions)(now.as_deref());
-        self.said = now;
+        self.said = Some(now);
     }
 }
 

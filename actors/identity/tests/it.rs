@@ -5,6 +5,7 @@
 mod it {
     mod guesses;
     mod keys;
+    mod logs;
     mod lookup;
     mod mirror;
     mod tokens;

@@ -32,7 +32,13 @@ impl Guard {
     pub(super) async fn admit(&self, visit: &mut Visit, access: &Access, headers: &HeaderMap) -> Result<Proved, Problem> {
         let Access::Scope(scope) = access else { return Ok(Proved::default()) };
         let proved = self.prove(visit, headers).await?;
-        if proved.may(scope) { Ok(proved) } else { Err(Problem::FORBIDDEN) }
+        if proved.may(scope) {
+            return Ok(proved);
+        }
+        if let Some(principal) = &proved.principal {
+            self.parts.authenticator.wrong_scope(principal);
+        }
+        Err(Problem::FORBIDDEN)
     }
 
     /// Who sent the request, by what it shows; counts what proves nobody, and what somebody asks.
