@@ -1,0 +1,192 @@
+//! Nodes in this process, asked over plain HTTP on loopback: what is encrypted is the edge's own tests' to ask.
+
+use std::{net::SocketAddr, path::Path};
+
+use horos_supervision::OpenError;
+use horos_wire::{Role, protocol::keys::Create};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use super::*;
+use crate::{
+    Opening, Operator,
+    cli::{Remote as _, UpLayout, Via, lay_out},
+    config::Sources,
+    http::{self, Access, Body, Request, StatusCode},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A node with a service at `/hello` that wants the scope `hello`, and at `/slow` for everybody.
+fn program() -> Horos {
+    let mut horos = Horos::new(false);
+    let scope = "hello".parse().unwrap();
+    horos.on(Role::Bo).http("/hello", Access::Scope(scope), |_: Opening| async {
+        Ok::<_, OpenError>(http::service_fn(|_: Request<Body>| async { http::reply(StatusCode::OK, "hello") }))
+    });
+    horos.on(Role::Bo).http("/slow", Access::Public, |_: Opening| async {
+        Ok::<_, OpenError>(http::service_fn(|_: Request<Body>| async {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            http::reply(StatusCode::OK, "slow")
+        }))
+    });
+    horos
+}
+
+struct One {
+    base: TempDir,
+    layout: UpLayout,
+}
+
+impl One {
+    fn new() -> Self {
+        horos_link::tls::install_default_provider();
+        let base = tempfile::tempdir().unwrap();
+        let layout = lay_out(base.path(), jiff::Timestamp::now()).unwrap();
+        Self { base, layout }
+    }
+
+    fn data(&self) -> &Path {
+        &self.layout.bo
+    }
+
+    async fn start(&self, flags: &[(&str, &str)]) -> RunningNode {
+        let mut sources = Sources { data: self.data().to_owned(), ..Sources::default() }
+            .flag("listen.cluster", Some("127.0.0.1:0"), "--listen")
+            .flag("http.tls", Some("plain"), "--tls");
+        for (path, value) in flags {
+            sources = sources.flag(path, Some(value), path);
+        }
+        RunningNode::start(Config::load(&sources).unwrap(), &program()).await.unwrap()
+    }
+
+    async fn operator(&self, node: &RunningNode) -> Operator {
+        let via = Via { endpoint: node.address().into(), identity: self.layout.operator.clone() };
+        Operator::connect(&via, program().policy().clone(), Instant::now() + SOON).await.unwrap()
+    }
+}
+
+/// The status and the body that `GET path` is answered with, over a connection of its own.
+async fn get(address: SocketAddr, path: &str, headers: &str) -> (u16, String) {
+    let mut connection = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n");
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(SOON, connection.read_to_string(&mut answer)).await.unwrap().unwrap();
+    let status = answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{answer:?}"));
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+    (status, body)
+}
+
+#[tokio::test]
+async fn a_node_answers_over_http_on_the_port_that_it_says_and_wants_the_scope() {
+    let one = One::new();
+    let node = one.start(&[]).await;
+    let address = node.address();
+    assert_eq!(std::fs::read_to_string(one.data().join(ADDRESS_FILE)).unwrap(), format!("{address}\n"));
+    assert_eq!(get(address, "/livez", "").await.0, 200);
+    assert_eq!(get(address, "/readyz?verbose", "").await.0, 200);
+    for (path, status) in [("/hello", 401), ("/metrics", 401), ("/nothing", 404)] {
+        assert_eq!(get(address, path, "").await.0, status, "{path}");
+    }
+    let mut operator = one.operator(&node).await;
+    let serving = operator.serving().await.unwrap().unwrap();
+    assert_eq!((&*serving.addresses, serving.maintenance), (&[format!("http://{address}").into()][..], None));
+    let create = |scopes: &[&str]| Create {
+        name: "test".into(),
+        owner: "me".into(),
+        scopes: scopes.iter().map(|scope| scope.parse().unwrap()).collect(),
+        expires: None,
+        per_minute: None,
+    };
+    let owner = "horos.keys@bo-1".parse().unwrap();
+    for (scopes, hello, metrics) in [(&["hello"][..], 200, 403), (&["metrics"], 403, 200)] {
+        let key = operator.keys(&owner, create(scopes)).await.unwrap().secret.unwrap();
+        // The owner's own tables: nothing has to be fetched first.
+        let shown = format!("Authorization: Bearer {}\r\n", key.reveal());
+        assert_eq!(get(address, "/hello", &shown).await.0, hello);
+        let (status, body) = get(address, "/metrics", &shown).await;
+        assert_eq!(status, metrics);
+        if metrics == 200 {
+            assert!(body.contains("horos_actor_restarts_total{actor=\"root/data/keys/horos.keys\"} 0"), "{body}");
+        }
+    }
+    operator.close().await;
+    node.stop().await;
+    assert!(!one.data().join(ADDRESS_FILE).exists());
+}
+
+#[tokio::test]
+async fn administration_stays_on_the_clusters_address() {
+    let one = One::new();
+    let node = one.start(&[("listen.public", "127.0.0.1:0")]).await;
+    let written = std::fs::read_to_string(one.data().join(ADDRESS_FILE)).unwrap();
+    let [cluster, public] = written.lines().map(|line| line.parse().unwrap()).collect::<Vec<SocketAddr>>()[..] else { panic!("{written}") };
+    assert_eq!(cluster, node.address());
+    for (address, metrics, hello) in [(cluster, 401, 404), (public, 404, 401)] {
+        assert_eq!(get(address, "/livez", "").await.0, 200);
+        assert_eq!(get(address, "/metrics", "").await.0, metrics);
+        assert_eq!(get(address, "/hello", "").await.0, hello);
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn maintenance_is_ordered_told_kept_and_ended() {
+    let one = One::new();
+    let node = one.start(&[]).await;
+    let mut operator = one.operator(&node).await;
+    let here = horos_wire::Scope::Any;
+    operator.maintain(&here, Some("back at noon")).await.unwrap();
+    let (status, body) = get(node.address(), "/slow", "").await;
+    assert!(status == 503 && body.contains("back at noon"), "{status} {body}");
+    assert_eq!(get(node.address(), "/livez", "").await.0, 200);
+    assert_eq!(operator.serving().await.unwrap().unwrap().maintenance.as_deref(), Some("back at noon"));
+    assert!(operator.maintain(&here, Some(&"x".repeat(501))).await.is_err());
+    operator.close().await;
+    node.stop().await;
+    drop(node);
+    let node = one.start(&[]).await;
+    assert_eq!(get(node.address(), "/slow", "").await.0, 503, "over a restart");
+    let mut operator = one.operator(&node).await;
+    operator.maintain(&here, None).await.unwrap();
+    assert_eq!(get(node.address(), "/slow", "").await.0, 200);
+    operator.close().await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_is_told_first_and_then_finishes_what_is_in_hand() {
+    let one = One::new();
+    let node = Arc::new(one.start(&[("drain.notice", "1500ms")]).await);
+    let address = node.address();
+    let stopping = tokio::spawn({
+        let node = node.clone();
+        async move { node.stop().await }
+    });
+    let end = Instant::now() + SOON;
+    while get(address, "/readyz", "").await.0 != 503 {
+        assert!(Instant::now() < end, "it never said that it is not ready");
+    }
+    // Served all the same while whoever spreads load looks elsewhere, and to its end when the drain has begun meanwhile.
+    let late = tokio::spawn(async move { get(address, "/slow", "").await });
+    assert_eq!(get(address, "/slow", "").await.0, 200);
+    assert_eq!(late.await.unwrap().0, 200);
+    stopping.await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    drop(one.base);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_told_before_anything_is_opened() {
+    let one = One::new();
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = tcp.local_addr().unwrap().to_string();
+    let sources = Sources { data: one.data().to_owned(), ..Sources::default() }.flag("listen.cluster", Some(&taken), "--listen");
+    let error = RunningNode::start(Config::load(&sources).unwrap(), &program()).await.err().unwrap();
+    assert!(matches!(error, NodeError::Listen(_)) && error.to_string().contains(&taken), "{error}");
+    assert!(!one.data().join("control.db").exists() && !one.data().join(ADDRESS_FILE).exists());
+}
