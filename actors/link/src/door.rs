@@ -1,7 +1,7 @@
 //! The accept loop of a UDP socket: who may begin a handshake, how many may at once, and who gets the connection.
 //!
 //! Its worker `accept` is a child of the link's supervisor. It never awaits a handshake; handshakes have a deadline, a cap,
-//! and a cap for each address; one that fails counts until QUIC has forgotten it. QUIC cannot know an address before
+//! and a cap for each address; what is left of one that failed counts until QUIC has forgotten it. QUIC cannot know an address before
 //! something has come back from it, so those that have not shown that they receive at theirs (RFC 9000 §8.1) get one place
 //! in [`UNSHOWN`] of all, and half of those of an address; the others are asked to show it, which costs them a round trip
 //! and this node no memory. So a flood from made-up addresses shuts nobody out and keeps no core busy, and a flood that
@@ -36,6 +36,9 @@ use crate::{
 /// One place in so many is for those that have not shown their address: 64 handshakes of the default 1,024. Handshakes take
 /// a core's time, a third of a millisecond each, and everybody else's messages wait for it.
 const UNSHOWN: usize = 16;
+/// Connections that failed and are not forgotten, for each handshake there may be: 4,096 by default, some 250 MiB, or 1,300
+/// failures a second. Beyond that they keep the places of handshakes, and of their addresses.
+const FAILED: usize = 4;
 /// What one that is not looked at yet may have sent beyond its first packet: a ClientHello with a post-quantum share takes
 /// two packets, and early data is not taken. quinn's default is 10 MiB.
 const WAITING_BYTES: u64 = 16 * 1024;
@@ -90,6 +93,7 @@ impl Door {
     {
         let places = Arc::new(Semaphore::new(self.admission.handshakes));
         let unshown = Arc::new(Semaphore::new(self.admission.handshakes / UNSHOWN));
+        let failed = Arc::new(Semaphore::new(self.admission.handshakes.saturating_mul(FAILED).min(Semaphore::MAX_PERMITS)));
         let by_address = ByAddress::default();
         let mut handshakes = JoinSet::new();
         loop {
@@ -130,16 +134,21 @@ impl Door {
                 }
                 continue;
             };
-            let door = self.clone();
-            let node = node.clone();
+            let (door, node, failed) = (self.clone(), node.clone(), failed.clone());
             handshakes.spawn(async move {
-                let _held = (place, pass, turn);
+                let mut held = Some((place, pass, turn));
                 let remains = match door.shake_hands(incoming, from).await {
                     Ok(connection) => door.enter(connection, node).await,
                     Err(remains) => remains,
                 };
-                // It keeps its place for as long as it costs memory, or those that fail at once would be without bound.
+                // What is left costs memory, and those that fail at once would be without bound. Whoever has not shown its
+                // address keeps its place meanwhile: it is one of few, and the rest are asked to show theirs.
+                let spare = if shown { failed.try_acquire_owned().ok() } else { None };
+                if spare.is_some() {
+                    held = None;
+                }
                 tokio::time::sleep(remains).await;
+                drop((held, spare));
             });
         }
     }

@@ -141,3 +141,33 @@ async fn connections_given_up_with_their_first_packet_hold_bounded_memory_and_de
     // Their places are taken until QUIC forgets them; the rest were asked to come again, and do not.
     assert!(counters["failed"] >= UNSHOWN as u64 && counters["retried"] > 0, "{counters:?}");
 }
+
+#[tokio::test]
+async fn clients_that_fail_all_the_time_keep_nobody_from_their_address() {
+    watch();
+    let cluster = Cluster::new();
+    let bo = cluster.node_with(Role::Bo, "bo-1", |config| config.gossip = false).await;
+    bo.serve("tester").await;
+    let endpoint = super::raw::dialer("127.0.0.1");
+    let fails = |count: usize| {
+        let (endpoint, to) = (endpoint.clone(), bo.address());
+        async move {
+            for _ in 0..count {
+                // Each is remembered for three seconds, and an address has 64 handshakes at once.
+                endpoint.connect_with(client(b"unknown", None), to, SERVER_NAME).unwrap().await.unwrap_err();
+            }
+        }
+    };
+    let began = Instant::now();
+    fails(scale(300, 5_000)).await;
+    let seeds = vec![bo.address()];
+    let fo = cluster.node_with(Role::Fo, "fo-1", |config| config.seeds = seeds).await;
+    fo.linked(1).await;
+    fo.context().at::<Test>("tester@bo-1").call(Echo { body: vec![1] }, SOON).await.unwrap();
+    eprintln!("after {:?}: {} connections", began.elapsed(), bo.endpoint.open_connections());
+    let counters: HashMap<_, _> = bo.endpoint.counters().outcomes().into_iter().collect();
+    assert_eq!((counters["unknown_protocol"], counters["full"], counters["address_full"]), (scale(300, 5_000), 0, 0), "{counters:?}");
+    no_panics();
+    fo.stop().await;
+    bo.stop().await;
+}
