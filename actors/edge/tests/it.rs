@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod it {
+    #[cfg(feature = "acme")]
+    mod acme;
     mod certificates;
     mod guard_answers;
     mod guard_body;

@@ -9,12 +9,12 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, header};
 use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, rt::Executor, service::Service};
 
 use crate::{
-    App, Body, Drain, Metrics, Peer, Phase, Reason, Version,
+    App, Body, Drain, Peer, Phase, Version,
     connections::{Hold, Life},
 };
 
@@ -30,8 +30,6 @@ pub(super) struct Serve {
     pub(super) peer: Peer,
     pub(super) life: Arc<Life>,
     pub(super) drain: Drain,
-    pub(super) metrics: Metrics,
-    pub(super) fields: usize,
 }
 
 impl Service<Request<Incoming>> for Serve {
@@ -41,40 +39,31 @@ impl Service<Request<Incoming>> for Serve {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let hold = self.life.begin();
-        let version = self.peer.version;
-        if request.headers().len() > self.fields {
-            self.metrics.refused(Reason::HeadTooLarge, Some(version));
-            let mut response = Response::new(Answer::new(Body::empty(), hold, version));
-            *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-            return Answering::Ready(Some(response));
-        }
         // Boxed: hyper keeps a place for the future in every HTTP/1.1 connection, idle or not.
         let answer = Box::pin(self.app.handle(request.map(Body::new), self.peer));
-        Answering::Asked { answer, hold: Some(hold), drain: self.drain.clone(), version }
+        Answering { answer, hold: Some(hold), drain: self.drain.clone(), version: self.peer.version }
     }
 }
 
 /// An answer to be.
-pub(super) enum Answering {
-    Ready(Option<Response<Answer>>),
-    Asked { answer: BoxFuture<'static, Response<Body>>, hold: Option<Hold>, drain: Drain, version: Version },
+pub(super) struct Answering {
+    answer: BoxFuture<'static, Response<Body>>,
+    /// Until the answer is there, and then its body's.
+    hold: Option<Hold>,
+    drain: Drain,
+    version: Version,
 }
 
 impl Future for Answering {
     type Output = Result<Response<Answer>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = match &mut *self {
-            Self::Ready(response) => response.take(),
-            Self::Asked { answer, hold, drain, version } => {
-                let mut response = ready!(answer.as_mut().poll(cx));
-                if *version == Version::Http1 && matches!(drain.phase(), Phase::Draining { .. }) {
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                hold.take().map(|hold| response.map(|body| Answer::new(body, hold, *version)))
-            }
-        };
-        Poll::Ready(Ok(response.expect("hyper asks no more once it is answered")))
+        let mut response = ready!(self.answer.as_mut().poll(cx));
+        let (version, hold) = (self.version, self.hold.take().expect("hyper asks no more once it is answered"));
+        if version == Version::Http1 && matches!(self.drain.phase(), Phase::Draining { .. }) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response.map(|body| Answer::new(body, hold, version))))
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn http1(limits: &Limits) -> http1::Builder {
     // that closes its half is taken to be gone, and what it asked for is no longer worked at.
     builder.header_read_timeout(None).half_close(false).keep_alive(true);
     builder.max_header_size(limits.head).max_buf_size(limits.head.max(HTTP1_BUFFER));
-    // Up to 100 the parser has its room on the stack, and `Serve` counts again.
+    // Up to 100 the parser has its room on the stack; whether fewer are allowed is for the application to say.
     if limits.fields > 100 {
         builder.max_headers(limits.fields);
     }
@@ -61,7 +61,7 @@ fn http2(door: &TcpDoor, life: Arc<Life>) -> http2::Builder<Spawn> {
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
-        .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(header_list(limits)).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .adaptive_window(false)
@@ -73,6 +73,12 @@ fn http2(door: &TcpDoor, life: Arc<Life>) -> http2::Builder<Spawn> {
         .keep_alive_interval((timeouts.idle / 2).max(Duration::from_secs(1)))
         .keep_alive_timeout(timeouts.stalled);
     builder
+}
+
+/// What `h2` takes of a head, decoded. Up to here it is the application that says no, with its reasons and its counter; beyond,
+/// `h2` answers 431 itself.
+fn header_list(limits: &Limits) -> usize {
+    2 * limits.head
 }
 
 /// Shakes hands and serves until either side has enough. Counts why, where that is a refusal.
@@ -139,14 +145,12 @@ fn inner(door: &TcpDoor, life: &Arc<Life>, version: Version) -> Serve {
         peer: Peer { address: life.peer(), version, plane: door.plane, tls: inside.tls.is_some() },
         life: life.clone(),
         drain: inside.drain.clone(),
-        metrics: inside.metrics.clone(),
-        fields: inside.config.limits.fields,
     }
 }
 
 /// `None` when it was cut off.
 async fn serve_http1(door: &TcpDoor, life: &Arc<Life>, stream: Box<Stream>, left: Left) -> Option<hyper::Result<()>> {
-    let io = TokioIo::new(Io::new(stream, life.clone(), None, door.inside.config.limits.head, door.inside.metrics.clone(), left));
+    let io = TokioIo::new(Io::new(stream, life.clone(), None, 0, door.inside.metrics.clone(), left));
     let mut connection = door.http1.serve_connection(io, inner(door, life, Version::Http1));
     drive(life, |cx, leaves| {
         let mut connection = Pin::new(&mut connection);
@@ -161,7 +165,14 @@ async fn serve_http1(door: &TcpDoor, life: &Arc<Life>, stream: Box<Stream>, left
 /// `None` when it was cut off.
 async fn serve_http2(door: &TcpDoor, life: &Arc<Life>, stream: Box<Stream>, left: Left) -> Option<hyper::Result<()>> {
     let frames = Box::new(Frames::new(Instant::now()));
-    let io = TokioIo::new(Io::new(stream, life.clone(), Some(frames), door.inside.config.limits.head, door.inside.metrics.clone(), left));
+    let io = TokioIo::new(Io::new(
+        stream,
+        life.clone(),
+        Some(frames),
+        header_list(&door.inside.config.limits),
+        door.inside.metrics.clone(),
+        left,
+    ));
     let mut connection = http2(door, life.clone()).serve_connection(io, inner(door, life, Version::Http2));
     drive(life, |cx, leaves| {
         let mut connection = Pin::new(&mut connection);

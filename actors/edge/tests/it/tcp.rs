@@ -8,7 +8,7 @@ use std::{
 use horos_edge::{Edge, EdgeError, ListenError, Reason, Sockets, Transport, Version};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::it::world::{Port, ask, body_of, get, quick, read_to_end, shake};
+use crate::it::world::{Port, ask, body_of, eventually, get, quick, read_to_end, shake, shake_with, tls, tls_of};
 
 #[tokio::test]
 async fn https_answers_over_http1_and_http2() {
@@ -65,6 +65,56 @@ async fn a_connection_that_the_client_wants_closed_is_closed() {
     assert!(read_to_end(&mut http1).await.ends_with(b"hello"));
     drop(http1);
     port.connections(0).await;
+}
+
+#[tokio::test]
+async fn a_loop_that_dies_is_started_again_and_connections_live_on() {
+    let port = Port::open(quick()).await;
+    let mut client = port.http1().await;
+    assert!(get(&mut client, "/t/hello").await.ends_with("hello"));
+    for (child, lives) in [("http", 2), ("connections", 2), ("certificate", 2), ("http", 3)] {
+        port.supervisor().crash_child(child).await.unwrap();
+        let vitals = port.supervisor().find(child).unwrap();
+        eventually(child, || if vitals.lives() == lives { Ok(()) } else { Err(vitals.lives().to_string()) }).await;
+        assert!(get(&mut client, "/t/hello").await.ends_with("hello"), "after {child}");
+        assert!(get(&mut port.http1().await, "/t/hello").await.ends_with("hello"), "after {child}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_left_is_worked_for_no_longer() {
+    let port = Port::open(quick()).await;
+    let (mut http1, mut http2) = (port.http1().await, port.http2().await);
+    http1.write_all(b"GET /t/wait HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    http2.write_all(&ask(1, "/t/wait")).await.unwrap();
+    port.waiting(2).await;
+    drop((http1, http2));
+    port.waiting(0).await;
+    port.connections(0).await;
+    assert!(port.counts().is_empty(), "leaving is no offence: {:?}", port.counts());
+}
+
+#[tokio::test]
+async fn a_ticket_resumes_a_session_without_the_server_keeping_it() {
+    let port = Port::open(quick()).await;
+    let config = tls(&[b"http/1.1"]);
+    let mut kinds = Vec::new();
+    for _ in 0..2 {
+        let mut client = shake_with(port.tcp().await, config.clone()).await.unwrap();
+        // The ticket comes with what the server says first.
+        assert!(get(&mut client, "/t/hello").await.ends_with("hello"));
+        kinds.push(client.get_ref().1.handshake_kind().unwrap());
+    }
+    assert_eq!(kinds[1], rustls::HandshakeKind::Resumed, "{kinds:?}");
+}
+
+#[tokio::test]
+async fn tls_1_2_is_still_spoken() {
+    let port = Port::open(quick()).await;
+    let config = tls_of(&[&rustls::version::TLS12], &[b"http/1.1"]);
+    let mut client = shake_with(port.tcp().await, config).await.unwrap();
+    assert!(get(&mut client, "/t/hello").await.ends_with("hello"));
+    assert_eq!(client.get_ref().1.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_2));
 }
 
 #[test]

@@ -101,9 +101,15 @@ impl Port {
     }
 
     pub(crate) async fn with(config: Config, source: Source, directory: TempDir) -> Self {
+        Self::serving(config, source, directory, Vec::new()).await
+    }
+
+    /// With more than what is always mounted.
+    pub(crate) async fn serving(config: Config, source: Source, directory: TempDir, mut mounts: Vec<Mount>) -> Self {
         let Sockets { tcp, udp, address } = Sockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let (gate, waiting) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
-        let parts = Parts { mounts: vec![mount(gate.clone(), waiting.clone())], ..parts(source, tcp, address) };
+        mounts.push(mount(gate.clone(), waiting.clone()));
+        let parts = Parts { mounts, ..parts(source, tcp, address) };
         let (metrics, drain, conditions) = (parts.metrics.clone(), parts.drain.clone(), parts.conditions.clone());
         let edge = Edge::open(config, parts).unwrap();
         let spec = SupervisorSpec::new("edge", Strategy::OneForOne, edge.children());
@@ -113,6 +119,11 @@ impl Port {
 
     pub(crate) fn supervisor(&self) -> &SupervisorHandle {
         &self.supervisor
+    }
+
+    /// Stops all of it, listeners included.
+    pub(crate) async fn close(self) {
+        self.supervisor.stop().await;
     }
 
     /// Waits until `reason` was counted `times`.
@@ -250,14 +261,27 @@ impl Drop for Here {
 }
 
 pub(crate) async fn shake(stream: TcpStream, protocols: &[&[u8]]) -> std::io::Result<TlsStream<TcpStream>> {
+    shake_with(stream, tls(protocols)).await
+}
+
+pub(crate) async fn shake_with(stream: TcpStream, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+    TlsConnector::from(config).connect(ServerName::try_from("localhost").unwrap(), stream).await
+}
+
+/// A client's side that offers these protocols.
+pub(crate) fn tls(protocols: &[&[u8]]) -> Arc<ClientConfig> {
+    tls_of(rustls::DEFAULT_VERSIONS, protocols)
+}
+
+pub(crate) fn tls_of(versions: &[&'static rustls::SupportedProtocolVersion], protocols: &[&[u8]]) -> Arc<ClientConfig> {
     let mut config = ClientConfig::builder_with_provider(horos_link::tls::provider().clone())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody))
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
+    Arc::new(config)
 }
 
 /// Takes every certificate: which one it is, a test looks at itself.
