@@ -101,7 +101,7 @@ impl Guard {
             Err(problem) => self.refuse(&visit, problem),
             Ok(()) => {
                 let deadline = visit.deadline;
-                let passed = AssertUnwindSafe(self.pass(&mut visit, request)).catch_unwind();
+                let passed = AssertUnwindSafe(self.pass(&mut visit, &mut request)).catch_unwind();
                 match tokio::time::timeout_at(deadline, passed).await {
                     Ok(Ok(answer)) => answer,
                     Ok(Err(_panic)) => {
@@ -212,27 +212,29 @@ impl Guard {
         if wait.is_some() { Err(()) } else { Ok(()) }
     }
 
-    async fn pass(&self, visit: &mut Visit, request: Request<Body>) -> Response<Body> {
+    /// The request goes from hand to hand as a reference: a future keeps what it is given, and each of these would keep all of it.
+    async fn pass(&self, visit: &mut Visit, request: &mut Request<Body>) -> Response<Body> {
         let Some(rules) = self.cors.as_ref().filter(|_| visit.asks.origin) else { return self.route(visit, request).await };
         if visit.method == MethodClass::Options && !visit.asks.preflight {
             // `tower_http` takes every `OPTIONS` for a question about origins; this one is for the service.
             return self.route(visit, request).await;
         }
         let mut visit = Some(visit);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |mut request| {
             let visit = visit.take();
             async move {
                 let visit = visit.expect("a service that is made for one request is called once");
-                Ok::<_, Infallible>(self.route(visit, request).await)
+                Ok::<_, Infallible>(self.route(visit, &mut request).await)
             }
         });
-        match rules.layer.layer(service).oneshot(request).await {
+        // Boxed, because only some requests come this way, and every request has room for all its ways.
+        match Box::pin(rules.layer.layer(service).oneshot(std::mem::take(request))).await {
             Ok(answer) => answer,
             Err(never) => match never {},
         }
     }
 
-    async fn route(&self, visit: &mut Visit, request: Request<Body>) -> Response<Body> {
+    async fn route(&self, visit: &mut Visit, request: &mut Request<Body>) -> Response<Body> {
         let path = request.uri().path();
         match self.routes.find(path, visit.peer.plane) {
             Some(Target::Mount(mount)) => self.mounted(visit, mount, request).await,
@@ -276,7 +278,7 @@ impl Guard {
         answer
     }
 
-    async fn mounted(&self, visit: &mut Visit, mount: &Mount, mut request: Request<Body>) -> Response<Body> {
+    async fn mounted(&self, visit: &mut Visit, mount: &Mount, request: &mut Request<Body>) -> Response<Body> {
         // Administration is how maintenance ends.
         if mount.plane != Plane::Cluster
             && let Some(prepared) = self.parts.maintenance.prepared()
@@ -308,11 +310,11 @@ impl Guard {
             extensions.insert(principal);
         }
         if request.body().is_end_stream() {
-            return self.settle(visit, (mount.serve)(request).await);
+            return self.settle(visit, (mount.serve)(std::mem::take(request)).await);
         }
         let (idle, metrics) = (self.config.timeouts.body, &self.parts.metrics);
         let mut fate = body::Fate::default();
-        let request = request.map(|body| {
+        let request = std::mem::take(request).map(|body| {
             let (intake, its) = Intake::new(body, limit, idle, metrics.clone(), visit.peer.version);
             fate = its;
             Body::new(intake)
