@@ -10,6 +10,7 @@
 mod acme;
 mod development;
 mod files;
+mod inspect;
 mod pair;
 mod watch;
 
@@ -29,6 +30,7 @@ use rustls::{
 
 #[cfg(feature = "acme")]
 pub use self::acme::Acme;
+pub use self::inspect::{Inspected, inspect};
 use self::pair::Pair;
 pub(crate) use self::watch::{Told, watch};
 use crate::tcp::Challenges;

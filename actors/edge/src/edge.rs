@@ -179,10 +179,18 @@ impl Edge {
         children
     }
 
-    /// Returns when every connection over TCP has ended, or at `until`.
+    /// Returns when nothing more is accepted and every connection over TCP has ended, or at `until`. To be called while the
+    /// [children](Self::children) run, once the node drains.
     pub async fn drained(&self, until: Instant) {
+        let ended = async {
+            // A loop that has not had its turn since the drain began may still find connections in the kernel's queue.
+            for door in &self.doors {
+                door.closed().await;
+            }
+            self.inside.connections.emptied().await;
+        };
         // Past `until` the reaper cuts off who is left.
-        let _ = tokio::time::timeout_at(until.into(), self.inside.connections.emptied()).await;
+        let _ = tokio::time::timeout_at(until.into(), ended).await;
     }
 }
 

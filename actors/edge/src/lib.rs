@@ -28,7 +28,7 @@ pub use authenticate::{Authenticator, Credential};
 pub use axum::body::Body;
 #[cfg(feature = "acme")]
 pub use certificates::Acme;
-pub use certificates::{CertificateError, Source};
+pub use certificates::{CertificateError, Inspected, Source, inspect};
 pub use client::Client;
 pub use config::{Config, Cors, Limits, Timeouts};
 pub use drain::{Drain, Phase};

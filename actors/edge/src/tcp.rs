@@ -28,7 +28,7 @@ use std::{
 
 use horos_supervision::{ChildSpec, Vitals, worker};
 use parking_lot::Mutex;
-use tokio::{net::TcpStream, runtime::Handle, task::JoinHandle};
+use tokio::{net::TcpStream, runtime::Handle, sync::watch, task::JoinHandle};
 
 pub use self::sockets::{ListenError, Sockets, Transport};
 #[cfg(feature = "acme")]
@@ -63,13 +63,15 @@ pub(crate) struct TcpDoor {
     address: SocketAddr,
     /// `None` once the node drains. A restarted loop goes on with the same one.
     listener: Mutex<Option<TcpListener>>,
+    /// Whether all that the kernel had accepted was taken, and nothing more is.
+    closed: watch::Sender<bool>,
     http1: hyper::server::conn::http1::Builder,
 }
 
 impl TcpDoor {
     pub(crate) fn new(inside: Inside, listener: TcpListener, plane: Plane, address: SocketAddr) -> Arc<Self> {
         let http1 = connection::http1(&inside.config.limits);
-        Arc::new(Self { inside, plane, address, listener: Mutex::new(Some(listener)), http1 })
+        Arc::new(Self { inside, plane, address, listener: Mutex::new(Some(listener)), closed: watch::Sender::new(false), http1 })
     }
 
     pub(crate) fn child(self: &Arc<Self>) -> ChildSpec {
@@ -141,7 +143,14 @@ impl TcpDoor {
                 Err(_) => break,
             }
         }
+        self.closed.send_replace(true);
         tracing::info!(address = %self.address, open = self.inside.connections.open(), "no longer accepting connections");
+    }
+
+    /// Returns when nothing more is taken. Before that, no connection is no sign that none is left.
+    pub(crate) async fn closed(&self) {
+        // It fails only when the sender is gone, which is here.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
     fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {

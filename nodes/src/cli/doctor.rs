@@ -10,7 +10,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use horos_link::identity::{CA_KEY, CERTIFICATE, Credentials, CredentialsError};
+use horos_edge::inspect;
+use horos_link::identity::{CA_KEY, CERTIFICATE, Credentials, CredentialsError, KEY};
 use horos_wire::{NodeId, Role};
 use jiff::Timestamp;
 use nix::sys::{
@@ -24,7 +25,7 @@ use probe::Probed;
 use super::{OPERATOR, run::running_at};
 use crate::{
     certificates::RENEW,
-    config::{ByteSize, Config, DataDir, Sources, open_to_others},
+    config::{ByteSize, Config, DataDir, HttpTls, Sources, open_to_others},
     render::clean,
 };
 
@@ -122,6 +123,7 @@ pub fn doctor(sources: &Sources, now: Timestamp) -> Vec<Check> {
                 ),
             });
         }
+        checks.extend(https(config, now));
         checks.extend(authority(&[data, &config.identity.dir, &data.join(OPERATOR), &data.join("authority")]));
         checks.extend(ports(config, running.then(|| running_at(data).unwrap_or(config.listen.cluster))));
         checks.push(clock(&[&config.identity.dir.join(CERTIFICATE), &data.join(crate::config::FILE)], now));
@@ -174,6 +176,43 @@ fn valid_for(name: &'static str, found: &Credentials, now: Timestamp) -> Check {
     } else {
         Check::ok(name, detail)
     }
+}
+
+/// The certificate that HTTPS presents: whether it can be, until when, and for which names.
+fn https(config: &Config, now: Timestamp) -> Option<Check> {
+    let name = "https";
+    let http = &config.http;
+    let own = (config.identity.dir.join(CERTIFICATE), config.identity.dir.join(KEY));
+    let (certificate, key) = match http.tls {
+        HttpTls::Plain => return Some(Check::warn(name, "plain HTTP, on loopback", "for anything but trying, choose another http.tls")),
+        HttpTls::Development => {
+            return Some(Check::warn(name, "a certificate that the node signs itself", "for anything but trying, choose another http.tls"));
+        }
+        // It is fetched when the node runs.
+        HttpTls::Acme => return Some(Check::ok(name, format!("from {} for {}", http.acme_directory, http.acme_domains.join(" ")))),
+        HttpTls::Files => http.files().map(|(certificate, key)| (certificate.clone(), key.clone()))?,
+        HttpTls::Cluster => own,
+    };
+    Some(match inspect(&certificate, &key, now) {
+        Ok(found) => {
+            let left = found.not_after.duration_since(now);
+            let detail = format!("for {} until {}, {} days", found.names.join(" "), found.not_after, left.as_hours() / 24);
+            match http.tls {
+                // The node's own is looked at under its own name, and that renewal is said there.
+                HttpTls::Cluster if !found.names.iter().any(|it| it == "localhost") => Check::warn(
+                    name,
+                    format!("{detail}; not for localhost"),
+                    "only clients on this machine miss it: `{bin} identity request`, have it signed anew, `{bin} identity install`",
+                ),
+                HttpTls::Files if left < RENEW => Check::warn(name, detail, "replace both files; the node takes them up by itself"),
+                _ => Check::ok(name, detail),
+            }
+        }
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+            Check::fail(name, format!("{error}{cause}"), "http.certificate and http.key name the files; `http.tls: cluster` needs none")
+        }
+    })
 }
 
 fn certificate(name: &'static str, directory: &Path, id: &NodeId, now: Timestamp) -> Check {
@@ -355,6 +394,28 @@ mod tests {
         sources.data = sources.data.join("none");
         assert_eq!(state(&doctor(&sources, Timestamp::now()), "configuration"), Checked::Fail);
         assert_eq!(state(&doctor(&sources, Timestamp::now()), "writable"), Checked::Fail);
+    }
+
+    #[test]
+    fn the_certificate_of_https_is_judged_as_the_port_would() {
+        let (_base, sources) = node();
+        let now = Timestamp::now();
+        let found = doctor(&sources, now).into_iter().find(|it| it.name == "https").unwrap();
+        assert!(found.state == Checked::Ok && found.detail.contains("localhost"), "{found:?}");
+        let identity = sources.data.join("identity");
+        let files = |key: &Path| {
+            sources
+                .clone()
+                .flag("http.tls", Some("files"), "--tls")
+                .flag("http.certificate", Some(identity.join(CERTIFICATE).display()), "--certificate")
+                .flag("http.key", Some(key.display()), "--key")
+        };
+        assert_eq!(state(&doctor(&files(&identity.join(KEY)), now), "https"), Checked::Ok);
+        let soon = now + Duration::from_secs(80 * 86_400);
+        assert_eq!(state(&doctor(&files(&identity.join(KEY)), soon), "https"), Checked::Warn);
+        // Somebody else's key.
+        let other = sources.data.join(OPERATOR).join(KEY);
+        assert_eq!(state(&doctor(&files(&other), now), "https"), Checked::Fail);
     }
 
     #[test]

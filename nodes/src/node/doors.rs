@@ -157,6 +157,18 @@ pub(super) fn certificate(config: &Config, tls: &Tls) -> Source {
     }
 }
 
+#[cfg(feature = "acme")]
+fn acme(config: &Config) -> horos_edge::Acme {
+    let http = &config.http;
+    horos_edge::Acme {
+        directory_url: http.acme_directory.as_str().into(),
+        contact: http.acme_contact.as_deref().map(Into::into),
+        domains: http.acme_domains.iter().map(|domain| domain.as_str().into()).collect(),
+        directory: config.data.join("acme"),
+        trust: None,
+    }
+}
+
 /// The link's configuration as the node's says it.
 fn link_config(config: &Config) -> Result<horos_link::Config, NodeError> {
     let mut link = horos_link::Config::new(config.listen.cluster);
