@@ -248,6 +248,22 @@ async fn a_drain_finishes_what_is_in_hand_and_takes_no_more() {
 }
 
 #[tokio::test]
+async fn a_drained_connection_stays_until_its_client_has_what_was_answered() {
+    let door = Door::open(quick());
+    let raw = door.raw().await;
+    let (mut send, mut recv) = raw.say(&head("GET", "/t/wait/500000", &[])).await;
+    send.finish().unwrap();
+    door.waiting(1).await;
+    door.drain(LONG);
+    // Told where the server stops, so that it closes when this one is answered.
+    while said(&mut raw.say(&head("GET", "/t/hello", &[])).await.1).await != Err(REQUEST_REJECTED) {}
+    door.told.gate.add_permits(1);
+    // All of it is written at once, and a few packets of it are under way.
+    assert!(said(&mut recv).await.expect("the whole answer").len() > 500_000);
+    assert_eq!(raw.closed().await, NO_ERROR);
+}
+
+#[tokio::test]
 async fn a_drain_cuts_off_what_does_not_end_in_time() {
     let door = Door::open(quick());
     let raw = door.raw().await;

@@ -103,7 +103,7 @@ async fn a_body_in_the_smallest_frames_is_read_in_step() {
     let door = Door::open(Config { timeouts: Timeouts { answer: LONG, ..quick().timeouts }, ..quick() });
     let raw = door.raw().await;
     let (mut send, mut recv) = raw.say(&head("POST", "/t/read", &[])).await;
-    let (parts, part) = (scale(100, 1_000), frame(0, b"x").repeat(1_000));
+    let (parts, part) = (scale(200, 1_000), frame(0, b"x").repeat(1_000));
     for _ in 0..parts {
         send.write_all(&part).await.unwrap();
     }

@@ -205,16 +205,8 @@ fn server(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> 
     let mut tls = builder.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
     tls.alpn_protocols = vec![b"h3".to_vec()];
     let mut config = ServerConfig::with_crypto(Arc::new(quinn::crypto::rustls::QuicServerConfig::try_from(tls).unwrap()));
-    // As the node's endpoint takes whom it does not know: few streams, a small window; the door raises what it needs.
-    let mut transport = TransportConfig::default();
-    transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(2))
-        .max_concurrent_uni_streams(VarInt::from_u32(3))
-        .receive_window(VarInt::from_u32(1024 * 1024))
-        .stream_receive_window(VarInt::from_u32(256 * 1024))
-        .send_window(1024 * 1024)
-        .max_idle_timeout(Some(Duration::from_secs(30).try_into().unwrap()));
-    config.transport_config(Arc::new(transport));
+    // As the node's endpoint takes whom it does not know: few streams, small windows; the door raises what it needs.
+    config.transport_config(horos_link::accepting(1472));
     config
 }
 
@@ -387,13 +379,14 @@ fn mount(told: Arc<Told>) -> Mount {
 async fn serve(request: Request<Body>, told: Arc<Told>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     match path.as_str() {
-        "/wait" => {
+        _ if path.starts_with("/wait") => {
             let mut work = Work(told.clone(), false);
             told.waiting.fetch_add(1, Relaxed);
             told.gate.acquire().await.unwrap().forget();
             told.waiting.fetch_sub(1, Relaxed);
             work.1 = true;
-            Response::new(Body::from("waited"))
+            let bytes = path.strip_prefix("/wait/").map(|count| vec![b'w'; count.parse().unwrap()]);
+            Response::new(Body::from(bytes.unwrap_or_else(|| b"waited".to_vec())))
         }
         // Answers with what comes, as it comes.
         "/echo" => Response::new(request.into_body()),
