@@ -245,13 +245,13 @@ impl Session {
 
     /// When there is next something to look at.
     fn next_look(&self) -> Instant {
-        let idle = self.idle();
-        let look = if self.requests.is_empty() { self.active + idle } else { Instant::now() + idle };
-        let look = self.by.map_or(look, |by| look.min(by));
-        match self.stage {
-            Stage::Leaving { until } => look.min(until),
-            Stage::Serving | Stage::Gone { .. } => look,
-        }
+        let now = Instant::now();
+        let look = match self.stage {
+            Stage::Serving if self.requests.is_empty() => self.active + self.idle(),
+            Stage::Serving | Stage::Gone { .. } => now + self.idle(),
+            Stage::Leaving { until } => until,
+        };
+        self.by.map_or(look, |by| look.min(by))
     }
 
     fn idle(&self) -> Duration {
