@@ -26,8 +26,10 @@ use parking_lot::Mutex;
 
 use super::Key;
 
-/// Threads that count at the same time seldom meet at one of 64; smaller shards would make the bound less exact.
+/// Threads that count at the same time seldom meet at one of 64.
 const SHARDS: usize = 64;
+/// A shard of fewer could be full of others' debts while there is room beside it.
+const LEAST_PLACES: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -62,8 +64,7 @@ enum Place {
 
 impl Table {
     pub(super) fn new(counted: usize) -> Self {
-        // Few keys are few shards: the bound holds for small ones too.
-        let shards = SHARDS.min(counted.max(1));
+        let shards = (counted / LEAST_PLACES).clamp(1, SHARDS);
         let hasher = RandomState::new();
         let shard = |i| {
             let places = counted.max(1) / shards + usize::from(i < counted % shards);

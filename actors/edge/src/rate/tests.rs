@@ -81,7 +81,7 @@ fn a_flood_of_addresses_does_not_push_out_one_that_is_at_its_limit() {
 #[test]
 fn strangers_one_by_one_are_not_refused_for_each_other() {
     let limiter = Limiter::new(64);
-    // One place in each shard, and a new address every 2.5 s: the one before owes nothing any longer.
+    // A new address every 2.5 s: none of those that are known owes anything any longer.
     for stranger in 0..10_000 {
         let now = after(&limiter, u64::from(stranger) * 2_500);
         assert_eq!(limiter.take(&key(stranger), per_minute(30), now), Ok(29));
