@@ -117,6 +117,19 @@ async fn tls_1_2_is_still_spoken() {
     assert_eq!(client.get_ref().1.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_2));
 }
 
+#[tokio::test]
+async fn a_stopped_port_can_be_had_again_at_once() {
+    let port = Port::open(quick()).await;
+    let address = port.address;
+    let mut client = port.http1().await;
+    assert!(get(&mut client, "/t/hello").await.ends_with("hello"));
+    // The server closes first, so that its side is left in TIME_WAIT.
+    port.close().await;
+    read_to_end(&mut client).await;
+    drop(client);
+    assert_eq!(Sockets::bind(address).unwrap().address, address);
+}
+
 #[test]
 fn port_0_takes_a_number_that_is_free_for_both() {
     let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -87,7 +87,7 @@ pub(crate) struct Port {
     pub(crate) gate: Arc<Semaphore>,
     /// Those that wait for one.
     waiting: Arc<AtomicUsize>,
-    pub(crate) directory: TempDir,
+    _directory: TempDir,
     supervisor: SupervisorHandle,
     _udp: std::net::UdpSocket,
 }
@@ -114,7 +114,7 @@ impl Port {
         let edge = Edge::open(config, parts).unwrap();
         let spec = SupervisorSpec::new("edge", Strategy::OneForOne, edge.children());
         let supervisor = Supervisor::start(spec, None).await.unwrap();
-        Self { address, edge, metrics, drain, conditions, gate, waiting, directory, supervisor, _udp: udp }
+        Self { address, edge, metrics, drain, conditions, gate, waiting, _directory: directory, supervisor, _udp: udp }
     }
 
     pub(crate) fn supervisor(&self) -> &SupervisorHandle {
