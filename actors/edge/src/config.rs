@@ -56,7 +56,8 @@ pub struct Limits {
     pub per_identity: u32,
     /// Wrong credentials a minute from one address, beyond which it is told to wait before any is looked at. Default 30.
     pub guesses_per_address: u32,
-    /// Addresses and identities that are counted at a time; the longest silent are forgotten first. Default 65,536.
+    /// Addresses that are counted at a time, and again identities, and addresses that guess; some 80 bytes each. Who owes least is
+    /// forgotten first, and whoever comes in its place takes over what it owed. Default 65,536.
     pub counted: usize,
 }
 
@@ -87,7 +88,8 @@ pub struct Timeouts {
     pub head: Duration,
     /// Between two parts of a request's body. Default 15 s.
     pub body: Duration,
-    /// A service's answer, from the request's head to the answer's; also the deadline in the call context. Default 30 s.
+    /// A service's answer, from the request's head to the answer's; also the deadline in the call context. A client may ask for
+    /// less with `Request-Timeout`, in seconds. Default 30 s.
     pub answer: Duration,
     /// Without any part of an answer being taken by the client. Default 30 s.
     pub stalled: Duration,
