@@ -38,6 +38,10 @@ mod table;
 mod uni;
 mod violation;
 
+/// Connections that are on their way out to make room for others, and take a place of the endpoint's meanwhile: as many as
+/// come in a second of a flood.
+const LEAVING: usize = 4096;
+
 /// HTTP/3 of one node. Cheap to clone.
 #[derive(Clone)]
 pub struct Http3(Arc<Inner>);
@@ -90,12 +94,27 @@ struct Door {
     plane: Plane,
 }
 
+impl Door {
+    fn turn_away(&self, connection: &quinn::Connection, reason: Reason, code: Code) {
+        self.inner.metrics.refused(reason, Some(Version::Http3));
+        connection.close(violation::varint(code), reason.as_str().as_bytes());
+    }
+}
+
 impl AlpnHandler for Door {
+    fn connections(&self) -> usize {
+        // Who makes room is decided here, so the endpoint is to refuse nobody before.
+        self.inner.config.limits.connections.saturating_add(LEAVING)
+    }
+
+    fn refuse(&self, connection: &quinn::Connection) {
+        self.turn_away(connection, Reason::ConnectionsFull, Code::H3_EXCESSIVE_LOAD);
+    }
+
     fn serve(&self, connection: quinn::Connection) -> BoxFuture<'static, ()> {
         let address = connection.remote_address();
         let refuse = |reason: Reason, code: Code| -> BoxFuture<'static, ()> {
-            self.inner.metrics.refused(reason, Some(Version::Http3));
-            connection.close(violation::varint(code), reason.as_str().as_bytes());
+            self.turn_away(&connection, reason, code);
             Box::pin(std::future::ready(()))
         };
         if matches!(self.inner.drain.phase(), Phase::Draining { .. }) {
@@ -106,10 +125,10 @@ impl AlpnHandler for Door {
             Err(reason) => return refuse(reason, Code::H3_EXCESSIVE_LOAD),
         };
         let peer = Peer { address, version: Version::Http3, plane: self.plane, tls: true };
-        let served = self.inner.runtime.spawn(connection::serve(self.inner.clone(), connection, peer, place));
+        let served = Served(self.inner.runtime.spawn(connection::serve(self.inner.clone(), connection, peer, place)));
         Box::pin(async move {
             // A connection's task that fails has closed the connection by that.
-            let _ = Served(served).wait().await;
+            let _ = served.wait().await;
         })
     }
 }
