@@ -139,10 +139,10 @@ async fn a_relative_data_directory_and_the_default_one_work_like_any_other() {
 }
 
 /// A small file system of its own; unmounted however the test ends.
-struct Small(PathBuf);
+pub(crate) struct Small(PathBuf);
 
 impl Small {
-    fn mount(at: PathBuf, size: &str) -> Option<Self> {
+    pub(crate) fn mount(at: PathBuf, size: &str) -> Option<Self> {
         fs::create_dir(&at).unwrap();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "horos-test"]).arg(&at).output();
         mounted.is_ok_and(|it| it.status.success()).then_some(Self(at))
@@ -210,7 +210,7 @@ async fn a_full_disk_refuses_new_entries_keeps_old_ones_and_heals_when_there_is_
 }
 
 /// Takes what room is left.
-fn fill(file: &Path) {
+pub(crate) fn fill(file: &Path) {
     use std::io::Write;
     let mut file = fs::File::create(file).unwrap();
     for block in [64 * 1024, 4096, 1] {
@@ -292,7 +292,7 @@ async fn a_certificate_that_ends_while_the_node_runs_ends_its_sessions_and_a_new
 }
 
 /// The library that turns a process's clock, which `tests/run` installs.
-fn faketime() -> Option<PathBuf> {
+pub(crate) fn faketime() -> Option<PathBuf> {
     let dirs = ["/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime"];
     dirs.iter().map(|dir| Path::new(dir).join("libfaketimeMT.so.1")).find(|path| path.exists())
 }

@@ -9,6 +9,7 @@
 mod command_line;
 mod copies;
 mod drills;
+mod edge;
 mod faults;
 mod five;
 mod harness;

@@ -13,7 +13,7 @@ const BUILD: Duration = Duration::from_secs(170);
 /// The program's name, which is not ours.
 pub(crate) const NAME: &str = "drill";
 
-const SOURCE: &str = include_str!("../outside/drill.rs");
+const SOURCES: [(&str, &str); 2] = [("main.rs", include_str!("../outside/drill.rs")), ("pages.rs", include_str!("../outside/pages.rs"))];
 
 static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
 
@@ -42,7 +42,9 @@ async fn build() -> PathBuf {
         profile(include_str!("../../Cargo.toml"))
     );
     put(&home.join("Cargo.toml"), manifest.as_bytes());
-    put(&home.join("src/main.rs"), SOURCE.as_bytes());
+    for (name, source) in SOURCES {
+        put(&home.join("src").join(name), source.as_bytes());
+    }
     let lock = home.join("Cargo.lock");
     let locked = ours.join("Cargo.lock");
     // Cargo drops from the copy what this crate does not need, so it is not compared but renewed when ours is newer.

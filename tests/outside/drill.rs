@@ -1,6 +1,8 @@
 //! A user's own program, as the end-to-end tests build it outside the workspace: services that sell, keep
 //! books, misbehave on demand, and put load on others.
 
+mod pages;
+
 use std::{
     collections::BTreeMap,
     future::pending,
@@ -9,6 +11,7 @@ use std::{
 
 use horos_nodes::{
     Database, Opening,
+    http::{self, Access, Body, Request},
     store::{
         migrations::{Migration, Migrations},
         rusqlite::{self, params},
@@ -489,6 +492,16 @@ fn main() -> std::process::ExitCode {
             n.on(role).service("faulty", Restart::Permanent, faulty).to(&nodes);
             n.on(role).service("sibling", Restart::Permanent, faulty).to(&nodes);
             n.on(role).service("loader", Restart::Permanent, |_: Opening| async { Ok::<_, OpenError>(Loader) }).to(&[Role::Operator]);
+            let scope = Access::Scope("drill".parse().expect("a literal scope that keeps the rules"));
+            for (prefix, access) in [("/drill", scope), ("/open", Access::Public)] {
+                n.on(role).http(prefix, access, |opening: Opening| async move {
+                    let here = opening.context().clone();
+                    Ok::<_, OpenError>(http::service_fn(move |request: Request<Body>| {
+                        pages::page(here.clone().with_call(http::call_of(&request)), request)
+                    }))
+                });
+            }
         }
+        n.on(Role::Bo).service("witness", Restart::Permanent, |_: Opening| async { Ok::<_, OpenError>(pages::Bystander) }).to(&nodes);
     })
 }
