@@ -79,6 +79,23 @@ fn a_flood_of_addresses_does_not_push_out_one_that_is_at_its_limit() {
 }
 
 #[test]
+fn a_newcomer_takes_the_place_of_whoever_owes_the_least_by_now() {
+    let limiter = Limiter::new(64);
+    let now = after(&limiter, 0);
+    let take = |number: u32| limiter.take(&key(number), per_minute(100), now);
+    for number in 0..64 {
+        for _ in 0..=number {
+            assert!(take(number).is_ok());
+        }
+    }
+    assert_eq!(take(100), Ok(98), "instead of key 0, which owed one");
+    while take(100).is_ok() {}
+    assert_eq!(take(101), Ok(97), "instead of key 1, which owed two: the one before owes a hundred");
+    assert!(take(100).is_err());
+    assert_eq!(take(0), Ok(96), "instead of 101 or 2, which owe three: and so never less than it owed before");
+}
+
+#[test]
 fn strangers_one_by_one_are_not_refused_for_each_other() {
     let limiter = Limiter::new(64);
     // A new address every 2.5 s: none of those that are known owes anything any longer.
