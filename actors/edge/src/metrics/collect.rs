@@ -119,7 +119,7 @@ impl Counters {
         for (reason, counts) in Reason::ALL.iter().zip(&self.refused) {
             for (place, count) in counts.iter().enumerate() {
                 let count = count.load(Relaxed);
-                // The sum over versions always shows, so that a rate can be taken from the first refusal on.
+                // One line of each reason always shows: what can be refused is to be known before it is.
                 if count == 0 && place != VERSIONS {
                     continue;
                 }
