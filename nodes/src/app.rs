@@ -209,9 +209,7 @@ impl<'a> On<'a> {
         }
         Allow { horos, role, protocol: PhantomData }
     }
-}
 
-impl On<'_> {
     /// Serves whatever `open` makes over HTTP, for every path that is `prefix` or below it: HTTP/1.1, 2 and 3 alike.
     ///
     /// `access` says who may come; there is no default. `open` is called when the node starts, and again when it failed or

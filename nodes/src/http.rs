@@ -59,7 +59,6 @@ pub async fn read_json<T: DeserializeOwned>(request: Request<Body>, most: usize)
 }
 
 /// Answers with `value` as JSON.
-#[expect(clippy::unnecessary_wraps, reason = "what a service's future comes to")]
 pub fn reply<T: Serialize + ?Sized>(status: StatusCode, value: &T) -> Reply {
     Ok(json(status, "application/json", value))
 }
