@@ -50,9 +50,10 @@ pub struct Limits {
     /// Bytes of one request's body, where the mounted service has no limit of its own. Default 8 MiB.
     pub body: u64,
     /// Requests a minute from one address (an IPv6 /64 counts as one), 0 for no limit; trusted proxies' clients count by
-    /// their own addresses. Default 6,000.
+    /// their own addresses, and loopback is exempt. Default 60,000: an office behind one address, at a thousand a second.
     pub per_address: u32,
-    /// Requests a minute by one key or user that has no limit of its own, 0 for no limit. Default 6,000.
+    /// Requests a minute by one key or user that has no limit of its own, 0 for no limit. Default 0: a key was given to
+    /// somebody on purpose, and a limit with it where one is wanted.
     pub per_identity: u32,
     /// Wrong credentials a minute from one address, beyond which it is told to wait before any is looked at. Default 30.
     pub guesses_per_address: u32,
@@ -71,8 +72,8 @@ impl Default for Limits {
             head: 32 * 1024,
             fields: 100,
             body: 8 * 1024 * 1024,
-            per_address: 6_000,
-            per_identity: 6_000,
+            per_address: 60_000,
+            per_identity: 0,
             guesses_per_address: 30,
             counted: 65_536,
         }

@@ -80,10 +80,11 @@ section! {
         fields = "fields": u32 = 100, within 8..=1000;
         /// One request's body, where the service has no limit of its own.
         body = "body": ByteSize = ByteSize::mib(8), within ByteSize(0)..=ByteSize(1 << 40);
-        /// Requests a minute from one address; 0 for no limit. Clients of trusted proxies count by their own addresses.
-        per_address = "per-address": u32 = 6_000, within 0..=100_000_000;
+        /// Requests a minute from one address; 0 for no limit. Clients of trusted proxies count by their own addresses, and
+        /// loopback is exempt.
+        per_address = "per-address": u32 = 60_000, within 0..=100_000_000;
         /// Requests a minute by one key or user that has no limit of its own; 0 for no limit.
-        per_identity = "per-identity": u32 = 6_000, within 0..=100_000_000;
+        per_identity = "per-identity": u32 = 0, within 0..=100_000_000;
         /// Wrong keys and tokens a minute from one address, beyond which it has to wait before any is looked at.
         guesses_per_address = "guesses-per-address": u32 = 30, within 1..=1_000_000;
         /// Addresses, and again identities, that are counted at a time; those silent longest are forgotten first.

@@ -35,6 +35,20 @@ async fn an_address_is_refused_past_its_limit_and_told_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn this_machine_is_no_stranger_but_what_a_trusted_proxy_forwards_is() {
+    let limits = Limits { per_address: 1, ..calm().limits };
+    let site = Site::with(Config { limits, trusted_proxies: vec![("127.0.0.1".parse().unwrap(), 32)], ..calm() }, Keys::usual());
+    let ask = async |from: &str, client: Option<&str>| {
+        let request = with(get("/open/x"), &client.map(|client| ("x-forwarded-for", client)).into_iter().collect::<Vec<_>>());
+        site.ask_from(request.body(Body::empty()).unwrap(), peer_at(from)).await.status.as_u16()
+    };
+    for from in ["127.0.0.1", "127.0.0.2", "::1"] {
+        assert_eq!((ask(from, None).await, ask(from, None).await), (200, 200), "{from}");
+    }
+    assert_eq!((ask("127.0.0.1", Some("192.0.2.1")).await, ask("127.0.0.1", Some("192.0.2.1")).await), (200, 429));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_is_counted_by_what_it_cannot_choose() {
     let site = limited(Limits { per_address: 3, ..calm().limits });
     let ask = async |from: &str, claimed: &str| {
