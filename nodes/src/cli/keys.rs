@@ -262,6 +262,8 @@ pub(crate) async fn tokens<R: Remote>(command: Tokens, at: &Address, node: &mut 
                 "expires_at": issued.expires_at,
             });
             output.data(&value, |_| format!("{}\n", issued.token.reveal()))?;
+            // The first one comes with the cluster's key, which the nodes have to learn of.
+            tokio::time::sleep(SETTLE).await;
         }
         Tokens::Revoke { jti, until } => {
             node.keys(at, RevokeToken { jti: jti.clone(), until }).await?;
