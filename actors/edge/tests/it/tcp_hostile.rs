@@ -118,16 +118,35 @@ async fn http2_that_begins_something_and_does_not_end_it_is_ended() {
 async fn http2_that_is_slow_but_goes_on_is_not_ended() {
     let port = Port::open(quick()).await;
     let mut client = port.http2().await;
-    // Each frame takes less than a head may; together they take longer.
-    for stream in [1, 3, 5, 7] {
-        let asked = ask(stream, "/t/hello");
-        for part in asked.chunks(asked.len() / 3 + 1) {
-            client.write_all(part).await.unwrap();
-            tokio::time::sleep(MS(60)).await;
+    // Each frame takes less than a head may; together they take longer. What is sent at a time ends in the middle of the
+    // next frame, so that at no moment nothing has begun.
+    let asked: Vec<u8> = [1, 3, 5, 7, 9].into_iter().flat_map(|stream| ask(stream, "/t/hello")).collect();
+    let part = asked.len() / 5;
+    let mut parts = asked[..part / 2].chunks(part / 2).chain(asked[part / 2..].chunks(part)).peekable();
+    while let Some(part) = parts.next() {
+        client.write_all(part).await.unwrap();
+        if parts.peek().is_some() {
+            tokio::time::sleep(MS(150)).await;
         }
-        assert_eq!(body_of(&mut client, stream).await, b"hello");
     }
+    assert_eq!(body_of(&mut client, 9).await, b"hello");
     assert!(port.counts().is_empty(), "{:?}", port.counts());
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let port = Port::open(quick()).await;
+    for _ in 0..scale(5, 100) {
+        let mut client = port.http1().await;
+        client.write_all(b"POST /t/echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50000000\r\n\r\n").await.unwrap();
+        let mut sent = 0;
+        while sent < 512 * 1024 && client.write_all(&[b'x'; 8 * 1024]).await.is_ok() {
+            sent += 8 * 1024;
+            tokio::task::yield_now().await;
+        }
+        let answer = String::from_utf8(read_to_end(&mut client).await).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413 "), "after {sent} bytes: {answer:?}");
+    }
 }
 
 #[tokio::test]
