@@ -371,6 +371,7 @@ fn run_node<A: App>(role: Role, node: &Node, common: &Common, output: &Output, a
 }
 
 fn initialise(it: Init, common: &Common, output: &Output) -> Result<(), Exit> {
+    let owner_named = it.control_owner.is_some();
     let options = InitOptions {
         data: common.data.clone(),
         cluster: it.cluster,
@@ -391,6 +392,9 @@ fn initialise(it: Init, common: &Common, output: &Output) -> Result<(), Exit> {
     output.say(&format!("{} is set up in {}", made.node.to_uri(), common.data.display()));
     if let Some(path) = &made.authority {
         output.say(&format!("the cluster's authority is in {}: move it to the machine of whoever signs", path.display()));
+    }
+    if made.authority.is_none() && !owner_named {
+        output.say("the keys' owner is taken to be bo-1: --control-owner, or control.owner in horos.yaml, names another");
     }
     let data = common.data.display();
     match &made.request {

@@ -43,7 +43,7 @@ section! {
         key = "key": Option<PathBuf> = None;
         /// Proxies in front of this node, as addresses or networks ("10.0.0.0/8"): whom they say they speak for is believed.
         trusted_proxies = "trusted-proxies": Vec<Network> = Vec::new();
-        /// Web pages of other origins that may read answers, such as "https://shop.example.org"; "*" is every origin.
+        /// Web pages of other origins that may read answers, such as `https://shop.example.org`; `*` is every origin.
         cors_origins = "cors-origins": Vec<WebOrigin> = Vec::new();
         /// Whether their requests may bring cookies; never with "*".
         cors_credentials = "cors-credentials": bool = false;
