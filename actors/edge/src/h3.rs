@@ -24,7 +24,7 @@ use futures_util::future::BoxFuture;
 use horos_link::AlpnHandler;
 use tokio::{runtime::Handle, task::JoinHandle};
 
-use crate::{App, Config, Drain, Metrics, Peer, Phase, Plane, Reason, Version};
+use crate::{App, Config, Drain, Metrics, Peer, Plane, Reason, Version};
 
 mod body;
 mod connection;
@@ -95,9 +95,9 @@ struct Door {
 }
 
 impl Door {
-    fn turn_away(&self, connection: &quinn::Connection, reason: Reason, code: Code) {
+    fn turn_away(&self, connection: &quinn::Connection, reason: Reason) {
         self.inner.metrics.refused(reason, Some(Version::Http3));
-        connection.close(violation::varint(code), reason.as_str().as_bytes());
+        connection.close(violation::varint(Code::H3_EXCESSIVE_LOAD), reason.as_str().as_bytes());
     }
 }
 
@@ -108,21 +108,19 @@ impl AlpnHandler for Door {
     }
 
     fn refuse(&self, connection: &quinn::Connection) {
-        self.turn_away(connection, Reason::ConnectionsFull, Code::H3_EXCESSIVE_LOAD);
+        self.turn_away(connection, Reason::ConnectionsFull);
     }
 
     fn serve(&self, connection: quinn::Connection) -> BoxFuture<'static, ()> {
         let address = connection.remote_address();
-        let refuse = |reason: Reason, code: Code| -> BoxFuture<'static, ()> {
-            self.turn_away(&connection, reason, code);
-            Box::pin(std::future::ready(()))
-        };
-        if matches!(self.inner.drain.phase(), Phase::Draining { .. }) {
-            return refuse(Reason::Draining, Code::H3_NO_ERROR);
-        }
+        // While the node drains, the endpoint takes nobody new. Who comes here had been let in before, and may have asked
+        // already: it is served, and told to go at once.
         let place = match self.inner.table.enter(address) {
             Ok(place) => place,
-            Err(reason) => return refuse(reason, Code::H3_EXCESSIVE_LOAD),
+            Err(reason) => {
+                self.turn_away(&connection, reason);
+                return Box::pin(std::future::ready(()));
+            }
         };
         let peer = Peer { address, version: Version::Http3, plane: self.plane, tls: true };
         let served = Served(self.inner.runtime.spawn(connection::serve(self.inner.clone(), connection, peer, place)));

@@ -38,8 +38,9 @@ const IDLE: Duration = Duration::from_secs(30);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long a peer may take none of a GOAWAY.
 const SAID: Duration = Duration::from_millis(200);
-/// How long is waited for what is on its way when a connection is told to leave: two round trips, within these.
-const ON_ITS_WAY: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(500));
+/// How long is waited for what is on its way, when a connection says that it leaves and again when it says where it stops:
+/// two round trips, within these.
+const ON_ITS_WAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 /// How long is waited until the client has the last answers.
 const DELIVERED: Duration = Duration::from_secs(3);
 
@@ -51,9 +52,10 @@ enum Stage {
     Leaving {
         until: Instant,
     },
-    /// It has said that no request from this id on is served.
+    /// It has said that no request from this id on is served. Until then it tells so whoever had not heard it.
     Gone {
         first: u64,
+        until: Instant,
     },
 }
 
@@ -203,7 +205,10 @@ impl Session {
                     alarm.as_mut().reset(self.next_look().into());
                 }
             }
-            if matches!(self.stage, Stage::Gone { .. }) && self.requests.is_empty() {
+            if let Stage::Gone { until, .. } = self.stage
+                && self.requests.is_empty()
+                && Instant::now() >= until
+            {
                 return End::Done;
             }
         }
@@ -212,7 +217,7 @@ impl Session {
     fn accepted(&mut self, resolver: RequestResolver<Quic, Bytes>) {
         let Some(out) = self.h3.inner.conn.latest() else { return };
         let id = out.id().into_inner();
-        if let Stage::Gone { first } = self.stage
+        if let Stage::Gone { first, .. } = self.stage
             && id >= first
         {
             // h3 lets one more pass than its GOAWAY says. Its client may send it again elsewhere.
@@ -248,8 +253,9 @@ impl Session {
         let now = Instant::now();
         let look = match self.stage {
             Stage::Serving if self.requests.is_empty() => self.active + self.idle(),
-            Stage::Serving | Stage::Gone { .. } => now + self.idle(),
             Stage::Leaving { until } => until,
+            Stage::Gone { until, .. } if now < until => until,
+            Stage::Serving | Stage::Gone { .. } => now + self.idle(),
         };
         self.by.map_or(look, |by| look.min(by))
     }
@@ -278,9 +284,8 @@ impl Session {
 
     /// Says that it leaves, and will be gone by then.
     async fn leave(&mut self, by: Instant) {
-        let (least, most) = ON_ITS_WAY;
         self.by = Some(by);
-        self.stage = Stage::Leaving { until: (Instant::now() + (self.connection.rtt() * 2).clamp(least, most)).min(by) };
+        self.stage = Stage::Leaving { until: self.on_its_way(by) };
         if self.last.is_some() {
             // h3 counts from the last request, and ends at the highest id that there is.
             self.say(usize::MAX).await;
@@ -290,8 +295,15 @@ impl Session {
     /// Says that no request after the last is served.
     async fn go(&mut self) {
         self.say(1).await;
+        let by = self.by.unwrap_or_else(Instant::now);
         // Without a request, h3 says 0.
-        self.stage = Stage::Gone { first: self.last.map_or(0, |last| last + 4) };
+        self.stage = Stage::Gone { first: self.last.map_or(0, |last| last + 4), until: self.on_its_way(by) };
+    }
+
+    /// When what is on its way is here, `by` at the latest.
+    fn on_its_way(&self, by: Instant) -> Instant {
+        let (least, most) = ON_ITS_WAY;
+        by.min(Instant::now() + (self.connection.rtt() * 2).clamp(least, most))
     }
 
     async fn say(&mut self, more: usize) {
