@@ -212,8 +212,9 @@ impl<'a> On<'a> {
 
     /// Serves whatever `open` makes over HTTP, for every path that is `prefix` or below it: HTTP/1.1, 2 and 3 alike.
     ///
-    /// `access` says who may come; there is no default. `open` is called when the node starts, and again when it failed or
-    /// the databases were opened anew; until it has succeeded, 503 is answered. See [`crate::http`].
+    /// `access` says who may come; there is no default. `open` is called when the node starts, which fails with it, and again
+    /// when the databases were opened anew or an operator restarts it; until it has succeeded then, 503 is answered. See
+    /// [`crate::http`].
     pub fn http<S, B, O, F>(self, prefix: &str, access: Access, open: O)
     where
         S: tower::Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,

@@ -1,7 +1,8 @@
 //! Users' HTTP services: each is opened by an actor of its own, and served as long as that lives.
 //!
 //! Started under `root/data/http`, behind the databases and services: what was opened on a store that is started anew is
-//! opened anew with it. A service that cannot be opened is tried again, as any actor is; meanwhile its place answers 503.
+//! opened anew with it. A node does not start with a service that cannot be opened; one that cannot be opened anew later is
+//! tried again, as any actor is, and meanwhile its place answers 503.
 
 use std::{convert::Infallible, future::Ready, marker::PhantomData, sync::Arc, task::Poll, time::Duration};
 

@@ -121,6 +121,12 @@ impl NodeMetrics {
             let count = known.iter().filter(|node| node.health == health).count();
             show(&mut family.encode_family(&labels)?, MetricType::Gauge, count as u64)?;
         }
+        let tree = self.insight.tree();
+        let sessions =
+            tree.children.iter().find(|it| &*it.name == "link").and_then(|link| link.children.iter().find(|it| &*it.name == "sessions"));
+        let help = "Sessions with nodes and command lines";
+        let mut metric = encoder.encode_descriptor("horos_sessions", help, None, MetricType::Gauge)?;
+        show(&mut metric, MetricType::Gauge, sessions.map_or(0, |it| it.children.len()) as u64)?;
         let help = "What became of connections that were asked for by UDP";
         let mut family = encoder.encode_descriptor("horos_quic_connections", help, None, MetricType::Counter)?;
         for (door, counters) in &self.doors {

@@ -181,6 +181,45 @@ async fn a_stop_is_told_first_and_then_finishes_what_is_in_hand() {
 }
 
 #[tokio::test]
+async fn a_service_that_cannot_be_opened_anew_is_tried_again_and_answers_503_meanwhile() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    let one = One::new();
+    let mut horos = Horos::new(false);
+    let opened = Arc::new(AtomicU32::new(0));
+    let count = opened.clone();
+    horos.on(Role::Bo).http("/late", Access::Public, move |_: Opening| {
+        let nth = count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if nth == 1 {
+                return Err(OpenError::from("not yet"));
+            }
+            Ok(http::service_fn(move |_: Request<Body>| async move { http::reply(StatusCode::OK, &nth) }))
+        }
+    });
+    let sources = Sources { data: one.data().to_owned(), ..Sources::default() }
+        .flag("listen.cluster", Some("127.0.0.1:0"), "--listen")
+        .flag("http.tls", Some("plain"), "--tls");
+    let node = RunningNode::start(Config::load(&sources).unwrap(), &horos).await.unwrap();
+    let answers = async |body: &str| {
+        let end = Instant::now() + SOON;
+        loop {
+            let (status, answer) = get(node.address(), "/late", "").await;
+            if (status, answer.as_str()) == (200, body) {
+                return;
+            }
+            assert!(Instant::now() < end && matches!(status, 200 | 503), "{status} {answer}");
+        }
+    };
+    answers("0").await;
+    let mut operator = one.operator(&node).await;
+    // Whether the order is answered before or after the first try is the supervisor's to choose.
+    let _ = operator.restart(&"root/data/http/late".parse().unwrap()).await;
+    answers("2").await;
+    operator.close().await;
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_told_before_anything_is_opened() {
     let one = One::new();
     let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
