@@ -116,7 +116,8 @@ async fn http2_that_begins_something_and_does_not_end_it_is_ended() {
 
 #[tokio::test]
 async fn http2_that_is_slow_but_goes_on_is_not_ended() {
-    let port = Port::open(quick()).await;
+    let config = Config { timeouts: Timeouts { head: MS(1500), ..quick().timeouts }, ..quick() };
+    let port = Port::open(config).await;
     let mut client = port.http2().await;
     // Each frame takes less than a head may; together they take longer. What is sent at a time ends in the middle of the
     // next frame, so that at no moment nothing has begun.
@@ -126,7 +127,7 @@ async fn http2_that_is_slow_but_goes_on_is_not_ended() {
     while let Some(part) = parts.next() {
         client.write_all(part).await.unwrap();
         if parts.peek().is_some() {
-            tokio::time::sleep(MS(150)).await;
+            tokio::time::sleep(MS(400)).await;
         }
     }
     assert_eq!(body_of(&mut client, 9).await, b"hello");
@@ -219,11 +220,12 @@ async fn a_continuation_flood_is_ended() {
         let mut client = port.http2().await;
         client.write_all(&frame(HEADERS, END_STREAM, 1, &head("/t/hello"))).await.unwrap();
         let more = frame(CONTINUATION, 0, 1, &vec![0; size]);
+        // A connection that is closed is read on for a second or a MiB; that is less than this.
         let mut sent = 0;
-        while sent < 100_000 && client.write_all(&more).await.is_ok() {
+        while sent < 1_000_000 && client.write_all(&more).await.is_ok() {
             sent += 1;
         }
-        assert!(sent < 100_000, "frames of {size} bytes: the connection is still there");
+        assert!(sent < 1_000_000, "frames of {size} bytes: the connection is still there");
         eventually("counted", || match port.counts() {
             counts if counts.iter().any(|(name, _)| matches!(*name, "head_too_large" | "protocol")) => Ok(()),
             counts => Err(format!("{counts:?}")),
@@ -317,11 +319,12 @@ async fn an_answer_that_is_not_taken_is_ended_and_its_connection_lives() {
 
 #[tokio::test]
 async fn an_answer_that_is_taken_slowly_is_not_ended() {
-    let port = Port::open(quick()).await;
+    let config = Config { timeouts: Timeouts { stalled: MS(1500), ..quick().timeouts }, ..quick() };
+    let port = Port::open(config).await;
     let mut client = port.http2_with(&[(4, 0)]).await;
     client.write_all(&ask(1, "/t/bytes/60000")).await.unwrap();
     for _ in 0..4 {
-        tokio::time::sleep(MS(250)).await;
+        tokio::time::sleep(MS(500)).await;
         client.write_all(&frame(WINDOW_UPDATE, 0, 1, &16_384_u32.to_be_bytes())).await.unwrap();
     }
     assert_eq!(body_of(&mut client, 1).await.len(), 60_000);

@@ -71,7 +71,7 @@ impl Authenticator for Nobody {
 /// Times that make a test quick and limits that it can reach.
 pub(crate) fn quick() -> Config {
     let ms = Duration::from_millis;
-    let timeouts = Timeouts { handshake: ms(400), head: ms(400), body: ms(400), stalled: ms(400), idle: ms(5000), answer: ms(10_000) };
+    let timeouts = Timeouts { handshake: ms(1500), head: ms(400), body: ms(400), stalled: ms(400), idle: ms(5000), answer: ms(10_000) };
     let limits = Limits { per_address: 0, per_identity: 0, ..Limits::default() };
     Config { limits, timeouts, ..Config::default() }
 }
