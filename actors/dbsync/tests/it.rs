@@ -1,0 +1,1 @@
+//! What this crate promises, on real SQLite files.
