@@ -66,6 +66,11 @@ impl Databases {
 
     /// The database called `name`, opened by the first who asks.
     pub(crate) async fn open(&self, name: &str, migrations: Migrations) -> Result<Database, OpenError> {
+        self.open_with(name, migrations, self.0.config.readers as usize).await
+    }
+
+    /// The same with as many threads for readers.
+    pub(crate) async fn open_with(&self, name: &str, migrations: Migrations, threads: usize) -> Result<Database, OpenError> {
         // A name of our own rules is a file name without a path in it.
         let file: ActorName = name.parse().map_err(|error| format!("the database name {name:?}: {error}"))?;
         let mut open = self.0.open.lock().await;
@@ -92,7 +97,7 @@ impl Databases {
         writer.group_jobs = config.group_commit as usize;
         writer.group_time = config.group_wait;
         let mut readers = ReadersConfig::new(options);
-        readers.threads = config.readers as usize;
+        readers.threads = threads;
         let (writer, readers) = (Writer::new(writer), Readers::new(readers));
         // The writer first: it makes the file and brings it up to date.
         self.0.supervisor.add_child(writer.child(&format!("{name}:writer"))).await?;

@@ -23,6 +23,8 @@ use crate::{config::Config, databases::Databases};
 const CONTROL: &str = "control.db";
 /// All that is in it.
 const MIGRATIONS: Migrations = Migrations::new(KEYS_MIGRATIONS);
+/// Its readers: they list keys and fetch pages for replicas. What the port looks up goes by connections of its own.
+const READERS: usize = 1;
 /// The condition at `/readyz` that tells of a replica that is not kept up to date.
 const CONDITION: &str = "keys";
 /// A mirror that makes no progress for so long is stuck: it asks four times a second, for a second at most.
@@ -53,7 +55,7 @@ pub(crate) fn lay(config: &Config, exchange: &Exchange, databases: &Databases, c
         let open = move |_: Context| {
             let (databases, data, clock) = (databases.clone(), data.clone(), clock.clone());
             async move {
-                let control = databases.open(CONTROL, MIGRATIONS).await?;
+                let control = databases.open_with(CONTROL, MIGRATIONS, READERS).await?;
                 let parts = KeysParts { writer: control.writer, readers: control.readers, data, clock, config: KeysConfig::default() };
                 Keys::open(parts).await
             }
@@ -74,7 +76,7 @@ fn mirror(exchange: &Exchange, owner: Option<NodeName>, databases: &Databases, v
         let (context, databases, verifier, owner) = (context.clone(), databases.clone(), verifier.clone(), owner.clone());
         let conditions = conditions.clone();
         async move {
-            let opened = databases.open(CONTROL, MIGRATIONS).await;
+            let opened = databases.open_with(CONTROL, MIGRATIONS, READERS).await;
             let control = opened.map_err(|error: OpenError| StartError::new(error.to_string()))?;
             let source = match owner {
                 None => Source::Own(control.readers),
