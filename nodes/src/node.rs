@@ -149,7 +149,7 @@ impl RunningNode {
     /// order; closes.
     async fn stop(&self) {
         self.drain.go(Phase::NotReady);
-        self.doors.endpoint.peers().set_ready(false);
+        // Other nodes are told when the drain begins: who has no other of this role to turn to is served until then.
         tokio::time::sleep(self.stopping.notice).await;
         let until = Instant::now() + self.stopping.timeout;
         self.drain.go(Phase::Draining { until });
