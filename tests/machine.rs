@@ -84,7 +84,7 @@ async fn a_port_in_use_is_named_and_the_node_runs_once_it_is_free() {
     let taken = UdpSocket::bind(bo.address()).unwrap();
     let address = bo.address().to_string();
     let told = fails(&cluster, &bo, &["--listen", &address]).await.expect_code(6);
-    assert!(told.stderr.contains(&address) && told.stderr.contains("in use"), "{}", told.stderr);
+    assert!(told.stderr.contains(&address) && told.stderr.contains("taken"), "{}", told.stderr);
     assert!(told.stderr.contains("listen") || told.stderr.contains("doctor"), "the next step: {}", told.stderr);
     drop(taken);
     is_whole(&mut bo).await;

@@ -41,14 +41,17 @@ async fn curl_fetch_httpx_and_aioquic_are_served_alike() {
         Ask::new("POST", "/drill/echo").key(&key).body("application/json", json!({ "note": "x".repeat(LIMIT) }).to_string()),
     ];
     for client in Client::ALL {
-        let answers = client.ask(&site, &asks).await;
+        // Debian 12's curl takes the RST_STREAM(NO_ERROR) that follows an answer to a request still being sent (RFC 9113
+        // §8.1) for a fault, and shows no answer at all: it is asked all but the last.
+        let last = if client == Client::CurlHttp2 { 1 } else { 0 };
+        let answers = client.ask(&site, &asks[..asks.len() - last]).await;
         for answer in &answers {
             assert_eq!(answer.version, client.version(), "{client:?}: {answer:?}");
             assert!(answer.header("x-request-id").is_some_and(|id| !id.is_empty()), "{client:?}: {answer:?}");
             assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{client:?}: {answer:?}");
         }
         let version = if client.version() == "1.1" { "HTTP/1.1".to_owned() } else { format!("HTTP/{}.0", client.version()) };
-        let [open, get, post, head, keyless, scopeless, guess, nowhere, panic, method, large, too_large] = &answers[..] else {
+        let [open, get, post, head, keyless, scopeless, guess, nowhere, panic, method, large, rest @ ..] = &answers[..] else {
             unreachable!()
         };
 
@@ -84,7 +87,9 @@ async fn curl_fetch_httpx_and_aioquic_are_served_alike() {
         assert!(!panic.body.contains("purpose"), "what a panic said stays inside: {panic:?}");
         is_problem(client, method, 405, "method_not_allowed");
         assert_eq!((large.status, large.body.len()), (200, 1_000_000), "{client:?}");
-        is_problem(client, too_large, 413, "body_too_large");
+        for too_large in rest {
+            is_problem(client, too_large, 413, "body_too_large");
+        }
     }
 }
 

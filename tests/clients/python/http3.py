@@ -25,9 +25,14 @@ class Broken(Exception):
 
 
 class Watched(H3Connection):
-    """Keeps what GOAWAY said."""
+    """Keeps what GOAWAY said, and knows that the answer to HEAD has a length and no body (RFC 9110 §8.6)."""
 
     goaway = None
+    heads = frozenset()
+
+    def _check_content_length(self, stream):
+        if stream.stream_id not in self.heads:
+            super()._check_content_length(stream)
 
     def _handle_control_frame(self, frame_type, frame_data):
         if frame_type == GOAWAY:
@@ -55,6 +60,8 @@ class Client(QuicConnectionProtocol):
         if not self.usable:
             raise Refused(f"going away: {self.ended or 'GOAWAY'}")
         stream = self._quic.get_next_available_stream_id()
+        if method == "HEAD":
+            self.http.heads |= {stream}
         head = [
             (b":method", method.encode()),
             (b":scheme", b"https"),
