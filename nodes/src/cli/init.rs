@@ -336,6 +336,21 @@ mod tests {
     }
 
     #[test]
+    fn the_first_node_owns_the_keys_and_the_others_are_told_who_does() {
+        let base = tempfile::tempdir().unwrap();
+        let owner = |data: &Path| Config::load(&Sources { data: data.to_owned(), ..Sources::default() }).unwrap().control.owner;
+        let first = InitOptions { name: Some("bo-7".parse().unwrap()), ..options(&base.path().join("bo")) };
+        initialise(&first, Timestamp::now()).unwrap();
+        assert_eq!(owner(&first.data).as_str(), "bo-7");
+        let second = InitOptions { data: base.path().join("b"), name: Some("bo-8".parse().unwrap()), ..first.clone() };
+        initialise(&second, Timestamp::now()).unwrap();
+        assert_eq!(owner(&second.data).as_str(), "bo-1", "the default, where nobody says");
+        let third = InitOptions { data: base.path().join("c"), control_owner: Some("bo-7".parse().unwrap()), ..second };
+        initialise(&third, Timestamp::now()).unwrap();
+        assert_eq!(owner(&third.data).as_str(), "bo-7");
+    }
+
+    #[test]
     fn a_directory_that_has_a_node_is_left_alone() {
         let base = tempfile::tempdir().unwrap();
         let data = base.path().join("bo");

@@ -219,6 +219,21 @@ async fn a_service_that_cannot_be_opened_anew_is_tried_again_and_answers_503_mea
     node.stop().await;
 }
 
+#[test]
+fn what_cannot_be_mounted_is_told_before_anything_starts() {
+    let open =
+        |_: Opening| async { Ok::<_, OpenError>(http::service_fn(|_: Request<Body>| async { http::reply(StatusCode::OK, "hello") })) };
+    let mut horos = Horos::new(false);
+    horos.on(Role::Bo).http("/hello", Access::Public, open);
+    horos.on(Role::Fo).http("/hello", Access::Public, open);
+    assert_eq!(horos.problems(), [] as [&str; 0]);
+    for (role, prefix) in [(Role::Bo, "/hello"), (Role::Bo, "/metrics"), (Role::Bo, "hello/"), (Role::Operator, "/other")] {
+        let before = horos.problems().len();
+        horos.on(role).http(prefix, Access::Public, open);
+        assert_eq!(horos.problems().len(), before + 1, "{prefix}: {:?}", horos.problems());
+    }
+}
+
 #[tokio::test]
 async fn a_port_that_is_taken_is_told_before_anything_is_opened() {
     let one = One::new();
