@@ -1,7 +1,8 @@
 //! The bounded mailbox of a named actor.
 //!
 //! ractor's own mailboxes have no bound, so a service's messages wait here, and ractor carries one
-//! wake-up for as many of them as there are. The mailbox belongs to the *name*: it outlives the actor's
+//! wake-up for as many of them as there are. A full mailbox refuses a call at once; a cast waits for room with its
+//! sender, until its deadline, whether it came over a link or not. The mailbox belongs to the *name*: it outlives the actor's
 //! restarts, so a reference stays good and what is sent during a restart is served after it. What waits
 //! when an actor **dies** is answered with [`NoEffect::ActorDied`], because a message that kills its
 //! reader must not take the rest of the queue with it into the next life.
@@ -56,8 +57,10 @@ impl Returned {
 
 /// A request, typed or as bytes.
 pub enum Work {
-    /// From this node: a `LocalCall<R>` or a `LocalCast<R>`; the value moves, nothing is serialised.
-    Local(Box<dyn Any + Send>),
+    /// From this node: a `LocalCall<R>`; the value moves, nothing is serialised.
+    LocalCall(Box<dyn Any + Send>),
+    /// The same for a cast: a `LocalCast<R>`.
+    LocalCast(Box<dyn Any + Send>),
     /// From a link, or in JSON: the target decodes.
     Encoded {
         /// How the body is written.
@@ -69,10 +72,18 @@ pub enum Work {
     },
 }
 
+impl Work {
+    /// Whether nobody waits for an answer.
+    pub(crate) fn is_cast(&self) -> bool {
+        matches!(self, Self::LocalCast(_) | Self::Encoded { answer: None, .. })
+    }
+}
+
 impl fmt::Debug for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Local(_) => f.write_str("Local"),
+            Self::LocalCall(_) => f.write_str("LocalCall"),
+            Self::LocalCast(_) => f.write_str("LocalCast"),
             Self::Encoded { format, body, .. } => write!(f, "Encoded({format:?}, {} bytes)", body.len()),
         }
     }
@@ -163,7 +174,7 @@ impl Mailbox {
             let Reader::Idle(actor) = std::mem::replace(&mut queue.reader, Reader::Away) else { unreachable!("matched above") };
             queue.reader = Reader::Awake(actor.clone());
             drop(queue);
-            // It fails only when the actor has just died; its successor, or `close`, will find the message.
+            // It fails only when the actor has just died: the end of its `Attached`, or its successor, will find the message.
             let _ = actor.cast(Wake);
         }
         Ok(())
@@ -232,9 +243,9 @@ impl Post {
     pub fn refuse(self, why: NoEffect) {
         match self.work {
             Work::Encoded { answer: Some(answer), .. } => answer.refuse(why),
-            Work::Encoded { answer: None, .. } => {}
+            Work::Encoded { answer: None, .. } | Work::LocalCast(_) => {}
             // Its own drop tells the caller that the actor died before it took the message: like `why`, no effect.
-            Work::Local(work) => drop(work),
+            Work::LocalCall(work) => drop(work),
         }
     }
 }

@@ -18,7 +18,7 @@ use tokio::{sync::oneshot, time::timeout_at};
 use crate::{
     bulk::{self, BulkWriter},
     context::{Context, Deadline},
-    exchange::{Answer, AnswerSink, Answerer, Answering, Outgoing, Route, Sent, ends, read_answer},
+    exchange::{Answer, AnswerSink, Answerer, Answering, Inbox, Outgoing, Route, Sent, ends, read_answer},
     mailbox::{Post, Returned, Work},
 };
 
@@ -65,7 +65,7 @@ impl<P: Protocol> Ref<P> {
         match &*self.way(until).await? {
             Route::Local(inbox) => {
                 let (reply, answer) = oneshot::channel();
-                let work = Work::Local(Box::new(LocalCall::<R> { request: Some(request), reply: Some(reply), begun: false }));
+                let work = Work::LocalCall(Box::new(LocalCall::<R> { request: Some(request), reply: Some(reply), begun: false }));
                 let post = Box::new(Post {
                     method: R::METHOD,
                     work,
@@ -104,7 +104,7 @@ impl<P: Protocol> Ref<P> {
         let (context, now, until) = self.onward(deadline.into())?;
         match &*self.way(until).await? {
             Route::Local(inbox) => {
-                let work = Work::Local(Box::new(LocalCast::<R> { request: Some(request) }));
+                let work = Work::LocalCast(Box::new(LocalCast::<R> { request: Some(request) }));
                 let post = Box::new(Post {
                     method: R::METHOD,
                     work,
@@ -114,7 +114,7 @@ impl<P: Protocol> Ref<P> {
                     received: now,
                     hold: None,
                 });
-                inbox.post(post).map_err(|returned| returned.why)
+                post_when_there_is_room(&**inbox, post, until).await
             }
             Route::Remote(outlet) => {
                 let mut encode = |into: &mut Vec<u8>| codec::encode(Format::Bincode, &request, into);
@@ -238,6 +238,22 @@ async fn find(context: &Context, address: &Address, protocol: Option<(&'static s
     match (exchange.carrier(), &address.scope) {
         (Some(carrier), scope) if *scope != Scope::Node(here.name.clone()) => carrier.route(address.clone(), protocol, until).await,
         _ => Err(NoEffect::NoSuchActor(address.to_string().into())),
+    }
+}
+
+/// Posts a cast, as one over a link: a full mailbox makes its sender wait, until `until` at most.
+async fn post_when_there_is_room(inbox: &dyn Inbox, mut post: Box<Post>, until: Instant) -> Result<(), NoEffect> {
+    loop {
+        let Err(returned) = inbox.post(post) else { return Ok(()) };
+        let Returned { post: back, why } = *returned;
+        if !matches!(why, NoEffect::Overloaded(_)) {
+            return Err(why);
+        }
+        if timeout_at(until.into(), inbox.room()).await.is_err() {
+            inbox.vitals().refuse();
+            return Err(why);
+        }
+        post = back;
     }
 }
 
@@ -373,7 +389,7 @@ impl Context {
             Route::Local(inbox) => {
                 let work = Work::Encoded { format: Format::Json, body, answer: None };
                 let post = Box::new(Post { method, work, context, caller: self.me().clone(), size: 0, received: now, hold: None });
-                inbox.post(post).map_err(|returned| returned.why)
+                post_when_there_is_room(&*inbox, post, until).await
             }
             Route::Remote(outlet) => {
                 let mut encode = json_body(&body);

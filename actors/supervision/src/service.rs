@@ -150,7 +150,12 @@ impl<P: Protocol> Inbox for ServiceInbox<P> {
         } else {
             self.mailbox.push(post)
         };
-        taken.inspect_err(|_| self.vitals.refuse())
+        taken.inspect_err(|returned| {
+            // A cast that finds no room is not refused: it waits, and whoever gives up waiting says so.
+            if !(returned.post.work.is_cast() && matches!(returned.why, NoEffect::Overloaded(_))) {
+                self.vitals.refuse();
+            }
+        })
     }
     fn protocol(&self) -> (&'static str, u16) {
         (P::NAME, P::VERSION)
@@ -214,20 +219,19 @@ impl<S> Table<S> {
 
 async fn run<S: Handle<R>, R: Request>(service: &mut S, work: Work, cx: &Context) -> Outcome {
     match work {
-        Work::Local(message) => match message.downcast::<LocalCall<R>>() {
-            Ok(mut call) => {
-                let Some(request) = call.begin() else { return Outcome::Refused };
-                let answer = service.handle(request, cx).await;
-                let outcome = if answer.is_ok() { Outcome::Done } else { Outcome::Failed };
-                call.end(answer);
-                outcome
-            }
-            Err(message) => {
-                let request = message.downcast::<LocalCast<R>>().ok().and_then(|mut cast| cast.begin());
-                let Some(request) = request else { return Outcome::Refused };
-                cast_outcome(service.handle(request, cx).await)
-            }
-        },
+        Work::LocalCall(call) => {
+            let Ok(mut call) = call.downcast::<LocalCall<R>>() else { return Outcome::Refused };
+            let Some(request) = call.begin() else { return Outcome::Refused };
+            let answer = service.handle(request, cx).await;
+            let outcome = if answer.is_ok() { Outcome::Done } else { Outcome::Failed };
+            call.end(answer);
+            outcome
+        }
+        Work::LocalCast(cast) => {
+            let request = cast.downcast::<LocalCast<R>>().ok().and_then(|mut cast| cast.begin());
+            let Some(request) = request else { return Outcome::Refused };
+            cast_outcome(service.handle(request, cx).await)
+        }
         Work::Encoded { answer: Some(answer), .. } if answer.is_abandoned() => {
             answer.refuse(NoEffect::Expired);
             Outcome::Refused
