@@ -216,6 +216,11 @@ impl Prefix {
         self.0
     }
 
+    /// Puts the prefix before an id of any form: `sess_` and a [`NanoId`] make a session's. [`Prefix::split`] takes it off again.
+    pub fn before(self, id: impl fmt::Display) -> String {
+        format!("{self}{id}")
+    }
+
     fn strip(self, text: &str) -> Result<&str, IdError> {
         text.strip_prefix(self.0).ok_or_else(|| IdError::Kind { expected: self, found: excerpt(text) })
     }

@@ -40,6 +40,55 @@ fn a_call_has_these_bytes_in_version_1() {
 }
 
 #[test]
+fn every_kind_and_flag_has_these_bytes_in_version_1() {
+    let none = CallContext::default();
+    let request = |kind, format, large, body: &[u8]| {
+        let mut bytes = Vec::new();
+        let correlation = if kind == Kind::Call { 1 << 32 } else { 0 };
+        let request = Request { kind, format, method: 0x0102, target: 3, correlation, remaining_ms: None, context: &none };
+        write_request::<codec::CodecError>(&mut bytes, request, large, |into| {
+            into.extend_from_slice(body);
+            Ok(())
+        })
+        .unwrap();
+        bytes
+    };
+    let answer = |kind, format| {
+        let mut bytes = Vec::new();
+        write_answer::<codec::CodecError>(&mut bytes, kind, format, 0x0a0b, |into| {
+            into.push(0xee);
+            Ok(())
+        })
+        .unwrap();
+        bytes
+    };
+    let large = LargeBody { id: 5, length: 0x0010_0000 };
+    for (bytes, golden) in [
+        (request(Kind::Call, Format::Bincode, false, b"hi"), "12000000 01 00 0201 03000000 0000000001000000 6869"),
+        (request(Kind::Call, Format::Json, false, b"{}"), "12000000 01 08 0201 03000000 0000000001000000 7b7d"),
+        (request(Kind::Cast, Format::Bincode, false, b""), "10000000 02 00 0201 03000000 0000000000000000"),
+        (
+            request(Kind::Cast, Format::Bincode, true, &large.to_bytes()),
+            "1c000000 02 10 0201 03000000 0000000000000000 0500000000000000 00001000",
+        ),
+        (answer(Kind::Reply, Format::Bincode), "11000000 03 00 0000 00000000 0b0a000000000000 ee"),
+        (answer(Kind::Failed, Format::Json), "11000000 04 08 0000 00000000 0b0a000000000000 ee"),
+        (answer(Kind::Refused, Format::Bincode), "11000000 05 00 0000 00000000 0b0a000000000000 ee"),
+        (answer(Kind::Lost, Format::Bincode), "11000000 06 00 0000 00000000 0b0a000000000000 ee"),
+    ] {
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, golden.replace(' ', ""));
+        let (frame, used) = read(&bytes, MAX_SMALL_FRAME).unwrap().unwrap();
+        assert_eq!(used, bytes.len());
+        if frame.header.large {
+            assert_eq!(LargeBody::from_bytes(frame.body), Ok(large));
+        }
+    }
+    let too_long = LargeBody { id: 5, length: MAX_BODY as u32 + 1 };
+    assert_eq!(LargeBody::from_bytes(&too_long.to_bytes()), Err(FrameError::TooLong { length: MAX_BODY + 1, limit: MAX_BODY }));
+}
+
+#[test]
 fn frames_come_out_whole_however_the_stream_is_cut() {
     let context = context();
     let mut stream = Vec::new();

@@ -190,6 +190,21 @@ fn a_prefix_is_safe_in_paths_and_urls() {
 }
 
 #[test]
+fn a_prefix_goes_before_an_id_of_any_form_and_comes_off_again() {
+    let mut entropy = Seeded::new(3);
+    let random = NanoId::<22>::random(&mut entropy).unwrap();
+    let session = <Session as Kind>::PREFIX.before(random);
+    assert_eq!(session.len(), 5 + 22);
+    let (prefix, rest) = Prefix::split(&session).unwrap();
+    assert_eq!((prefix, rest.parse()), ("sess_", Ok(random)));
+    // What is typed has the same spelling.
+    let uuid = one(NOW.0);
+    assert_eq!(<Dossier as Kind>::PREFIX.before(uuid), Id::<Dossier>::new(uuid).unwrap().to_string());
+    let file = <Audit as Kind>::PREFIX.before(stamp::timestamped(uuid).unwrap());
+    assert_eq!(stamp::parse_timestamped(Prefix::split(&file).unwrap().1), Ok(uuid));
+}
+
+#[test]
 fn a_typed_id_reads_back_and_no_other_kind_does() {
     let id = Id::<Dossier>::new(one(NOW.0)).unwrap();
     let text = id.to_string();
