@@ -1,7 +1,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -100,19 +100,31 @@ async fn a_missing_file_is_waited_for_and_a_replaced_one_is_a_change() {
     assert_eq!(changes.current().generation, 3);
 }
 
+/// How often this process has `path` open.
+fn open_files(path: &std::path::Path) -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    open.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == path)).count()
+}
+
 #[tokio::test]
 async fn followers_share_one_connection_and_the_thread_ends_with_them() {
-    let world = World::new().await;
-    let watcher = watch(&world.path);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().canonicalize().unwrap().join("a.db");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    let watcher = watch(&path);
     let all: Vec<_> = (0..50).map(|_| watcher.changes(Detector::DataVersion)).collect();
     for mut each in all.clone() {
         timeout(LIMIT, each.wait_for_version(1)).await.unwrap().unwrap();
     }
-    assert_eq!(watcher.stats().opened, 1);
+    assert_eq!((watcher.stats().opened, open_files(&path)), (1, 1));
     let nudge = watcher.nudge();
-    drop((watcher, all));
+    drop(watcher);
     nudge.give();
-    world.stop().await;
+    assert_eq!(open_files(&path), 1, "somebody follows still");
+    drop(all);
+    // The connection is the thread's, and goes with it.
+    until(|| open_files(&path), |open| *open == 0).await;
+    nudge.give();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,7 +174,7 @@ async fn nothing_is_missed_in_a_storm_of_writers() {
 }
 
 #[tokio::test]
-async fn debounce_joins_a_burst_and_acts_at_the_latest_after_its_maximum() {
+async fn debounce_acts_at_the_latest_after_its_maximum_however_many_changes_follow() {
     let world = World::new().await;
     let watcher = watch(&world.path);
     let runs = Arc::new(AtomicU32::new(0));
@@ -186,6 +198,73 @@ async fn debounce_joins_a_burst_and_acts_at_the_latest_after_its_maximum() {
         assert!(started.elapsed() < LIMIT, "starved by a steady stream of changes");
     }
     assert!(bumps > 10, "{bumps} changes made {} runs", runs.load(Ordering::SeqCst));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_burst_within_the_quiet_time_is_one_reload_with_its_last_state() {
+    let world = World::new().await;
+    let watcher = watch_when_told(&world.path);
+    let changes = watcher.changes(Detector::UserVersion);
+    let (runs, taken) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicI64::new(-1)));
+    let (r, t) = (Arc::clone(&runs), Arc::clone(&taken));
+    let quiet = Duration::from_millis(500);
+    let how = Reload { debounce: Debounce { quiet, max_wait: LIMIT }, ..Reload::default() };
+    let subscription = watcher.subscribe(Detector::UserVersion, how, move |seen| {
+        r.fetch_add(1, Ordering::SeqCst);
+        t.store(seen.token, Ordering::SeqCst);
+        async { Ok::<_, String>(()) }
+    });
+    timeout(LIMIT, subscription.wait_for_version(1)).await.unwrap().unwrap();
+    let other = Connection::open(&world.path).unwrap();
+    let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+    for token in 1..=5 {
+        other.pragma_update(None, "user_version", token).unwrap();
+        watcher.look().await.unwrap();
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+    }
+    assert_eq!(changes.current().generation, 6, "each was a change of its own");
+    let during = runs.load(Ordering::SeqCst);
+    timeout(LIMIT, subscription.wait_for_version(6)).await.unwrap().unwrap();
+    assert!(last.elapsed() >= quiet, "it did not wait for quiet");
+    assert_eq!(taken.load(Ordering::SeqCst), 5);
+    // On a machine that stood still for so long in between it was quiet there, too.
+    if longest < quiet / 2 {
+        assert_eq!((during, runs.load(Ordering::SeqCst)), (1, 2), "one for the start, one for the burst");
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_wait_for_a_version_misses_its_wake_up_and_one_for_what_never_comes_ends_with_its_deadline() {
+    let world = World::new().await;
+    let watcher = watch_when_told(&world.path);
+    let changes = watcher.changes(Detector::UserVersion);
+    watcher.look().await.unwrap();
+    let bumps = 200;
+    // Waits begin while versions come: before, between check and wake-up, and after.
+    let mut waits = tokio::task::JoinSet::new();
+    for generation in 1..=bumps + 1 {
+        for _ in 0..4 {
+            let mut changes = changes.clone();
+            waits.spawn(async move {
+                tokio::task::yield_now().await;
+                timeout(LIMIT, changes.wait_for_version(generation)).await.map(|seen| seen.unwrap().generation >= generation)
+            });
+        }
+    }
+    let other = Connection::open(&world.path).unwrap();
+    other.pragma_update(None, "synchronous", "OFF").unwrap();
+    for token in 1..=bumps {
+        other.pragma_update(None, "user_version", i64::try_from(token).unwrap()).unwrap();
+        watcher.look().await.unwrap();
+    }
+    while let Some(wait) = waits.join_next().await {
+        assert_eq!(wait.unwrap(), Ok(true));
+    }
+    let mut changes = changes;
+    assert!(timeout(Duration::from_millis(20), changes.wait_for_version(bumps + 2)).await.is_err());
     world.stop().await;
 }
 
