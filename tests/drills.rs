@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use crate::harness::node::walk;
 use crate::harness::{Cluster, Node, outside, poll_state};
 
+/// The branches of `root/data`, in the order of their start.
+const DATA: [&str; 4] = ["root/data/store", "root/data/keys", "root/data/services", "root/data/http"];
+
 /// Restarts by path. Sessions come and go with those who look; they are told apart.
 fn restarts(tree: &Value) -> BTreeMap<String, u64> {
     let lasting = walk(tree).into_iter().filter(|(path, _)| !path.starts_with("root/link/sessions/"));
@@ -37,8 +40,9 @@ async fn drill(bo: &Node, fo: &Node, order: &str, path: &str) {
     })
     .await;
     // Below it everything was started anew; rest for one takes along what was started after it.
-    let takes_along =
-        |other: &str| other.starts_with(&format!("{path}/")) || path == "root/data/store" && other.starts_with("root/data/services");
+    let behind = DATA.iter().skip_while(|branch| **branch != path).skip(1);
+    let taken: Vec<_> = behind.copied().chain([path]).map(|branch| format!("{branch}/")).collect();
+    let takes_along = |other: &str| taken.iter().any(|branch| format!("{other}/").starts_with(branch));
     for (other, count) in &before {
         let now = after.get(other).unwrap_or_else(|| panic!("{order} {path}: {other} is gone"));
         if other == path {

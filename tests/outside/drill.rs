@@ -147,6 +147,7 @@ protocol! {
         5 panic: Panic => u64;
         6 hang: Hang => u64;
         7 spin: Spin => u64;
+        8 who: pages::Who => String;
     }
 }
 
@@ -502,6 +503,5 @@ fn main() -> std::process::ExitCode {
                 });
             }
         }
-        n.on(Role::Bo).service("witness", Restart::Permanent, |_: Opening| async { Ok::<_, OpenError>(pages::Bystander) }).to(&nodes);
     })
 }

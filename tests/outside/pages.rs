@@ -1,32 +1,22 @@
-//! The pages of the tests' program, and a witness who tells on whose behalf it was asked.
+//! The pages of the tests' program, and a method that tells on whose behalf it was asked.
 
 use std::time::Duration;
 
 use horos_nodes::{
     http::{self, Body, Method, Reply, Request, Response, StatusCode},
-    supervision::{Context, Handle, Service, User},
-    wire::{Never, context::Claims, protocol},
+    supervision::{Context, Handle, User},
+    wire::{Never, context::Claims},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::{Faults, Faulty};
 
 /// Answers on whose behalf it was asked, as this node can tell.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Who {}
 
-protocol! {
-    pub(crate) Witness = "witness" v1 {
-        1 who: Who => String;
-    }
-}
-
-pub(crate) struct Bystander;
-
-impl Service for Bystander {
-    type Protocol = Witness;
-}
-
-impl Handle<Who> for Bystander {
+impl Handle<Who> for Faulty {
     async fn handle(&mut self, _: Who, cx: &Context) -> Result<String, Never> {
         Ok(match cx.user() {
             User::None => "nobody".to_owned(),
@@ -84,13 +74,13 @@ pub(crate) async fn page(cx: Context, request: Request<Body>) -> Reply {
             }
             http::reply(StatusCode::OK, &seen)
         }
-        "/who" => match cx.at::<Witness>("witness@bo").call(Who {}, Duration::from_secs(5)).await {
+        "/who" => match cx.at::<Faults>("faulty@bo").call(Who {}, Duration::from_secs(5)).await {
             Ok(who) => http::reply(StatusCode::OK, &who),
             Err(error) => Ok(http::unanswered(&error, |never| match *never {})),
         },
         "/asserted" => {
             let named = cx.with_claims(Claims { user: Some("mallory".into()), ..Claims::default() });
-            match named.at::<Witness>("witness@bo").call(Who {}, Duration::from_secs(5)).await {
+            match named.at::<Faults>("faulty@bo").call(Who {}, Duration::from_secs(5)).await {
                 Ok(who) => http::reply(StatusCode::OK, &who),
                 Err(error) => Ok(http::unanswered(&error, |never| match *never {})),
             }
