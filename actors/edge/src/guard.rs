@@ -401,8 +401,12 @@ impl Guard {
         if self.cors.as_ref().is_some_and(|rules| rules.varies) {
             answer::vary(headers, "origin", HeaderValue::from_static("origin"));
         }
-        headers.insert(X_REQUEST_ID, visit.id.clone());
-        headers.insert(TRACEPARENT, visit.trace.header());
+        for (name, mut value) in [(X_REQUEST_ID, visit.id.clone()), (TRACEPARENT, visit.trace.header())] {
+            // No two requests have it alike: in the table of HTTP/2's header compression it would push out what all answers
+            // have in common. This keeps it out.
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
         if let Some(budget) = visit.budget {
             budget.tell(headers);
         }

@@ -30,6 +30,7 @@ mod body;
 mod connection;
 mod frames;
 mod gate;
+mod head;
 mod outgoing;
 mod patience;
 mod quic;

@@ -55,7 +55,8 @@ impl Headers {
 
     /// Adds what is missing: what a service said itself stays.
     pub(crate) fn put(&self, peer: Peer, headers: &mut HeaderMap) {
-        headers.reserve(self.always.len() + 5);
+        // These, the request's names, and the date and length that are hyper's: the map grows once.
+        headers.reserve(self.always.len() + 8);
         for (name, value) in &self.always {
             headers.entry(name).or_insert_with(|| value.clone());
         }

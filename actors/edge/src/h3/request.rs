@@ -26,7 +26,7 @@ use http_body::Body as _;
 use super::{
     Inner,
     body::{BodyError, RequestBody},
-    frames,
+    frames, head,
     outgoing::{Heads, Outgoing, Unsent},
     quic::{Quic, Shared},
 };
@@ -217,8 +217,14 @@ async fn answer_to(
     } else {
         look(&mut body).await?
     };
-    answer.send.send_response(Response::from_parts(head, ())).await.map_err(|error| Broken::Service(error.into()))?;
-    let mut chunks = [answer.out.heads(), Bytes::new(), Bytes::new()];
+    let written = match head::encode(head.status, &head.headers) {
+        Some(frame) => frame,
+        None => {
+            answer.send.send_response(Response::from_parts(head, ())).await.map_err(|error| Broken::Service(error.into()))?;
+            answer.out.heads()
+        }
+    };
+    let mut chunks = [written, Bytes::new(), Bytes::new()];
     loop {
         let here = match part.take() {
             Some(part) => part,
