@@ -188,7 +188,14 @@ impl Mailbox {
         queue.reader = Reader::Awake(actor.clone());
         drop(queue);
         let _ = actor.cast(Wake);
-        Attached { mailbox: self.clone(), life }
+        Attached { mailbox: self.clone(), life, in_good_order: false }
+    }
+
+    /// There is no life and none will follow: what waits is refused.
+    pub(crate) fn close(&self) {
+        let posts = std::mem::take(&mut self.queue.lock().posts);
+        self.room.notify_waiters();
+        refuse_all(posts, &NoEffect::ActorDied);
     }
 
     /// The next message.
@@ -255,6 +262,14 @@ impl Post {
 pub(crate) struct Attached {
     mailbox: Arc<Mailbox>,
     life: u64,
+    in_good_order: bool,
+}
+
+impl Attached {
+    /// The life ends in good order: what comes from now on is its successor's, or refused by [`Mailbox::close`].
+    pub(crate) fn let_go(&mut self) {
+        self.in_good_order = true;
+    }
 }
 
 impl Drop for Attached {
@@ -265,6 +280,9 @@ impl Drop for Attached {
             return;
         }
         queue.reader = Reader::Away;
+        if self.in_good_order {
+            return;
+        }
         let posts = std::mem::take(&mut queue.posts);
         drop(queue);
         self.mailbox.room.notify_waiters();

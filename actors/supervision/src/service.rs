@@ -113,6 +113,12 @@ where
     let vitals = Vitals::new(spec.name.as_str(), Kind::Service, spec.stuck_after);
     vitals.set_protocol(&format!("{}/{}", S::Protocol::NAME, S::Protocol::VERSION));
     let mailbox = Mailbox::new(spec.capacity, &vitals);
+    let waiting = Arc::downgrade(&mailbox);
+    vitals.on_retirement(move || {
+        if let Some(mailbox) = waiting.upgrade() {
+            mailbox.close();
+        }
+    });
     exchange.register(
         spec.name.clone(),
         Arc::new(ServiceInbox::<S::Protocol> { mailbox: mailbox.clone(), vitals: vitals.clone(), protocol: std::marker::PhantomData }),
@@ -150,6 +156,10 @@ impl<P: Protocol> Inbox for ServiceInbox<P> {
         } else {
             self.mailbox.push(post)
         };
+        if taken.is_ok() && self.is_closed() {
+            // Closed between the look and the push: whoever closed it did not see this message.
+            self.mailbox.close();
+        }
         taken.inspect_err(|returned| {
             // A cast that finds no room is not refused: it waits, and whoever gives up waiting says so.
             if !(returned.post.work.is_cast() && matches!(returned.why, NoEffect::Overloaded(_))) {
@@ -307,7 +317,7 @@ struct HostState<S> {
     table: Arc<Table<S>>,
     mailbox: Arc<Mailbox>,
     vitals: Arc<Vitals>,
-    _attached: Attached,
+    attached: Attached,
 }
 
 impl<S: Service> Actor for Host<S> {
@@ -322,7 +332,7 @@ impl<S: Service> Actor for Host<S> {
             service,
             context: args.context,
             table: args.table,
-            _attached: args.mailbox.attach(me),
+            attached: args.mailbox.attach(me),
             mailbox: args.mailbox,
             vitals: args.vitals,
         })
@@ -345,6 +355,7 @@ impl<S: Service> Actor for Host<S> {
             now = state.handle(post, now).await;
         }
         state.service.stopping().await;
+        state.attached.let_go();
         Ok(())
     }
 }

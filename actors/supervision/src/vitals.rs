@@ -66,6 +66,7 @@ pub(crate) struct StuckAt {
 
 type Alarm = Box<dyn Fn(StuckAt) + Send + Sync>;
 type Depth = Box<dyn Fn() -> u32 + Send + Sync>;
+type Retired = Box<dyn Fn() + Send + Sync>;
 
 /// The vital signs of one named actor over all its lives.
 pub struct Vitals {
@@ -89,6 +90,7 @@ pub struct Vitals {
     protocol: RwLock<Option<Box<str>>>,
     mailbox: RwLock<Option<(u32, Depth)>>,
     alarm: Mutex<Option<Alarm>>,
+    retired: OnceLock<Retired>,
     down: watch::Sender<Option<Down>>,
     /// What it supervises, if it does.
     subtree: OnceLock<Arc<Subtree>>,
@@ -129,6 +131,7 @@ impl Vitals {
             protocol: RwLock::default(),
             mailbox: RwLock::default(),
             alarm: Mutex::default(),
+            retired: OnceLock::new(),
             down: watch::Sender::new(None),
             subtree: OnceLock::new(),
         });
@@ -239,11 +242,16 @@ impl Vitals {
         self.tell(DownReason::Died, cause);
     }
 
-    /// The life ended in good order: the state is [`State::Stopped`], and the monitors are told.
+    /// The life ended in good order and none will follow: the state is [`State::Stopped`], and the monitors are told.
     pub fn stopped(&self, reason: &str) {
+        self.stopped_until(reason, State::Stopped);
+    }
+
+    /// The same where another life may follow: `state` says whether one will, and is never anything else in between.
+    pub(crate) fn stopped_until(&self, reason: &str, state: State) {
         self.recorder.lock().close(since_epoch(Instant::now()));
         self.busy_since.store(0, Relaxed);
-        self.set_state(State::Stopped);
+        self.set_state(state);
         self.tell(DownReason::Stopped, cut(reason));
     }
 
@@ -254,6 +262,16 @@ impl Vitals {
     /// Sets the state.
     pub fn set_state(&self, state: State) {
         self.state.store(code(state), Relaxed);
+        if matches!(state, State::Stopped | State::Failed)
+            && let Some(retired) = self.retired.get()
+        {
+            retired();
+        }
+    }
+
+    /// Has `retired` called whenever the last life for now is over. Once a slot; `retired` must not block.
+    pub(crate) fn on_retirement(&self, retired: impl Fn() + Send + Sync + 'static) {
+        let _ = self.retired.set(Box::new(retired));
     }
 
     /// The state.

@@ -312,8 +312,10 @@ impl Running {
             }
             Err(_) if self.plan.is_stopping(id) => {
                 child.deadline = None;
-                child.spec.vitals.stopped("its start was called off");
-                self.plan.ended(id, Ending::Normal, now)
+                let vitals = Arc::clone(&child.spec.vitals);
+                let steps = self.plan.ended(id, Ending::Normal, now);
+                vitals.stopped_until("its start was called off", self.between_lives(id));
+                steps
             }
             Err(error) => {
                 let name = child.spec.name.clone();
@@ -369,20 +371,26 @@ impl Running {
             Ok(Some(word)) if word == "killed" || word == "actor_task_cancelled" => (Ending::Abnormal, killed_for.unwrap_or(word)),
             Ok(reason) => (Ending::Normal, reason.unwrap_or_else(|| "stopped".to_owned())),
         };
-        match ending {
-            Ending::Abnormal => child.spec.vitals.died(&cause),
-            Ending::Normal => child.spec.vitals.stopped(&cause),
-        }
-        if ending == Ending::Abnormal && !asked {
-            tracing::warn!(actor = %child.spec.name, cause, "died");
+        let vitals = Arc::clone(&child.spec.vitals);
+        if ending == Ending::Abnormal {
+            vitals.died(&cause);
+            if !asked {
+                tracing::warn!(actor = %child.spec.name, cause, "died");
+            }
         }
         let steps = self.plan.ended(id, ending, now);
         self.settle_failure(id, &cause);
-        if let Some(child) = self.children.get(&id) {
-            let returns = self.plan.returns(id) && self.failure.is_none();
-            child.spec.vitals.set_state(if returns { State::Restarting } else { State::Stopped });
+        let state = self.between_lives(id);
+        match ending {
+            Ending::Abnormal => vitals.set_state(state),
+            Ending::Normal => vitals.stopped_until(&cause, state),
         }
         self.carry_out(steps);
+    }
+
+    /// What a child is whose life has just ended.
+    fn between_lives(&self, id: ChildId) -> State {
+        if self.plan.returns(id) && self.failure.is_none() { State::Restarting } else { State::Stopped }
     }
 
     /// Keeps the last failure at hand for the case that it was one too many.

@@ -1,7 +1,10 @@
 //! Services of one node and the references to them: room, order, deadlines, hops, and what a caller is told.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -331,4 +334,66 @@ async fn a_message_that_two_actors_pass_to_each_other_ends() {
     let end = until("the last hop", || office.room.passed.lock().clone().ok_or_else(|| "under way".into())).await;
     assert_eq!(end, (MAX_HOPS, NoEffect::TooManyHops));
     office.root.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ordered_restart_under_load_refuses_nobody() {
+    let office = Office::open(1024).await;
+    office.room.door.add_permits(1_000);
+    let over = Arc::new(AtomicBool::new(false));
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let (one, over) = (office.context.at::<Desk>("one"), over.clone());
+        callers.spawn(async move {
+            let mut made = 0;
+            while !over.load(Ordering::Relaxed) {
+                one.call(Note { number }, LONG).await?;
+                made += 1;
+            }
+            Ok::<_, CallError<Never>>(made)
+        });
+    }
+    for _ in 0..200 {
+        office.root.restart_child("one").await.unwrap();
+    }
+    over.store(true, Ordering::Relaxed);
+    let mut made = 0;
+    while let Some(caller) = callers.join_next().await {
+        made += caller.unwrap().unwrap();
+    }
+    assert_eq!(office.room.notes.lock().len(), made, "each was handled, and once");
+    assert_eq!((office.refused(), office.root.find("one").unwrap().lives()), (0, 201));
+    office.root.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_calls_while_the_last_life_ends_is_told_and_waits_for_no_deadline() {
+    for _ in 0..40 {
+        let office = Office::open(64).await;
+        let mut callers = tokio::task::JoinSet::new();
+        for number in 0..8 {
+            let one = office.context.at::<Desk>("one");
+            callers.spawn(async move {
+                loop {
+                    // Calls and casts alike, until there is nobody any more.
+                    one.cast(Note { number }, LONG).await?;
+                    match one.call(Note { number }, LONG).await {
+                        Ok(()) => {}
+                        Err(CallError::NoEffect(why)) => return Err::<(), _>(why),
+                        Err(other) => panic!("{other:?}"),
+                    }
+                }
+            });
+        }
+        until("some were served", || if office.room.notes.lock().len() > 50 { Ok(()) } else { Err("few".into()) }).await;
+        office.root.remove_child("one").await.unwrap();
+        let told = async {
+            while let Some(caller) = callers.join_next().await {
+                let why = caller.unwrap().unwrap_err();
+                assert!(matches!(why, NoEffect::ActorDied | NoEffect::NoSuchActor(_)), "{why:?}");
+            }
+        };
+        tokio::time::timeout(super::SOON, told).await.expect("nobody waits for an hour");
+        office.root.stop().await;
+    }
 }
