@@ -15,7 +15,7 @@ use horos_edge::{Config, Reason, Timeouts, Version};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{
-    h3_world::{Client, Door, INTERNAL_ERROR, NO_ERROR, REQUEST_REJECTED, answer, closed, head, quick, request, said},
+    h3_world::{Client, Door, HEADS, INTERNAL_ERROR, NO_ERROR, REQUEST_REJECTED, answer, closed, head, quick, request, said},
     world::{LONG, eventually, scale},
 };
 
@@ -97,6 +97,18 @@ async fn trailers_pass_both_ways() {
     asked.finish().await.unwrap();
     assert_eq!(answer(&mut asked).await.1, "hello");
     assert_eq!(asked.recv_trailers().await.unwrap(), Some(trailers));
+}
+
+#[tokio::test]
+async fn heads_are_read_as_they_were_meant_by_anothers_decoder() {
+    let door = Door::open(quick());
+    let mut client = door.client().await;
+    for (number, (status, name, value)) in HEADS.into_iter().enumerate() {
+        let (response, _) = client.get(&format!("/t/head/{number}")).await;
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers()[name], value, "{name}");
+        assert_eq!(response.headers()["x-marked"], value);
+    }
 }
 
 #[tokio::test]

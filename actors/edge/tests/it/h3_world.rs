@@ -18,7 +18,7 @@ use horos_edge::{
     Reason,
 };
 use horos_wire::principal::{Denied, Principal};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, ServerConfig, TransportConfig, VarInt};
 use rustls::RootCertStore;
@@ -50,6 +50,49 @@ impl Authenticator for Nobody {
         Box::pin(std::future::ready(Err(Denied::Unknown)))
     }
 }
+
+/// What `/t/head/N` answers: statuses and fields that the static table of QPACK has (RFC 9204, appendix A), whole or by name, and
+/// others.
+pub(crate) const HEADS: [(u16, &str, &str); 34] = [
+    (200, "accept-ranges", "bytes"),
+    (204, "access-control-allow-credentials", "TRUE"),
+    (206, "access-control-allow-headers", "*"),
+    (302, "access-control-allow-origin", "*"),
+    (304, "age", "0"),
+    (201, "alt-svc", "h3=\":443\"; ma=86400"),
+    (421, "cache-control", "no-cache"),
+    (425, "cache-control", "no-store"),
+    (200, "cache-control", "max-age=0"),
+    (200, "cache-control", "max-age=2592000"),
+    (200, "cache-control", "max-age=604800"),
+    (200, "cache-control", "private"),
+    (200, "content-disposition", "attachment"),
+    (200, "content-encoding", "gzip"),
+    (200, "content-encoding", "br"),
+    (200, "content-security-policy", "default-src 'self'"),
+    (200, "content-type", "application/json"),
+    (200, "content-type", "text/html; charset=utf-8"),
+    (200, "content-type", "text/plain"),
+    (200, "content-type", "application/javascript"),
+    (200, "content-type", "image/gif"),
+    (200, "content-type", "image/jpeg"),
+    (200, "content-type", "image/png"),
+    (200, "content-type", "text/css"),
+    (200, "etag", "\"7\""),
+    (200, "last-modified", "Sat, 21 Nov 2026 12:00:00 GMT"),
+    (200, "link", "</next>; rel=next"),
+    (200, "location", "/there"),
+    (200, "server", "horos"),
+    (200, "set-cookie", "a=b"),
+    (200, "strict-transport-security", "max-age=31536000"),
+    (200, "vary", "origin"),
+    (200, "x-content-type-options", "nosniff"),
+    (
+        599,
+        "x-a-name-that-no-table-has-and-that-needs-more-than-one-byte-for-its-length",
+        "\"and a value that is longer than the hundred and twenty-seven bytes which one byte tells, for it goes on and on and on and on and on\"",
+    ),
+];
 
 /// What the services tell a test.
 #[derive(Debug)]
@@ -436,6 +479,13 @@ async fn serve(request: Request<Body>, told: Arc<Told>) -> Response<Body> {
             trailers.insert("x-sum", http::HeaderValue::from_static("5"));
             let body = http_body_util::Full::new(Bytes::from_static(b"hello")).with_trailers(std::future::ready(Some(Ok(trailers))));
             Response::new(Body::new(body))
+        }
+        _ if path.starts_with("/head/") => {
+            let (status, name, value) = HEADS[path["/head/".len()..].parse::<usize>().unwrap()];
+            let mut marked = HeaderValue::from_static(value);
+            marked.set_sensitive(true);
+            let response = Response::builder().status(status).header(name, value).header("x-marked", marked);
+            response.body(Body::empty()).unwrap()
         }
         _ => match path.strip_prefix("/bytes/") {
             Some(count) => Response::new(Body::from(vec![b'b'; count.parse().unwrap()])),
