@@ -6,7 +6,7 @@
 //!
 //! - **What loads, works.** Every problem is found here, all at once ([`FilterProblems`]), each with its table, its reason and
 //!   what to do. A condition that loads is deterministic, looks at its own row only and fails for no row (`filter/condition.rs`
-//!   names the two exceptions); a table that loads has a key.
+//!   names the exceptions); a table that loads has a key.
 //! - **Nothing unpublished in any byte.** [`Filter::schema`] is written anew from SQLite's description of the columns, never
 //!   edited from SQL text, so no default, `CHECK`, expression, comment, trigger or view of the BO is in it. Statements name
 //!   columns, and those that are published only.
@@ -277,6 +277,8 @@ pub enum LeftOutKind {
     ForeignKey,
     /// A column's default.
     Default,
+    /// A column's collation that only the writing program knows; the FO compares bytes there.
+    Collation,
     /// A trigger on a published table.
     Trigger,
 }

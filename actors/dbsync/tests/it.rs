@@ -1,1 +1,12 @@
 //! What this crate promises, on real SQLite files.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod it {
+    mod filter_check;
+    mod filter_conditions;
+    mod filter_projection;
+    mod filter_random;
+    mod filter_tables;
+    pub(crate) mod filter_world;
+}

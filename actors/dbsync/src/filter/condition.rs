@@ -11,11 +11,13 @@
 //!    `1 LIMIT 1` nothing to follow.
 //!
 //! Comments are switched off in the tokenizer (`SQLITE_DBCONFIG_ENABLE_COMMENTS`), so that none can swallow what a
-//! statement says behind the condition; within string literals everything is only text.
+//! statement says behind the condition; within string literals everything is only text. What the parser itself drops, as in
+//! `0 AND (SELECT …)` and `… IN ()`, is not judged, because it is not there when the condition runs either.
 //!
 //! A condition that is accepted gives the same answer for the same row whenever it is asked, and does not fail for any row
-//! (short of values near SQLite's limit of 1 GB, and `LIKE`/`GLOB` patterns of more than 50,000 bytes or escapes that are not one
-//! letter, when those come from a column): one row that fails would stop the publication of all.
+//! (short of values near SQLite's limit of 1 GB; of `LIKE`/`GLOB` patterns of more than 50,000 bytes and escapes that are not one
+//! letter, when those come from a column; and of `VIRTUAL` generated columns, whose expression the table's author answers for):
+//! one row that fails would stop the publication of all.
 
 use std::sync::Arc;
 
@@ -222,6 +224,16 @@ fn explain(shape: &Shape, error: &rusqlite::Error) -> Refusal {
         rusqlite::Error::MultipleStatement => "a second statement follows".to_owned(),
         other => other.to_string(),
     };
+    // What we wrote behind the condition is not the operator's concern.
+    let message = message.replace(") IS TRUE", "");
+    if ["--", "/*"].iter().any(|opening| message.starts_with(&format!("unrecognized token: \"{opening}"))) {
+        let fix = "leave it out; `--` and `/*` are fine within a string literal";
+        return Refusal::new("it has a comment, which could swallow what follows the condition", fix);
+    }
+    // The scratch database has no other table, so every one that exists is missed there too.
+    if message.starts_with("no such table: ") {
+        return subquery();
+    }
     let columns = shape.columns.iter().map(|column| column.name.as_str());
     let fix = match message.strip_prefix("no such column: ") {
         Some(name) => {
@@ -230,7 +242,6 @@ fn explain(shape: &Shape, error: &rusqlite::Error) -> Refusal {
             let name = name.rsplit('.').next().unwrap_or(name).trim_matches('"');
             super::problem::suggest(name, columns, "compare columns of this table; text stands between single quotes")
         }
-        None if message.contains("comment") => "leave the comment out; `--` and `/*` are fine within a string literal".to_owned(),
         None => "write one SQL condition over the table's own columns, without `;` or comments".to_owned(),
     };
     Refusal::new(message, fix)

@@ -234,6 +234,10 @@ impl Plan<'_> {
                 let stands = if column.not_null { "a neutral value, because it is NOT NULL" } else { "NULL" };
                 self.leave(LeftOutKind::Column, &column.name, shape, format!("the filter does not keep it; the FO has {stands}"));
             }
+            if *published && !column.has_builtin_collation() {
+                let reason = format!("{:?} is known to the writing program only; the FO compares bytes", column.collation);
+                self.leave(LeftOutKind::Collation, &column.name, shape, reason);
+            }
             if column.has_default && !column.generated {
                 self.leave(LeftOutKind::Default, &column.name, shape, "an FO only copies rows");
             }
