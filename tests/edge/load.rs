@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::clients::python;
 use crate::harness::http::Speaks;
-use crate::harness::{Process, Site};
+use crate::harness::{Process, Site, poll_state};
 
 /// For the first answers: Python takes its time on two cores that are in use.
 const BEGINS: Duration = Duration::from_secs(20);
@@ -48,6 +48,16 @@ impl Load {
         let mut process = Process::spawn(&format!("load over {speaks:?}"), load).unwrap();
         process.wait_for_line("under way", BEGINS, |line| line == "under way").await;
         Self { process, speaks }
+    }
+
+    /// Waits until connections have shown so many certificates, one after the other.
+    pub(super) async fn sees_certificates(&mut self, count: usize) {
+        let process = &self.process;
+        poll_state(&format!("{:?} has seen {count} certificates", self.speaks), BEGINS, async || {
+            let seen: Vec<_> = process.lines().into_iter().filter(|line| line.starts_with("certificate ")).collect();
+            if seen.len() >= count { Ok(()) } else { Err(format!("{seen:?}")) }
+        })
+        .await;
     }
 
     /// Ends it, and gives the tally: `done`, `failures`, `failed`, `moved`, `by_node`, `certificates`, `slowest_ms`.

@@ -215,7 +215,8 @@ async fn certificates_in_files_are_replaced_under_load_and_bad_ones_are_not_take
         fs::write(dir.path().join("half"), good).unwrap();
         fs::rename(dir.path().join("half"), &path).unwrap();
     }
-    for load in loads {
+    for mut load in loads {
+        load.sees_certificates(2).await;
         let (done, seen) = certificates_seen(load).await;
         assert!(done > 100, "{done}");
         assert!(seen.len() >= 2, "{seen:?}");
@@ -258,7 +259,8 @@ async fn the_nodes_own_certificate_is_renewed_under_load() {
         if now != before && !now.is_empty() { Ok(()) } else { Err(now) }
     })
     .await;
-    for load in loads {
+    for mut load in loads {
+        load.sees_certificates(2).await;
         let (done, seen) = certificates_seen(load).await;
         assert!(done > 100, "{done}");
         assert_eq!(seen.len(), 2, "{seen:?}");

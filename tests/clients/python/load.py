@@ -3,8 +3,8 @@
 The one argument is JSON: {"version": "1.1" | "2" | "3", "nodes": [{"name", "address": [host, port], "ca"}, …], "path",
 "headers", "workers", "per_connection": null | number}. It follows what nodes say: `/readyz` decides who gets the next
 request, GOAWAY and `Connection: close` end a connection, and a request that certainly was not processed goes to another
-node. Any other request that gets no answer, or none of 2xx, has failed. Prints `under way` after the first answers; on
-SIGTERM it ends what is in hand and prints the tally as JSON.
+node. Any other request that gets no answer, or none of 2xx, has failed. Prints `under way` after the first answers
+and a line for each certificate that is seen; on SIGTERM it ends what is in hand and prints the tally as JSON.
 """
 
 import asyncio
@@ -156,6 +156,8 @@ async def work(number, wanted, nodes, tally, stop):
         if 200 <= status < 300:
             tally.done += 1
             tally.by_node[node.name] += 1
+            if f"{node.name} {serial}" not in tally.certificates:
+                print(f"certificate {node.name} {serial}", flush=True)
             tally.certificates[f"{node.name} {serial}"] += 1
         else:
             tally.fail(node, f"status {status}")
