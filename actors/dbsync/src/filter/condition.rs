@@ -31,7 +31,8 @@ use rusqlite::{
 
 use super::{catalog::Shape, ddl::quote};
 
-/// Longest condition, in bytes: eight times the longest we have seen in use, and it is parsed whenever the schema changes.
+/// Longest condition, in bytes: room for an `IN` with a thousand numbers. It is parsed again whenever the schema changes, and is
+/// a part of every statement that reads the table; a longer list belongs in a column.
 pub(super) const MAX_CONDITION: usize = 8 << 10;
 /// Deepest expression; a chain of 200 `OR`s is that deep. SQLite's own bound is 1,000, which leaves room for what we add.
 const MAX_DEPTH: i32 = 200;

@@ -14,7 +14,7 @@ fn what_is_no_ordinary_table_is_refused_with_the_reason() {
     let file = File::new(
         "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, x TEXT);
          INSERT INTO t (x) VALUES ('a'); CREATE INDEX ix ON t (x); ANALYZE;
-         CREATE VIEW v AS SELECT x FROM t;
+         CREATE VIEW v AS SELECT x FROM t; CREATE VIEW broken AS SELECT y FROM nowhere;
          CREATE VIRTUAL TABLE words USING fts5 (x, content='t', content_rowid='id');
          CREATE VIRTUAL TABLE boxes USING rtree (id, a, b);
          CREATE TABLE _horos_log (id INTEGER PRIMARY KEY);
@@ -22,6 +22,7 @@ fn what_is_no_ordinary_table_is_refused_with_the_reason() {
     );
     for (table, reason) in [
         ("V", "view"),
+        ("broken", "view"),
         ("words", "virtual table"),
         ("boxes", "virtual table"),
         ("words_data", "part of a virtual table"),
