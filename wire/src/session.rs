@@ -375,15 +375,20 @@ impl Session {
         self.send(Control::Bound { binding, outcome })
     }
 
-    /// Asks to be told of a target's death, with an [`Event::Down`] of the returned number.
+    /// Asks to be told of a target's death, with an [`Event::Down`] of the returned number; `None` when as many watches
+    /// are set as the peer puts up with, which closes the session for one more.
     ///
     /// # Errors
     /// See [`Session::offer`].
-    pub fn watch(&mut self, target: u32) -> Result<u32, Close> {
+    pub fn watch(&mut self, target: u32) -> Result<Option<u32>, Close> {
+        // The peer forgets a watch before we do, or reads that we have before it reads of the next: it never counts more.
+        if self.watching.len() >= control::MAX_WATCHES {
+            return Ok(None);
+        }
         let watch = self.number();
         self.watching.insert(watch);
         self.send(Control::Watch { watch, target })?;
-        Ok(watch)
+        Ok(Some(watch))
     }
 
     /// Takes back a watch.
@@ -391,10 +396,16 @@ impl Session {
     /// # Errors
     /// See [`Session::offer`].
     pub fn unwatch(&mut self, watch: u32) -> Result<(), Close> {
-        if self.watching.remove(&watch) {
-            self.send(Control::Unwatch { watch })?;
+        if !self.watching.remove(&watch) {
+            return Ok(());
         }
-        Ok(())
+        // One that has not been sent never is, so that no number of watches set and dropped at once fills the outbox.
+        let unsent = self.outbox.iter().rposition(|frame| matches!(frame, Control::Watch { watch: number, .. } if *number == watch));
+        if let Some(at) = unsent {
+            self.outbox.remove(at);
+            return Ok(());
+        }
+        self.send(Control::Unwatch { watch })
     }
 
     /// Answers an [`Event::Watch`] when the target has died; a second answer to the same is not sent.

@@ -269,8 +269,11 @@ pub trait Outlet: Send + Sync {
     /// # Errors
     /// Why it was not written.
     fn cast(&self, message: Outgoing<'_>) -> Result<Sent<()>, NoEffect>;
-    /// Resolves when the actor dies.
-    fn watch(&self) -> BoxFuture<'static, DownReason>;
+    /// Resolves when the actor dies; dropped, polled or not, it takes the watch back.
+    ///
+    /// # Errors
+    /// [`NoEffect::Overloaded`] when as many watches are set as the actor's node puts up with.
+    fn watch(&self) -> Result<BoxFuture<'static, DownReason>, NoEffect>;
 }
 
 /// What has become of a message given to an [`Outlet`].

@@ -128,12 +128,13 @@ impl<P: Protocol> Ref<P> {
     /// says so, within 3 s when it vanishes.
     ///
     /// # Errors
-    /// [`NoEffect`] when there is no such actor to watch before `deadline`.
+    /// [`NoEffect`] when there is no such actor to watch before `deadline`; [`NoEffect::Overloaded`] when this node has set
+    /// as many watches as the actor's puts up with ([`horos_wire::control::MAX_WATCHES`]).
     pub async fn watch(&self, deadline: impl Into<Deadline>) -> Result<Watch, NoEffect> {
         let (_, _, until) = self.onward(deadline.into())?;
         Ok(match &*self.way(until).await? {
             Route::Local(inbox) => Watch(ends(inbox.vitals())),
-            Route::Remote(outlet) => Watch(outlet.watch()),
+            Route::Remote(outlet) => Watch(outlet.watch()?),
         })
     }
 
@@ -206,7 +207,7 @@ impl<P: Protocol> Ref<P> {
     }
 }
 
-/// A watch that has been set; resolves to why the actor is down.
+/// A watch that has been set; resolves to why the actor is down. Dropped, it is taken back.
 pub struct Watch(futures_util::future::BoxFuture<'static, DownReason>);
 
 impl Future for Watch {

@@ -173,7 +173,7 @@ fn a_peer_that_asks_for_more_than_its_share_is_closed() {
 fn answers_to_questions_never_asked_close_the_session_but_those_that_cross_do_not() {
     let now = Instant::now();
     let (mut a, mut b) = pair(now);
-    let watch = a.watch(1).unwrap();
+    let watch = a.watch(1).unwrap().unwrap();
     exchange(now, &mut a, &mut b).unwrap();
     assert_eq!(b.poll_event(), Some(Event::Watch { watch, target: 1 }));
     a.unwatch(watch).unwrap();
@@ -181,6 +181,37 @@ fn answers_to_questions_never_asked_close_the_session_but_those_that_cross_do_no
     exchange(now, &mut a, &mut b).unwrap();
     assert_eq!((a.poll_event(), b.poll_event()), (None, None));
     assert_eq!(a.handle(now, Control::Bound { binding: 99, outcome: Err(NoEffect::Stopping) }), Err(Close::Protocol));
+}
+
+#[test]
+fn no_more_watches_are_set_than_the_peer_puts_up_with_and_one_taken_back_makes_room() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    let watches: Vec<u32> = (0..control::MAX_WATCHES).map(|_| a.watch(1).unwrap().unwrap()).collect();
+    assert_eq!(a.watch(1), Ok(None));
+    exchange(now, &mut a, &mut b).unwrap();
+    // What makes room may still be on its way when the room is taken.
+    a.unwatch(watches[0]).unwrap();
+    b.down(watches[1], DownReason::Died).unwrap();
+    assert!(a.watch(1).unwrap().is_some());
+    assert_eq!(a.watch(1), Ok(None));
+    exchange(now, &mut a, &mut b).unwrap();
+    assert!(a.watch(1).unwrap().is_some());
+    assert_eq!(a.watch(1), Ok(None));
+    exchange(now, &mut a, &mut b).unwrap();
+}
+
+#[test]
+fn watches_set_and_dropped_at_once_are_never_sent() {
+    let now = Instant::now();
+    let (mut a, mut b) = pair(now);
+    for _ in 0..2 * MAX_OUTBOX {
+        let watch = a.watch(1).unwrap().unwrap();
+        a.unwatch(watch).unwrap();
+    }
+    assert_eq!(a.poll_transmit(), None);
+    exchange(now, &mut a, &mut b).unwrap();
+    assert_eq!(b.poll_event(), None);
 }
 
 /// What one end of the played session has asked for and been told.
@@ -210,7 +241,7 @@ impl Play {
         let (session, ledger) = (&mut self.ends[who], &mut self.ledgers[who]);
         match what {
             0 => drop(ledger.bindings.insert(session.bind("stock".parse().unwrap(), None)?)),
-            1 => drop(ledger.watches.insert(session.watch(1)?)),
+            1 => ledger.watches.extend(session.watch(1)?),
             2 => {
                 if let Some(watch) = ledger.watches.iter().find(|watch| !ledger.given_up.contains(watch)).copied() {
                     ledger.given_up.insert(watch);

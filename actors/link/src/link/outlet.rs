@@ -1,6 +1,7 @@
 //! Sending through a link: a name bound on the peer, and how calls and casts to it are written.
 
 use std::{
+    future::ready,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -244,38 +245,36 @@ impl Outlet for BoundTarget {
         })
     }
 
-    fn watch(&self) -> BoxFuture<'static, DownReason> {
+    fn watch(&self) -> Result<BoxFuture<'static, DownReason>, NoEffect> {
         let (sender, down) = oneshot::channel();
-        let asked = {
-            let mut session = self.link.session.lock();
-            let asked = session.watch(self.target);
-            if let Ok(watch) = asked {
+        let asked = self.link.with_session(|session| {
+            let asked = session.watch(self.target)?;
+            // Registered under the session's lock, so that the answer cannot come first.
+            if let Some(watch) = asked {
                 self.link.watching.lock().insert(watch, sender);
             }
-            asked
-        };
-        self.link.session_changed.notify_one();
-        let link = self.link.clone();
-        Box::pin(async move {
-            let Ok(watch) = asked else { return DownReason::NodeDown };
-            let unwatch = Unwatch { link: &link, watch };
-            if link.is_closed() {
+            Ok(asked)
+        });
+        let Ok(asked) = asked else { return Ok(Box::pin(ready(DownReason::NodeDown))) };
+        let watch = asked.ok_or_else(|| NoEffect::Overloaded(format!("too many watches on {}", self.link.node).into()))?;
+        // Made here and not below: what is dropped before its first poll has run nothing.
+        let unwatch = Unwatch { link: self.link.clone(), watch };
+        Ok(Box::pin(async move {
+            if unwatch.link.is_closed() {
                 return DownReason::NodeDown;
             }
-            let reason = down.await.unwrap_or(DownReason::NodeDown);
-            drop(unwatch);
-            reason
-        })
+            down.await.unwrap_or(DownReason::NodeDown)
+        }))
     }
 }
 
 /// Takes a watch back when whoever set it no longer waits.
-struct Unwatch<'a> {
-    link: &'a Link,
+struct Unwatch {
+    link: Arc<Link>,
     watch: u32,
 }
 
-impl Drop for Unwatch<'_> {
+impl Drop for Unwatch {
     fn drop(&mut self) {
         if self.link.watching.lock().remove(&self.watch).is_some() && !self.link.is_closed() {
             let _ = self.link.with_session(|session| session.unwatch(self.watch));

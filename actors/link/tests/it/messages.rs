@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use horos_wire::{Bytes, CallError, NoEffect, Role, Unknown, control::DownReason};
+use horos_wire::{
+    Bytes, CallError, NoEffect, Role, Unknown,
+    control::{DownReason, MAX_WATCHES},
+};
 
 use super::cluster::{Cluster, Echo, Hang, Log, Logged, Panic, Refuse, Refused, Secret, Take, Test};
 
@@ -81,6 +84,29 @@ async fn a_handler_that_dies_is_an_unknown_outcome_and_its_actor_comes_back() {
     assert!(matches!(queued, Ok(_) | Err(CallError::NoEffect(NoEffect::ActorDied))), "{queued:?}");
     assert_eq!(tokio::time::timeout(SOON, watch).await.unwrap(), DownReason::Died);
     tester.call(Echo { body: vec![1] }, SOON).await.unwrap();
+    fo.stop().await;
+    bo.stop().await;
+}
+
+#[tokio::test]
+async fn one_watch_too_many_is_refused_the_link_stays_and_one_dropped_makes_room_though_it_was_never_polled() {
+    let (bo, fo) = pair().await;
+    let tester = fo.context().at::<Test>("tester@bo-1");
+    let lost = tester.watch(SOON).await.unwrap();
+    let mut watches = Vec::new();
+    while watches.len() < MAX_WATCHES - 1 {
+        watches.push(tester.watch(SOON).await.unwrap());
+    }
+    for _ in 0..3 {
+        let refused = tester.watch(SOON).await;
+        assert!(matches!(refused, Err(NoEffect::Overloaded(_))), "{refused:?}");
+        // The answer comes after all that was said before: the peer has counted.
+        tester.call(Echo { body: vec![1] }, SOON).await.unwrap();
+        drop(watches.pop());
+        watches.push(tester.watch(SOON).await.unwrap());
+    }
+    tester.call(Panic {}, SOON).await.unwrap_err();
+    assert_eq!(tokio::time::timeout(SOON, lost).await.unwrap(), DownReason::Died, "the link was never lost");
     fo.stop().await;
     bo.stop().await;
 }
