@@ -3,6 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod it {
+    mod capture_cost;
+    mod capture_random;
+    mod capture_sentinel;
+    mod capture_statements;
+    pub(crate) mod capture_world;
     mod filter_check;
     mod filter_conditions;
     mod filter_projection;
