@@ -1,11 +1,13 @@
 //! What a user's binary adds to a node: its services, by role.
 
-use std::{convert::Infallible, marker::PhantomData, path::PathBuf, sync::Arc};
+use std::{convert::Infallible, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use horos_edge::{Access, Body, BoxError, Mount, MountError};
 use horos_store::migrations::Migrations;
-use horos_supervision::{ChildSpec, Context, Exchange, OpenError, Restart, Service, ServiceSpec, Table, exchange::RegisterError, service};
+use horos_supervision::{
+    ChildSpec, Context, Exchange, OnStuck, OpenError, Restart, Service, ServiceSpec, Table, exchange::RegisterError, service,
+};
 use horos_wire::{
     Methods, Protocol, Role,
     policy::{Allowed, Policy, PolicyError, Rule},
@@ -34,17 +36,22 @@ pub struct Horos {
 /// A service as it was registered.
 pub(crate) struct Registered {
     pub(crate) role: Role,
-    name: Box<str>,
     methods: &'static [Method],
-    spec: Box<Lay>,
+    spec: ServiceSpec,
+    /// Messages that may wait; none where the node's configuration says.
+    mailbox: Option<usize>,
+    lay: Box<Lay>,
 }
 
 /// Lays out a service's child for one node.
-type Lay = dyn Fn(&Parts) -> Result<ChildSpec, RegisterError> + Send + Sync;
+type Lay = dyn Fn(&Parts, ServiceSpec) -> Result<ChildSpec, RegisterError> + Send + Sync;
+
+/// The most that [`Allow::mailbox`] takes, as the configuration's `limits.mailbox` does.
+const MAX_MAILBOX: usize = 1_000_000;
 
 impl std::fmt::Debug for Registered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} on {}", self.name, self.role)
+        write!(f, "{} on {}", self.spec.name, self.role)
     }
 }
 
@@ -136,7 +143,12 @@ impl Horos {
     }
 
     pub(crate) fn children(&self, role: Role, parts: &Parts) -> Result<Vec<ChildSpec>, RegisterError> {
-        self.services.iter().filter(|service| service.role == role).map(|service| (service.spec)(parts)).collect()
+        let services = self.services.iter().filter(|service| service.role == role);
+        let lay = |service: &Registered| {
+            let capacity = service.mailbox.unwrap_or(parts.capacity);
+            (service.lay)(parts, ServiceSpec { capacity, ..service.spec.clone() })
+        };
+        services.map(lay).collect()
     }
 
     /// The HTTP services of a node of `role`, and the children that open them.
@@ -159,7 +171,7 @@ impl Horos {
             Some((service, method)) => (service, method, "{}"),
             None => every().next().map(|(service, method)| (service, method, "{…}"))?,
         };
-        Some(format!("call {}@{} '{{\"{}\":{body}}}'", service.name, service.role, method.name))
+        Some(format!("call {}@{} '{{\"{}\":{body}}}'", service.spec.name, service.role, method.name))
     }
 
     fn note(&mut self, outcome: Result<(), PolicyError>) {
@@ -194,20 +206,25 @@ impl<'a> On<'a> {
         horos.policy.declare::<S::Protocol>();
         let offered = horos.policy.offer(role, S::Protocol::NAME);
         horos.note(offered);
-        match name.parse() {
+        let registered = match name.parse() {
             Ok(name) => {
                 let mut spec = ServiceSpec::new(name);
                 spec.restart = restart;
                 horos.services.push(Registered {
                     role,
-                    name: spec.name.as_str().into(),
                     methods: S::Protocol::methods(),
-                    spec: Box::new(move |parts| start(parts, &spec, &open)),
+                    spec,
+                    mailbox: None,
+                    lay: Box::new(move |parts, spec| start(parts, spec, &open)),
                 });
+                Some(horos.services.len() - 1)
             }
-            Err(error) => horos.problems.push(error.to_string()),
-        }
-        Allow { horos, role, protocol: PhantomData }
+            Err(error) => {
+                horos.problems.push(error.to_string());
+                None
+            }
+        };
+        Allow { horos, role, registered, protocol: PhantomData }
     }
 
     /// Serves whatever `open` makes over HTTP, for every path that is `prefix` or below it: HTTP/1.1, 2 and 3 alike.
@@ -250,7 +267,7 @@ impl<'a> On<'a> {
     }
 }
 
-fn start<S, O, F>(parts: &Parts, spec: &ServiceSpec, open: &O) -> Result<ChildSpec, RegisterError>
+fn start<S, O, F>(parts: &Parts, spec: ServiceSpec, open: &O) -> Result<ChildSpec, RegisterError>
 where
     S: Service,
     S::Protocol: Methods<Table<S>>,
@@ -258,17 +275,18 @@ where
     F: Future<Output = Result<S, OpenError>> + Send + 'static,
 {
     let (data, databases, open) = (parts.data.clone(), parts.databases.clone(), open.clone());
-    let spec = ServiceSpec { capacity: parts.capacity, ..spec.clone() };
     service(&parts.exchange, &parts.threads.next(), spec, move |context| -> BoxFuture<'static, Result<S, OpenError>> {
         Box::pin(open(Opening { context, data: data.clone(), databases: databases.clone() }))
     })
 }
 
-/// Says who may call a service from elsewhere; what is not said is denied.
+/// Says who may call a service from elsewhere, and what it may hold and take; what is not said is denied, or as usual.
 #[derive(Debug)]
 pub struct Allow<'a, P> {
     horos: &'a mut Horos,
     role: Role,
+    /// Which of the services; none where it could not be registered.
+    registered: Option<usize>,
     protocol: PhantomData<fn() -> P>,
 }
 
@@ -281,6 +299,39 @@ impl<P: Protocol> Allow<'_, P> {
     /// Lets callers of these roles call some methods, by their names in the JSON form.
     pub fn only(self, callers: &[Role], methods: &[&str]) -> Self {
         self.allow(callers, Some(methods))
+    }
+
+    /// How many messages may wait for it; the next is refused as overloaded. From 1 to 1,000,000; without this, what
+    /// `limits.mailbox` in the node's configuration says.
+    pub fn mailbox(self, messages: usize) -> Self {
+        if !(1..=MAX_MAILBOX).contains(&messages) {
+            let problem = format!("{}: a mailbox of {messages} messages; use 1 to {MAX_MAILBOX}", P::NAME);
+            self.horos.problems.push(problem);
+            return self;
+        }
+        self.set(|service| service.mailbox = Some(messages))
+    }
+
+    /// At one message for longer than this, it is stuck: shown so, and treated as [`Allow::on_stuck`] says. Default 5 s.
+    pub fn stuck_after(self, limit: Duration) -> Self {
+        self.set(|service| service.spec.stuck_after = limit)
+    }
+
+    /// What happens when it is stuck. Default [`OnStuck::Report`].
+    pub fn on_stuck(self, then: OnStuck) -> Self {
+        self.set(|service| service.spec.on_stuck = then)
+    }
+
+    /// How long it may take to stop, with the message in hand, before it is killed. Default 5 s.
+    pub fn shutdown(self, limit: Duration) -> Self {
+        self.set(|service| service.spec.shutdown = limit)
+    }
+
+    fn set(self, change: impl FnOnce(&mut Registered)) -> Self {
+        if let Some(service) = self.registered.and_then(|at| self.horos.services.get_mut(at)) {
+            change(service);
+        }
+        self
     }
 
     fn allow(self, callers: &[Role], methods: Option<&[&str]>) -> Self {

@@ -244,3 +244,78 @@ async fn a_port_that_is_taken_is_told_before_anything_is_opened() {
     assert!(matches!(error, NodeError::Listen(_)) && error.to_string().contains(&taken), "{error}");
     assert!(!one.data().join("control.db").exists() && !one.data().join(ADDRESS_FILE).exists());
 }
+
+mod limits {
+    use horos_supervision::{Context, Handle, OnStuck, Restart, Service};
+    use horos_wire::{Never, tree::Actor};
+    use schemars::JsonSchema;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Debug, Serialize, Deserialize, JsonSchema)]
+    pub(super) struct Hang {}
+    horos_wire::protocol! {
+        pub(super) Hanging = "hanging" v1 { 1 hang: Hang => (); }
+    }
+    struct Hanger;
+    impl Service for Hanger {
+        type Protocol = Hanging;
+    }
+    impl Handle<Hang> for Hanger {
+        async fn handle(&mut self, _: Hang, _: &Context) -> Result<(), Never> {
+            std::future::pending().await
+        }
+    }
+
+    fn find<'a>(actor: &'a Actor, name: &str) -> Option<&'a Actor> {
+        if *actor.name == *name { Some(actor) } else { actor.children.iter().find_map(|child| find(child, name)) }
+    }
+
+    #[tokio::test]
+    async fn a_services_own_limits_are_those_it_runs_with() {
+        let one = One::new();
+        let mut horos = Horos::new(false);
+        let open = |_: Opening| async { Ok::<_, OpenError>(Hanger) };
+        let soon = Duration::from_millis(50);
+        horos.on(Role::Bo).service("usual", Restart::Permanent, open).shutdown(soon).to(&[Role::Operator]);
+        let guarded = horos.on(Role::Bo).service("guarded", Restart::Permanent, open);
+        guarded.mailbox(3).stuck_after(soon).on_stuck(OnStuck::Restart).to(&[Role::Operator]);
+        assert_eq!(horos.problems(), [] as [&str; 0]);
+        let sources = Sources { data: one.data().to_owned(), ..Sources::default() }
+            .flag("listen.cluster", Some("127.0.0.1:0"), "--listen")
+            .flag("http.tls", Some("plain"), "--tls");
+        let node = RunningNode::start(Config::load(&sources).unwrap(), &horos).await.unwrap();
+        let via = Via { endpoint: node.address().into(), identity: one.layout.operator.clone() };
+        let mut operator = Operator::connect(&via, horos.policy().clone(), Instant::now() + SOON).await.unwrap();
+        for name in ["usual", "guarded"] {
+            operator.cast_json(&format!("{name}@bo-1").parse().unwrap(), r#"{"hang":{}}"#, Instant::now() + SOON).await.unwrap();
+        }
+        let end = Instant::now() + SOON;
+        loop {
+            let tree = operator.tree(false).await.unwrap().remove(0).tree.unwrap();
+            let (usual, guarded) = (find(&tree, "usual").unwrap(), find(&tree, "guarded").unwrap());
+            assert_eq!((usual.mailbox_limit, guarded.mailbox_limit, usual.restarts), (1024, 3, 0));
+            if guarded.restarts == 1 && usual.busy_with.is_some() {
+                break;
+            }
+            assert!(Instant::now() < end, "{guarded:?}");
+        }
+        // It never ends what it is at, and is waited for as long as it was given.
+        let began = Instant::now();
+        operator.restart(&"usual@bo-1".parse().unwrap()).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        operator.close().await;
+        node.stop().await;
+    }
+
+    #[test]
+    fn a_mailbox_for_no_message_is_told_before_anything_starts() {
+        for (size, problems) in [(0, 1), (1, 0), (1_000_000, 0), (1_000_001, 1)] {
+            let mut horos = Horos::new(false);
+            let open = |_: Opening| async { Ok::<_, OpenError>(Hanger) };
+            horos.on(Role::Bo).service("hanging", Restart::Permanent, open).mailbox(size);
+            assert_eq!(horos.problems().len(), problems, "{size}: {:?}", horos.problems());
+        }
+    }
+}
