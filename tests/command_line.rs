@@ -93,6 +93,9 @@ async fn exit_codes_say_whether_to_try_again() {
     // Nothing is sent that cannot be right.
     call("faulty@bo", "no json").await.expect_code(2);
     call("faulty@bo@x", echo).await.expect_code(2);
+    let misused = cluster.run(&["call", "--json"]).await.expect_code(2);
+    let told: Value = serde_json::from_str(&misused.stderr).unwrap();
+    assert!(told["error"].is_string() && told["next"].is_string() && told["exit"] == 2 && misused.stdout.is_empty(), "{told}");
     // Refused, with what there is instead.
     let unknown = call("faulty@bo", r#"{"ecco":{"n":1}}"#).await.expect_code(3);
     assert!(unknown.stderr.contains("ecco"), "{}", unknown.stderr);

@@ -485,12 +485,39 @@ impl Cli {
     /// What clap says of it: `--help` and `--version` are among its errors.
     pub fn parse_as(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<(Self, String), clap::Error> {
         let mut arguments = arguments.into_iter();
-        let bin = arguments.next().and_then(|path| PathBuf::from(path).file_name().map(|name| name.to_string_lossy().into_owned()));
-        let bin = bin.unwrap_or_else(|| "horos".to_owned());
+        let bin = program_name(arguments.next().as_ref());
         let mut command = Self::command_as(&bin);
         let matches = command.try_get_matches_from_mut(std::iter::once(std::ffi::OsString::from(&bin)).chain(arguments))?;
         Self::from_arg_matches(&matches).map(|cli| (cli, bin.clone())).map_err(|error| error.format(&mut command))
     }
+}
+
+/// Answers a command line that [`Cli::parse_as`] could not read, or that asks for help, and gives the exit code.
+pub(crate) fn misused(arguments: &[std::ffi::OsString], error: &clap::Error) -> Exit {
+    // Nothing has been read into the fields, so the flag is looked for where it would have been read.
+    let json = arguments.iter().skip(1).take_while(|it| *it != "--").any(|it| it == "--json");
+    if !error.use_stderr() || !json {
+        // Nothing is left to do where even the terminal is gone.
+        let _ = error.print();
+        return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+    }
+    let (text, next) = misuse(error);
+    Output::new(&program_name(arguments.first()), true, ColorWhen::Never).fail_text(Exit::Usage, &text, Some(&next))
+}
+
+/// What is wrong, and what would be right, in clap's words.
+fn misuse(error: &clap::Error) -> (String, String) {
+    let told = error.render().to_string();
+    match told.strip_prefix("error: ").and_then(|told| told.split_once("\n\n")) {
+        Some((wrong, next)) => (wrong.trim().to_owned(), next.trim().to_owned()),
+        // Without any argument clap shows the help in place of an error.
+        None => ("a command is missing".to_owned(), told.trim().to_owned()),
+    }
+}
+
+fn program_name(path: Option<&std::ffi::OsString>) -> String {
+    let name = path.and_then(|path| std::path::Path::new(path).file_name());
+    name.map_or_else(|| "horos".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The program's name in every help text.

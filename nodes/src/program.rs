@@ -50,13 +50,10 @@ pub fn main_as(command: &str, register: impl FnOnce(&mut Horos)) -> ExitCode {
 fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>, register: impl FnOnce(&mut Horos)) -> ExitCode {
     // First of all: a library that looked for a provider before this would fix its absence for good.
     horos_link::tls::install_default_provider();
-    let (cli, bin) = match Cli::parse_as(arguments) {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let (cli, bin) = match Cli::parse_as(arguments.iter().cloned()) {
         Ok(parsed) => parsed,
-        Err(error) => {
-            // Nothing is left to do where even the terminal is gone.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
-        }
+        Err(error) => return cli::misused(&arguments, &error).into(),
     };
     #[expect(clippy::disallowed_methods, reason = "set by `up` for its own children; no configuration")]
     let playground = std::env::var(up::PLAYGROUND).ok();

@@ -92,6 +92,7 @@ impl BackupError {
                 Some("nothing is put back under a running node: stop it, restore, start it")
             }
             Self::NoDatabases(_) => Some("--data names another; under the directory of `{bin} up` it is the BO's"),
+            Self::NotEmpty(_) => Some("copies are never mixed: give each a directory of its own, one a day for example"),
             Self::NotABackup { .. } => Some("nothing was changed; take another copy"),
             _ => None,
         }
@@ -346,7 +347,8 @@ mod tests {
         drop(shop(&data));
         assert!(matches!(restore(&data, &base.path().join("none"), true), Err(BackupError::NotABackup { .. })));
         backup(&data, &to, Timestamp::UNIX_EPOCH).unwrap();
-        assert!(matches!(backup(&data, &to, Timestamp::UNIX_EPOCH), Err(BackupError::NotEmpty(_))));
+        let full = backup(&data, &to, Timestamp::UNIX_EPOCH).unwrap_err();
+        assert!(matches!(full, BackupError::NotEmpty(_)) && full.next_step().is_some(), "{full}");
         let manifest = fs::read_to_string(to.join(MANIFEST)).unwrap();
         fs::write(to.join(MANIFEST), manifest.replace("app.db", "../x.db")).unwrap();
         assert!(matches!(restore(&data, &to, true), Err(BackupError::NotABackup { .. })));

@@ -70,6 +70,23 @@ fn a_timeout_needs_its_unit() {
     assert_eq!(parse("x call stock@bo {} --timeout 500").unwrap_err().exit_code(), i32::from(Exit::Usage as u8));
 }
 
+#[test]
+fn wrong_usage_is_told_in_two_parts_what_is_wrong_and_what_would_be_right() {
+    for (line, wrong) in [
+        ("my-shop call --json", "required arguments"),
+        ("my-shop --json cal stock@bo", "'cal'"),
+        ("my-shop tree --jso", "'--jso'"),
+        ("my-shop --json", "subcommand"),
+        ("my-shop", "a command is missing"),
+        ("my-shop keys", "a command is missing"),
+        ("my-shop call stock@bo {} --timeout 500", "500"),
+    ] {
+        let (text, next) = misuse(&parse(line).unwrap_err());
+        assert!(text.contains(wrong) && !text.starts_with("error"), "{line}: {text:?}");
+        assert!(next.contains("--help") && !next.contains(BIN), "{line}: {next:?}");
+    }
+}
+
 /// A node that answers calls with what it was told to.
 struct Double {
     answer: RefCell<Option<Result<String, RemoteError>>>,
