@@ -159,6 +159,17 @@ fn redact(tree: &mut Actor, role: Role) {
     }
 }
 
+/// What does not hold; why only where `reasons` may be told, which are errors' texts.
+fn failing(conditions: &Conditions, reasons: bool) -> Vec<Box<str>> {
+    let failing = conditions.list().into_iter().filter(|it| it.standing == Standing::Failing);
+    failing
+        .map(|it| match it.reason.filter(|_| reasons) {
+            Some(reason) => format!("{}: {reason}", it.name).into(),
+            None => it.name,
+        })
+        .collect()
+}
+
 fn refused(error: OrderError) -> NodeError {
     NodeError::Refused(error.to_string().into())
 }
@@ -280,14 +291,9 @@ impl Handle<Crash> for Admin {
 }
 
 impl Handle<Status> for Admin {
-    async fn handle(&mut self, _: Status, _: &Context) -> Result<StatusReport, Never> {
-        let failing = self.insight.conditions.list().into_iter().filter(|it| it.standing == Standing::Failing);
-        let mut conditions: Vec<Box<str>> = failing
-            .map(|it| match it.reason {
-                Some(reason) => format!("{}: {reason}", it.name).into(),
-                None => it.name,
-            })
-            .collect();
+    async fn handle(&mut self, _: Status, cx: &Context) -> Result<StatusReport, Never> {
+        let reasons = cx.caller().is_local() || sees_errors(cx.caller().node().role);
+        let mut conditions = failing(&self.insight.conditions, reasons);
         if self.insight.drain.phase() != Phase::Open {
             conditions.push("stopping".into());
         }
@@ -336,4 +342,18 @@ pub(crate) fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * 4096
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_condition_does_not_hold_is_for_those_who_may_see_errors() {
+        let conditions = Conditions::default();
+        conditions.set("keys", "cannot open /srv/shop/control.db");
+        conditions.set("started", "the node is starting");
+        assert_eq!(failing(&conditions, false), ["keys".into(), "started".into()]);
+        assert_eq!(failing(&conditions, true)[0], "keys: cannot open /srv/shop/control.db".into());
+    }
 }

@@ -112,7 +112,7 @@ pub struct StatusReport {
     pub version: Box<str>,
     /// Whether it takes work: false while it starts and while it drains.
     pub ready: bool,
-    /// Why it is not ready.
+    /// Why it is not ready; by name alone for callers whose role may not see error texts.
     pub conditions: Vec<Box<str>>,
     /// Seconds since it started.
     pub uptime_s: u64,
