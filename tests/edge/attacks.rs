@@ -7,7 +7,7 @@ mod ends;
 mod frames;
 mod strikes;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -29,7 +29,15 @@ const DRIP: Duration = Duration::from_millis(300);
 /// Between the end of one connection and the next of the same attacker.
 const AGAIN: Duration = Duration::from_millis(20);
 /// For all attackers to have begun.
-const GATHERS: Duration = Duration::from_secs(90);
+const GATHERS: Duration = Duration::from_secs(180);
+
+/// How many hosts the attackers have: as many addresses of loopback's, none of them that of whom they disturb.
+const HOSTS: u64 = 64;
+
+/// The host of the attacker of this number.
+fn host(number: u64) -> IpAddr {
+    [127, 0, 0, 20 + (number % HOSTS) as u8].into()
+}
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +133,8 @@ struct World {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
     http3: Arc<ClientConfig>,
-    endpoint: Endpoint,
+    /// One for each of [`HOSTS`].
+    endpoints: Vec<Endpoint>,
     /// Where first packets are caught, for [`Attack::HalfOpen`].
     trap: UdpSocket,
     trapped: SocketAddr,
@@ -144,7 +153,7 @@ async fn attacker() {
         http1: tls("http/1.1"),
         http2: tls("h2"),
         http3: tls("h3"),
-        endpoint: dialer(order.site.address.ip()),
+        endpoints: (0..HOSTS).map(|number| dialer(host(number))).collect(),
         trapped: trap.local_addr().unwrap(),
         trap,
         tally: Tally::default(),
@@ -157,6 +166,8 @@ async fn attacker() {
             loop {
                 if Box::pin(world.strike(number, &mut first)).await.is_err() {
                     world.tally.refused.fetch_add(1, Relaxed);
+                    // It did not even get in: to knock faster only keeps out the others who attack.
+                    sleep(AGAIN * 10).await;
                 }
                 world.tally.done.fetch_add(1, Relaxed);
                 world.begun(&mut first);
@@ -164,8 +175,8 @@ async fn attacker() {
             }
         });
         // Gathered over a while: what is attacked is not the accept queue of this machine.
-        if number % 50 == 49 {
-            sleep(Duration::from_millis(5)).await;
+        if number % 10 == 9 {
+            sleep(Duration::from_millis(10)).await;
         }
     }
     let mut said = false;

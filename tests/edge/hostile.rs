@@ -101,7 +101,7 @@ mod measured {
     #[tokio::test]
     async fn slow_handshakes_and_heads_on_every_protocol() {
         let (_cluster, mut bo, key) = node(|_| ()).await;
-        let amount = scale(150, 1_000);
+        let amount = scale(150, 300);
         withstands(&mut bo, &key, Attack::SlowHandshake, amount, &["handshake_timeout"], 64 * MIB).await;
         for speaks in Speaks::ALL {
             withstands(&mut bo, &key, Attack::SlowHead(speaks), amount, &["slow_head"], 96 * MIB).await;
@@ -112,11 +112,11 @@ mod measured {
     async fn slow_bodies_and_readers_on_every_protocol() {
         let (_cluster, mut bo, key) = node(|_| ()).await;
         for speaks in Speaks::ALL {
-            withstands(&mut bo, &key, Attack::SlowBody(speaks), scale(100, 1_000), &["slow_body"], 96 * MIB).await;
+            withstands(&mut bo, &key, Attack::SlowBody(speaks), scale(100, 300), &["slow_body"], 96 * MIB).await;
         }
         for speaks in Speaks::ALL {
             // Each asks for 8 MiB, which the page holds in memory; the port itself holds no more than its buffers.
-            let amount = scale(10, 40);
+            let amount = scale(10, 20);
             withstands(&mut bo, &key, Attack::SlowReader(speaks), amount, &["slow_reader"], (2 * 9 * amount + 64) * MIB).await;
         }
     }
@@ -124,7 +124,12 @@ mod measured {
     #[tokio::test]
     async fn thousands_of_idle_connections() {
         let amount = scale(1_000, 10_000);
-        let (_cluster, mut bo, key) = node(|bo| bo.set("HTTP_TIMEOUTS__IDLE", scale("10s", "120s"))).await;
+        let (_cluster, mut bo, key) = node(|bo| {
+            bo.set("HTTP_TIMEOUTS__IDLE", scale("10s", "120s"));
+            // They come faster than a debug build shakes hands.
+            bo.set("HTTP_TIMEOUTS__HANDSHAKE", "10s");
+        })
+        .await;
         let idle = p99(&bo, &key).await;
         let before = bo.process().rss();
         let order = Order { attack: Attack::Idle, site: bo.site(), key: key.clone(), amount, seconds: scale(60, 300) };
@@ -147,7 +152,7 @@ mod measured {
     #[tokio::test]
     async fn heads_that_are_bombs() {
         let (_cluster, mut bo, key) = node(|_| ()).await;
-        let amount = scale(8, 64);
+        let amount = scale(8, 16);
         for attack in [Attack::LongField(Speaks::Http1), Attack::LongField(Speaks::Http2), Attack::ManyFields, Attack::HpackBomb] {
             withstands(&mut bo, &key, attack, amount, &["head_too_large", "frame_too_large", "frame_flood"], 64 * MIB).await;
         }
@@ -158,7 +163,7 @@ mod measured {
     #[tokio::test]
     async fn floods_of_http2_frames() {
         let (_cluster, mut bo, key) = node(|_| ()).await;
-        let amount = scale(8, 64);
+        let amount = scale(8, 16);
         // Each comes back as soon as it is thrown out, and may cancel as many requests anew as a browser that closes its
         // tabs: in a debug build on two cores, more than these few are the machine's whole time.
         withstands(&mut bo, &key, Attack::RapidReset, amount / 2, &["reset_flood"], 64 * MIB).await;
@@ -169,7 +174,7 @@ mod measured {
     #[tokio::test]
     async fn http3_frames_that_announce_a_gibibyte() {
         let (_cluster, mut bo, key) = node(|_| ()).await;
-        withstands(&mut bo, &key, Attack::Announce, scale(4, 32), &["frame_too_large"], 96 * MIB).await;
+        withstands(&mut bo, &key, Attack::Announce, scale(4, 8), &["frame_too_large"], 96 * MIB).await;
     }
 
     #[tokio::test]

