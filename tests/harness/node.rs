@@ -1,7 +1,7 @@
 //! Nodes as an operator has them: set up by the documented commands, run as processes, asked through
 //! the command line.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -180,13 +180,13 @@ impl Node {
         self.listen = line.rsplit(' ').next().and_then(|address| address.parse().ok()).expect("the line ends with an address");
     }
 
-    /// Where it listens.
+    /// Where it is reached: where it listens, or on loopback if it listens on every address.
     ///
     /// # Panics
     /// Before its first start.
     pub(crate) fn address(&self) -> SocketAddr {
         assert_ne!(self.listen.port(), 0, "{} was never started", self.name);
-        self.listen
+        if self.listen.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, self.listen.port()).into() } else { self.listen }
     }
 
     /// Where it serves HTTP, with the certificate of its cluster's authority.
