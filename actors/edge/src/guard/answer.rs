@@ -34,6 +34,9 @@ pub(crate) struct Headers {
 /// server's.
 const ROOM: usize = 24;
 
+const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+const PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-policy");
+
 /// What a page of a service that says nothing itself may do: load from its own origin, be framed by nobody.
 const PAGE: HeaderValue =
     HeaderValue::from_static("default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'");
@@ -43,15 +46,8 @@ const DATA: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-an
 impl Headers {
     pub(crate) fn new(config: &Config, h3: &[(Plane, u16)]) -> Self {
         let mut plain = HeaderMap::with_capacity(ROOM);
-        for (name, value) in [
-            (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (REFERRER_POLICY, "no-referrer"),
-            (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-            (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-            (HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
-        ] {
-            plain.insert(name, HeaderValue::from_static(value));
-        }
+        plain.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        plain.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
         plain.insert(CONTENT_SECURITY_POLICY, DATA);
         // RFC 6797 §7.2: never over plain HTTP.
         let mut secured = plain.clone();
@@ -82,7 +78,11 @@ impl Headers {
         };
         let said = std::mem::replace(headers, common.clone());
         if said.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
+            // Browsers heed these of a page and of nothing else, so an answer of data goes without them.
             headers.insert(CONTENT_SECURITY_POLICY, PAGE);
+            headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+            headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
+            headers.insert(PERMISSIONS_POLICY, HeaderValue::from_static("camera=(), geolocation=(), microphone=(), payment=(), usb=()"));
         }
         // A field that a service said replaces ours, all its lines in their order.
         headers.extend(said);

@@ -75,11 +75,19 @@ fn browsers_are_told_what_not_to_do_and_a_service_may_say_otherwise() {
     headers.put(peer(Version::Http1, false), data.headers_mut());
     assert_eq!(data.headers()[CONTENT_SECURITY_POLICY], "default-src 'none'; frame-ancestors 'none'");
     assert_eq!(data.headers()[REFERRER_POLICY], "origin");
-    for name in ["x-content-type-options", "cross-origin-opener-policy", "cross-origin-resource-policy", "permissions-policy"] {
-        assert!(data.headers().contains_key(name), "{name}");
+    for (name, of_data) in [
+        ("x-content-type-options", true),
+        ("cross-origin-resource-policy", true),
+        ("cross-origin-opener-policy", false),
+        ("permissions-policy", false),
+    ] {
+        assert_eq!(data.headers().contains_key(name), of_data, "{name}");
     }
     let mut page = answer("text/html; charset=utf-8", "");
     headers.put(peer(Version::Http1, false), page.headers_mut());
+    for name in ["referrer-policy", "cross-origin-opener-policy", "permissions-policy"] {
+        assert!(page.headers().contains_key(name), "{name}");
+    }
     assert!(page.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().contains("default-src 'self'"));
 }
 
