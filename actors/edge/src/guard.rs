@@ -4,7 +4,7 @@
 //! one place ([`Guard::answer`] and [`Guard::route`]):
 //!
 //! 1. its id, its trace, its deadline; who sent it, past trusted proxies;
-//! 2. the form of its head (431, 414, 400), the rate of its address (429);
+//! 2. the rate of its address (429), the form of its head (431, 414, 400);
 //! 3. questions of browsers about other origins, answered before any credential is asked for;
 //! 4. the way to its service (404), maintenance (503);
 //! 5. where the service wants a scope: wrong credentials so far (429), credentials (401), their rate (429), the scope (403);
@@ -97,7 +97,7 @@ impl Guard {
 
     pub(crate) async fn answer(self: Arc<Self>, mut request: Request<Body>, peer: Peer) -> Response<Body> {
         let (mut visit, sound) = self.arrive(&mut request, peer);
-        let answer = match sound.and_then(|()| self.count_address(&mut visit)) {
+        let answer = match self.count_address(&mut visit).and(sound) {
             Err(problem) => self.refuse(&visit, problem),
             Ok(()) => {
                 let deadline = visit.deadline;
@@ -188,8 +188,9 @@ impl Guard {
     }
 
     fn count_address(&self, visit: &mut Visit) -> Result<(), Problem> {
-        // This machine is no stranger: all clients of a proxy that nobody has called trusted would count as one.
-        if visit.client.to_canonical().is_loopback() {
+        // This machine is no stranger: all clients of a proxy that nobody has called trusted would count as one. One that is
+        // trusted names its clients; where it does not, they count as one.
+        if visit.client.to_canonical().is_loopback() && !self.proxies.trusts(visit.peer.address.ip()) {
             return Ok(());
         }
         let Some(per_minute) = NonZeroU32::new(self.config.limits.per_address) else { return Ok(()) };

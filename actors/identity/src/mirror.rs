@@ -113,6 +113,28 @@ enum Fault {
     Write(String),
 }
 
+/// What the verifier was given to hold from memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    Nothing,
+    /// What is unsaved here.
+    Ours,
+    /// Perhaps what a life before this one could not write: it holds until the tables are known to have all that the owner
+    /// knows, for it would hide what they say of it since.
+    Unknown,
+}
+
+impl Fault {
+    /// What anybody may be told: no path, no name, nothing of what is behind.
+    fn public(&self) -> String {
+        match self {
+            Self::OutOfTouch(_, seconds) => format!("not in touch with the owner for {seconds} s"),
+            Self::Read(_) => "the tables cannot be read".to_owned(),
+            Self::Write(_) => "the changes cannot be written, and hold from memory alone".to_owned(),
+        }
+    }
+}
+
 /// One life of the loop.
 struct Run {
     inner: Arc<Inner>,
@@ -122,6 +144,7 @@ struct Run {
     standing: Option<Standing>,
     /// Pages taken and not on disk.
     unsaved: Vec<Page>,
+    held: Held,
     in_touch: Instant,
     told: Instant,
     /// What was said last; nothing yet in this life, which does not know what the one before it said.
@@ -136,7 +159,7 @@ impl Run {
         };
         let there = inner.context.at::<Keys>(&format!("{NAME}@{owner}"));
         let now = Instant::now();
-        Self { inner, owner, there, standing: None, unsaved: Vec::new(), in_touch: now, told: now, said: None }
+        Self { inner, owner, there, standing: None, unsaved: Vec::new(), held: Held::Unknown, in_touch: now, told: now, said: None }
     }
 
     async fn turn(&mut self) {
@@ -223,10 +246,11 @@ impl Run {
     /// Writes what is unsaved, and `page` behind it.
     async fn save(&mut self, page: Option<Page>) -> Result<(), Fault> {
         let (Source::Owner { writer, .. }, Some(before)) = (&self.inner.source, self.standing.clone()) else { return Ok(()) };
-        let held = !self.unsaved.is_empty();
+        let caught_up = page.as_ref().is_some_and(|page| !page.more);
         let page = page.filter(|page| !page.changes.is_empty() || page.part.is_some());
         let pages: Arc<Vec<Page>> = Arc::new(std::mem::take(&mut self.unsaved).into_iter().chain(page).collect());
         if pages.is_empty() {
+            self.release(caught_up);
             return Ok(());
         }
         let (taken, from) = (pages.clone(), before.clone());
@@ -241,12 +265,11 @@ impl Run {
         let verifier = &self.inner.verifier;
         match written {
             Ok(after) => {
-                if held {
-                    verifier.hold(Some(std::iter::empty()));
-                }
                 for page in &*pages {
                     if page.part.is_some() { verifier.changed_all() } else { verifier.changed(&page.changes) }
                 }
+                self.release(caught_up);
+                let verifier = &self.inner.verifier;
                 // Only now: from here on what is not found is not there.
                 verifier.set_whole(after.whole);
                 if before.whole != after.whole {
@@ -258,20 +281,32 @@ impl Run {
             Err(error) => {
                 let fault = Fault::Write(chain(&error));
                 // It may have been written after all: written again it is the same.
-                self.hold(Arc::unwrap_or_clone(pages));
+                self.hold(Arc::unwrap_or_clone(pages), caught_up);
                 Err(fault)
             }
         }
     }
 
+    /// Lets go of what was held, all that is known here being in the tables; `caught_up` when that is all that the owner knows.
+    fn release(&mut self, caught_up: bool) {
+        if self.held == Held::Ours || (self.held == Held::Unknown && caught_up) {
+            self.inner.verifier.hold(Some(std::iter::empty()));
+            self.held = Held::Nothing;
+        }
+    }
+
     /// Keeps in memory what could not be written. A part of a copy is asked for again instead: it is as large as the tables.
-    fn hold(&mut self, pages: Vec<Page>) {
+    fn hold(&mut self, pages: Vec<Page>, caught_up: bool) {
         self.unsaved = pages;
         let whole = self.unsaved.len();
         if let Some(part) = self.unsaved.iter().position(|page| page.part.is_some()) {
             self.unsaved.truncate(part);
         }
-        let certain = self.unsaved.len() == whole && whole < UNSAVED;
+        // While an earlier life may have held more, what is here is not all of it.
+        if caught_up || self.held != Held::Unknown {
+            self.held = Held::Ours;
+        }
+        let certain = self.unsaved.len() == whole && whole < UNSAVED && self.held == Held::Ours;
         let changes = self.unsaved.iter().flat_map(|page| &page.changes);
         self.inner.verifier.hold(certain.then_some(changes));
     }
@@ -288,12 +323,12 @@ impl Run {
     }
 
     fn say(&mut self, fault: Option<Fault>) {
-        let now = fault.map(|fault| format!("keys: {fault}"));
+        let now = fault.as_ref().map(|fault| format!("keys: {}", fault.public()));
         if self.said.as_ref() == Some(&now) {
             return;
         }
-        match (&now, self.said.as_ref().and_then(Option::as_ref)) {
-            (Some(text), None) => tracing::warn!("{text}"),
+        match (&fault, self.said.as_ref().and_then(Option::as_ref)) {
+            (Some(fault), None) => tracing::warn!(%fault, "keys"),
             (None, Some(_)) => tracing::info!("keys: all is well again"),
             _ => {}
         }

@@ -51,14 +51,18 @@ impl Guard {
         let address = address_key(visit.client);
         // Looked at before and counted after: right credentials cost nothing. What is being looked up at this moment is not
         // counted yet, so an address gets as many more as it can have in flight.
-        if let Err(wait) = self.guesses.look(&address, guesses, visit.started) {
-            let wait = Some(wait.seconds());
-            visit.budget = Some(Budget { policy: "guesses", per_minute: guesses.get(), left: 0, wait });
-            return Err(Problem::RATE_GUESSES);
-        }
-        let proved = match shown {
-            Ok(shown) => self.check(shown).await,
-            Err(Malformed) => Err(Denied::Malformed),
+        let proved = match (self.guesses.look(&address, guesses, visit.started), shown) {
+            (Ok(()), Ok(shown)) => self.check(shown).await,
+            (Ok(()), Err(Malformed)) => Err(Denied::Malformed),
+            // Who guesses must not shut out others behind the same address, so what was proved before is let through.
+            (Err(wait), shown) => match shown.ok().and_then(|shown| self.remembered(shown)) {
+                Some(proved) => Ok(proved),
+                None => {
+                    let wait = Some(wait.seconds());
+                    visit.budget = Some(Budget { policy: "guesses", per_minute: guesses.get(), left: 0, wait });
+                    return Err(Problem::RATE_GUESSES);
+                }
+            },
         };
         let proved = proved.map_err(|denied| {
             if denied != Denied::Unavailable {
@@ -84,6 +88,16 @@ impl Guard {
             None => None,
         };
         Ok(Proved { principal: key.or_else(|| user.clone()), user })
+    }
+
+    /// Who is there, if that is known without looking anything up.
+    fn remembered(&self, shown: Shown) -> Option<Proved> {
+        let recall = |credential: Option<Credential>| match credential {
+            Some(credential) => self.parts.authenticator.recall(&credential)?.ok().map(Some),
+            None => Some(None),
+        };
+        let (key, user) = (recall(shown.key)?, recall(shown.token)?);
+        Some(Proved { principal: key.or_else(|| user.clone()), user })
     }
 
     async fn look_up(&self, credential: Credential) -> Result<Arc<Principal>, Denied> {

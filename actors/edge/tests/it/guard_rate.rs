@@ -37,7 +37,7 @@ async fn an_address_is_refused_past_its_limit_and_told_when_to_come_back() {
 #[tokio::test(start_paused = true)]
 async fn this_machine_is_no_stranger_but_what_a_trusted_proxy_forwards_is() {
     let limits = Limits { per_address: 1, ..calm().limits };
-    let site = Site::with(Config { limits, trusted_proxies: vec![("127.0.0.1".parse().unwrap(), 32)], ..calm() }, Keys::usual());
+    let site = Site::with(Config { limits, trusted_proxies: vec![("127.0.0.9".parse().unwrap(), 32)], ..calm() }, Keys::usual());
     let ask = async |from: &str, client: Option<&str>| {
         let request = with(get("/open/x"), &client.map(|client| ("x-forwarded-for", client)).into_iter().collect::<Vec<_>>());
         site.ask_from(request.body(Body::empty()).unwrap(), peer_at(from)).await.status.as_u16()
@@ -45,7 +45,19 @@ async fn this_machine_is_no_stranger_but_what_a_trusted_proxy_forwards_is() {
     for from in ["127.0.0.1", "127.0.0.2", "::1"] {
         assert_eq!((ask(from, None).await, ask(from, None).await), (200, 200), "{from}");
     }
-    assert_eq!((ask("127.0.0.1", Some("192.0.2.1")).await, ask("127.0.0.1", Some("192.0.2.1")).await), (200, 429));
+    for client in [Some("192.0.2.1"), None] {
+        assert_eq!((ask("127.0.0.9", client).await, ask("127.0.0.9", client).await), (200, 429), "{client:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_is_refused_is_counted_all_the_same() {
+    let site = limited(Limits { per_address: 2, ..calm().limits });
+    let ask = async || {
+        let request = with(get("/open/x"), &[("idempotency-key", "a"), ("idempotency-key", "b")]);
+        site.ask_from(request.body(Body::empty()).unwrap(), peer_at("192.0.2.1")).await.status.as_u16()
+    };
+    assert_eq!((ask().await, ask().await, ask().await), (400, 400, 429));
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,28 +111,44 @@ async fn a_key_is_refused_past_its_own_limit_wherever_it_comes_from() {
 
 #[tokio::test(start_paused = true)]
 async fn guessing_ends_before_anything_is_looked_up() {
-    let site = limited(Limits { guesses_per_address: 3, ..calm().limits });
+    let mut keys = Keys::usual();
+    keys.remembers = false;
+    let site = Site::with(Config { limits: Limits { guesses_per_address: 3, ..calm().limits }, ..calm() }, keys);
     let ask = async |key: &str, from: &str| {
         site.ask_from(with(get("/stock/x"), &[("x-api-key", key)]).body(Body::empty()).unwrap(), peer_at(from)).await
     };
-    let asked = || site.keys.asked.load(std::sync::atomic::Ordering::Relaxed);
+    let looked = || site.keys.looked.load(std::sync::atomic::Ordering::Relaxed);
     for _ in 0..50 {
         assert_eq!(ask(KEY, "192.0.2.1").await.status, 200, "right credentials cost no guess");
     }
     for i in 0..3 {
         assert_eq!(ask(&format!("hk_{i}"), "192.0.2.1").await.status, 401);
     }
-    let before = asked();
+    assert_eq!(looked(), 53);
     for key in ["hk_4", KEY, "not a key"] {
         let refused = ask(key, "192.0.2.1").await;
         assert_eq!((refused.status.as_u16(), refused.code().as_str()), (429, "rate_guesses"));
         assert_eq!(refused.header("retry-after"), Some("20"));
     }
-    assert_eq!(asked(), before);
+    assert_eq!(looked(), 53);
     assert_eq!(site.metrics.count(Reason::RateGuesses), 3);
     assert_eq!(ask(KEY, "192.0.2.2").await.status, 200, "others are not refused for it");
     advance(Duration::from_secs(20)).await;
     assert_eq!(ask(KEY, "192.0.2.1").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_guesses_shuts_out_nobody_who_was_known_before() {
+    let site = limited(Limits { guesses_per_address: 1, ..calm().limits });
+    let ask = async |fields: &[(&str, &str)]| {
+        site.ask_from(with(get("/stock/x"), fields).body(Body::empty()).unwrap(), peer_at("192.0.2.1")).await.status.as_u16()
+    };
+    assert_eq!(ask(&[("x-api-key", "hk_0")]).await, 401);
+    for _ in 0..3 {
+        assert_eq!(ask(&[("x-api-key", "hk_1")]).await, 429);
+        assert_eq!(ask(&[("x-api-key", KEY)]).await, 200);
+        assert_eq!(ask(&[("x-api-key", KEY), ("authorization", "Bearer forged")]).await, 429, "one that holds carries no other");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -38,6 +38,8 @@ pub(crate) const TOKEN: &str = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhbmEifQ.c2lnbmF0
 pub(crate) struct Keys {
     pub(crate) known: HashMap<String, Result<Arc<Principal>, Denied>>,
     pub(crate) asked: AtomicUsize,
+    /// How often it had to look.
+    pub(crate) looked: AtomicUsize,
     /// Answers from memory, and without waiting.
     pub(crate) remembers: bool,
     /// Looking takes a permit, where there is one.
@@ -82,6 +84,7 @@ impl Authenticator for Keys {
     }
 
     fn verify(&self, credential: Credential) -> BoxFuture<'static, Result<Arc<Principal>, Denied>> {
+        self.looked.fetch_add(1, Relaxed);
         let (told, slow) = (self.tell(&credential), self.slow.clone());
         async move {
             if let Some(slow) = slow {
