@@ -55,7 +55,7 @@ async fn a_rolling_restart_under_load_fails_no_request() {
     let sites = [nodes[0].site(), nodes[1].site()];
     let mut loads = Vec::new();
     for speaks in Speaks::ALL {
-        // Some of the requests take longer than the notice that a stopping node gives.
+        // Requests that take a while, so that some are in hand whenever a node begins to stop.
         let path = "/drill/slow?n=20";
         loads.push(Load::begin(Plan { speaks, sites: &sites, key: &key, path, workers: 4, per_connection: None }).await);
     }

@@ -87,7 +87,7 @@ section! {
         per_identity = "per-identity": u32 = 0, within 0..=100_000_000;
         /// Wrong keys and tokens a minute from one address, beyond which it has to wait before any is looked at.
         guesses_per_address = "guesses-per-address": u32 = 30, within 1..=1_000_000;
-        /// Addresses, and again identities, that are counted at a time; those silent longest are forgotten first.
+        /// Addresses, and again identities, that are counted at a time; those that owe least are forgotten first.
         counted = "counted": u32 = 65_536, within 256..=10_000_000;
     }
 }
