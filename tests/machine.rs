@@ -292,30 +292,33 @@ async fn a_certificate_that_ends_while_the_node_runs_ends_its_sessions_and_a_new
 }
 
 /// The library that turns a process's clock, which `tests/run` installs.
-pub(crate) fn faketime() -> Option<PathBuf> {
+/// Gives `node` a wall clock that is turned by writing into the file that this returns; only that one jumps, nothing turns
+/// the monotonic one back.
+///
+/// # Panics
+/// Without libfaketime, which `tests/run` installs.
+pub(crate) fn turnable_clock(cluster: &Cluster, node: &mut Node) -> PathBuf {
     let dirs = ["/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime"];
-    dirs.iter().map(|dir| Path::new(dir).join("libfaketimeMT.so.1")).find(|path| path.exists())
-}
-
-#[tokio::test]
-async fn a_clock_that_jumps_disturbs_no_session_and_no_call() {
-    let Some(library) = faketime() else {
-        eprintln!("not promised here: there is no libfaketime to turn the clock with");
-        return;
-    };
-    let cluster = Cluster::of(outside::drill().await);
-    let mut bo = cluster.first("bo-1", [127, 0, 0, 1]).await;
+    let library = dirs.iter().map(|dir| Path::new(dir).join("libfaketimeMT.so.1")).find(|path| path.exists());
+    let library = library.expect("libfaketime is installed: run tests/run");
     let clock = cluster.path().join("clock");
     fs::write(&clock, "+0").unwrap();
     for (name, value) in [
         ("LD_PRELOAD", text(&library)),
         ("FAKETIME_TIMESTAMP_FILE", text(&clock)),
         ("FAKETIME_NO_CACHE", "1"),
-        // Only the wall clock jumps; nothing turns the monotonic one back.
         ("DONT_FAKE_MONOTONIC", "1"),
     ] {
-        bo.variable(name, value);
+        node.variable(name, value);
     }
+    clock
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_disturbs_no_session_and_no_call() {
+    let cluster = Cluster::of(outside::drill().await);
+    let mut bo = cluster.first("bo-1", [127, 0, 0, 1]).await;
+    let clock = turnable_clock(&cluster, &mut bo);
     bo.start().await;
     let mut fo = cluster.join("fo-1", "fo", [127, 0, 0, 2], &[bo.address()]).await;
     fo.start().await;

@@ -8,7 +8,7 @@ use super::served;
 use crate::harness::http::{Ask, Session, Speaks};
 use crate::harness::node::text;
 use crate::harness::{Cluster, Node, free_address, outside, poll_state};
-use crate::machine::{Small, faketime, fill};
+use crate::machine::{Small, fill, turnable_clock};
 
 /// The status of `/drill/echo` under `key`, over each version.
 async fn statuses(node: &Node, key: &str) -> Vec<u16> {
@@ -151,22 +151,9 @@ async fn on_a_full_disk_no_key_is_made_and_those_that_are_go_on() {
 
 #[tokio::test]
 async fn a_clock_that_jumps_a_year_ends_keys_and_certificates_clearly_and_loses_nothing() {
-    let Some(library) = faketime() else {
-        eprintln!("not promised here: there is no libfaketime to turn the clock with");
-        return;
-    };
     let cluster = Cluster::of(outside::drill().await);
     let mut bo = cluster.first("bo-1", [127, 0, 0, 1]).await;
-    let clock = cluster.path().join("clock");
-    fs::write(&clock, "+0").unwrap();
-    for (name, value) in [
-        ("LD_PRELOAD", text(&library)),
-        ("FAKETIME_TIMESTAMP_FILE", text(&clock)),
-        ("FAKETIME_NO_CACHE", "1"),
-        ("DONT_FAKE_MONOTONIC", "1"),
-    ] {
-        bo.variable(name, value);
-    }
+    let clock = turnable_clock(&cluster, &mut bo);
     bo.start().await;
     let short = bo.key(&["drill"]).await;
     let forever = bo.key_record(&["drill"], &["--expires", "never"]).await["secret"].as_str().unwrap().to_owned();

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 mod table;
 
-use table::{Counted, Look, Table};
+use table::{At, Table};
 
 /// What requests are counted by.
 pub(crate) type Key = [u8; 16];
@@ -70,19 +70,18 @@ impl Limiter {
 
     /// Counts one more of `key`, and tells how many more may follow at once; or tells to wait, and counts nothing.
     pub(crate) fn take(&self, key: &Key, per_minute: NonZeroU32, now: Instant) -> Result<u32, Wait> {
-        let now = self.nanos(now);
-        decide(Counted { table: &self.table, now }, key, per_minute).map(|state| state.remaining_burst_capacity())
+        decide(self.at(now, true), key, per_minute).map(|state| state.remaining_burst_capacity())
     }
 
     /// Whether `key` may take one more, without counting it.
     pub(crate) fn look(&self, key: &Key, per_minute: NonZeroU32, now: Instant) -> Result<(), Wait> {
-        let now = self.nanos(now);
-        decide(Look { table: &self.table, now }, key, per_minute).map(drop)
+        decide(self.at(now, false), key, per_minute).map(drop)
     }
 
-    fn nanos(&self, now: Instant) -> u64 {
+    fn at(&self, now: Instant, keeps: bool) -> At<'_> {
         // 584 years of uptime.
-        u64::try_from(now.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
+        let now = u64::try_from(now.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX);
+        At { table: &self.table, now, keeps }
     }
 }
 
@@ -99,11 +98,8 @@ impl Clock for Now {
 
 /// `governor` has one quota a limiter, and here each key may have its own: a limiter is a few numbers, so one is made for
 /// each decision, and only the store lives on.
-fn decide<S>(store: S, key: &Key, per_minute: NonZeroU32) -> Result<StateSnapshot, Wait>
-where
-    S: governor::state::StateStore<Key = Key>,
-{
-    let limiter = RateLimiter::<Key, S, Now, StateInformationMiddleware>::new(Quota::per_minute(per_minute), store, Now);
+fn decide(store: At<'_>, key: &Key, per_minute: NonZeroU32) -> Result<StateSnapshot, Wait> {
+    let limiter = RateLimiter::<Key, At<'_>, Now, StateInformationMiddleware>::new(Quota::per_minute(per_minute), store, Now);
     limiter.check_key(key).map_err(|until: NotUntil<Nanos>| Wait(until.wait_time_from(Nanos::new(0))))
 }
 

@@ -135,12 +135,14 @@ impl Shard {
 
 /// The table at one moment, from which `governor` counts: what a key owes is told and taken relative to it.
 #[derive(Debug)]
-pub(super) struct Counted<'a> {
+pub(super) struct At<'a> {
     pub(super) table: &'a Table,
     pub(super) now: u64,
+    /// Whether what is decided is kept, or the key was only looked at.
+    pub(super) keeps: bool,
 }
 
-impl StateStore for Counted<'_> {
+impl StateStore for At<'_> {
     type Key = Key;
     fn measure_and_replace<T, F, E>(&self, key: &Key, decide: F) -> Result<T, E>
     where
@@ -150,27 +152,9 @@ impl StateStore for Counted<'_> {
         let place = shard.place(key);
         let owed = shard.arrival(&place).map(|arrival| Nanos::new(arrival.saturating_sub(self.now)));
         let (outcome, owes) = decide(owed)?;
-        shard.put(&place, key, self.now.saturating_add(owes.as_u64()));
+        if self.keeps {
+            shard.put(&place, key, self.now.saturating_add(owes.as_u64()));
+        }
         Ok(outcome)
-    }
-}
-
-/// The same, and nothing is counted.
-#[derive(Debug)]
-pub(super) struct Look<'a> {
-    pub(super) table: &'a Table,
-    pub(super) now: u64,
-}
-
-impl StateStore for Look<'_> {
-    type Key = Key;
-    fn measure_and_replace<T, F, E>(&self, key: &Key, decide: F) -> Result<T, E>
-    where
-        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
-    {
-        let mut shard = self.table.shard(key).lock();
-        let place = shard.place(key);
-        let owed = shard.arrival(&place).map(|arrival| Nanos::new(arrival.saturating_sub(self.now)));
-        decide(owed).map(|(outcome, _)| outcome)
     }
 }
