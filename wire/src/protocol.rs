@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub mod keys;
 pub mod node;
+pub mod sync;
 
 /// A protocol: what an actor of some name understands.
 pub trait Protocol: Send + Sync + 'static {
