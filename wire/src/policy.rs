@@ -18,6 +18,7 @@ use crate::{
         Method,
         keys::{Changes, Keys, List, Report},
         node::{Actors, Describe, Node, Recorder, Serving, Status, Tree},
+        sync::{self, Replica, Sync},
     },
 };
 
@@ -116,6 +117,32 @@ impl Policy {
         }
         // Only a BO owns databases. An FO that offered keys would choose who comes in elsewhere.
         policy.offers.push((Role::Bo, Keys::NAME.into()));
+        policy.declare::<Sync>();
+        policy.declare::<Replica>();
+        const FOLLOW: &[u16] = &[sync::Subscribe::METHOD, sync::PublisherStatusAsk::METHOD, sync::Head::METHOD];
+        const FEED: &[u16] = &[sync::Apply::METHOD, sync::ReplicaAsk::METHOD, sync::HaveAsk::METHOD];
+        for caller in Role::ALL {
+            // Which publication a node may follow is the publication's to say; that a comparison reads all of a database is a
+            // reason to let operators alone begin one.
+            let publication = match caller {
+                Role::Bo | Role::Fo => Allowed::List(FOLLOW.into()),
+                Role::Viewer => Allowed::List([sync::PublisherStatusAsk::METHOD].into()),
+                Role::Operator => Allowed::All,
+            };
+            policy.rules.push(Rule { caller, callee: Role::Bo, protocol: Sync::NAME.into(), methods: publication });
+            // An FO that could feed a replica would put its own data before another FO's public.
+            let replica = match caller {
+                Role::Bo => Allowed::List(FEED.into()),
+                Role::Fo => continue,
+                Role::Viewer => Allowed::List([sync::ReplicaAsk::METHOD].into()),
+                Role::Operator => Allowed::All,
+            };
+            for callee in Role::ALL.into_iter().filter(|role| role.is_node()) {
+                policy.rules.push(Rule { caller, callee, protocol: Replica::NAME.into(), methods: replica.clone() });
+            }
+        }
+        policy.offers.push((Role::Bo, Sync::NAME.into()));
+        policy.offers.extend(Role::ALL.into_iter().filter(|role| role.is_node()).map(|role| (role, Replica::NAME.into())));
         policy
     }
 
@@ -358,6 +385,44 @@ mod tests {
         assert_eq!(Role::ALL.map(|role| policy.may_offer(role, Keys::NAME)), [true, false, false, false]);
     }
 
+    /// The same for `horos.sync`, which only a bo answers, and `horos.replica`, which any node does.
+    const EXPECTED_SYNC: &[(&str, [bool; 4])] = &[
+        ("subscribe", [true, true, true, false]),
+        ("status", [true, true, true, true]),
+        ("verify", [false, false, true, false]),
+        ("head", [true, true, true, false]),
+    ];
+    const EXPECTED_REPLICA: &[(&str, [bool; 4])] = &[
+        ("apply", [true, false, true, false]),
+        ("status", [true, false, true, true]),
+        ("have", [true, false, true, false]),
+        ("rollback", [false, false, true, false]),
+        ("resume", [false, false, true, false]),
+    ];
+
+    #[test]
+    fn a_bo_feeds_replicas_and_an_fo_only_asks_to_be_fed() {
+        let policy = Policy::builtin();
+        for (protocol, methods, expected) in
+            [(Sync::NAME, Sync::methods(), EXPECTED_SYNC), (Replica::NAME, Replica::methods(), EXPECTED_REPLICA)]
+        {
+            assert_eq!(methods.len(), expected.len(), "a new method needs a line above");
+            for (method, (name, by_caller)) in methods.iter().zip(expected) {
+                assert_eq!(method.name, *name);
+                for (caller, expected) in Role::ALL.into_iter().zip(by_caller) {
+                    for callee in Role::ALL {
+                        let expected = *expected && (callee == Role::Bo || callee == Role::Fo && protocol == Replica::NAME);
+                        let pair = format!("{caller} calls {name} on {callee}");
+                        assert_eq!(policy.may_call(caller, callee, protocol, method.number), expected, "{pair}");
+                        assert_eq!(policy.permitted(caller, callee, protocol, methods).contains(method.number), expected, "{pair}");
+                    }
+                }
+            }
+        }
+        assert_eq!(Role::ALL.map(|role| policy.may_offer(role, Sync::NAME)), [true, false, false, false]);
+        assert_eq!(Role::ALL.map(|role| policy.may_offer(role, Replica::NAME)), [true, true, false, false]);
+    }
+
     #[test]
     fn what_no_rule_names_is_denied() {
         let policy = Policy::builtin();
@@ -422,9 +487,14 @@ mod tests {
         let mut policy = Policy::builtin();
         policy.allow(Rule { caller: Role::Fo, callee: Role::Bo, protocol: "stock".into(), methods: Allowed::All }).unwrap();
         let rows = policy.rows();
-        assert_eq!(rows.len(), (Node::methods().len() + Keys::methods().len() + 1) * 2 * 4);
+        let known = [
+            (Node::NAME, Node::methods()),
+            (Keys::NAME, Keys::methods()),
+            (Sync::NAME, Sync::methods()),
+            (Replica::NAME, Replica::methods()),
+        ];
+        assert_eq!(rows.len(), (known.iter().map(|(_, methods)| methods.len()).sum::<usize>() + 1) * 2 * 4);
         for row in &rows {
-            let known = [(Node::NAME, Node::methods()), (Keys::NAME, Keys::methods())];
             let methods = known.into_iter().find(|(name, _)| **name == *row.protocol).map_or(&[][..], |(_, methods)| methods);
             let number = methods.iter().find(|method| *method.name == *row.method).map_or(1, |method| method.number);
             assert_eq!(row.allowed, policy.may_call(row.caller, row.callee, &row.protocol, number), "{row}");

@@ -16,7 +16,7 @@ use crate::{
     id::{Dossier, Id, NanoId, ShortId},
     policy,
     principal::Scope,
-    protocol::{keys, node::*},
+    protocol::{keys, node::*, sync},
     tree::{self, Busy, Health, Kind, NodeTree, Outcome, Quantiles, Recorded, Recording, State},
 };
 
@@ -104,6 +104,26 @@ fn key_record() -> keys::KeyRecord {
 
 fn refusals() -> keys::Refusals {
     keys::Refusals { malformed: 1, unknown: 2, revoked: 3, expired: 4, not_yet_valid: 5, other_audience: 6, wrong_scope: 7, unavailable: 8 }
+}
+
+fn sync_position() -> sync::Position {
+    sync::Position { epoch: sync::Epoch(1), seq: 2, stamp: -3 }
+}
+
+fn subscriber(state: sync::FeedState) -> sync::SubscriberStatus {
+    sync::SubscriberStatus {
+        node: "fo-1".parse().unwrap(),
+        position: Some(sync_position()),
+        lag_rows: 1,
+        lag_ms: 2,
+        sent_bytes: 300,
+        deltas: 4,
+        snapshots: 5,
+        last_error: Some("e".into()),
+        state,
+        verified_at: Some(6),
+        repaired_rows: 7,
+    }
 }
 
 fn position() -> keys::Position {
@@ -365,6 +385,112 @@ macro_rules! each {
             ],
             "000161 010161 020161 030161 040161 050161 060161 07",
         );
+        $check(sync_position(), "10010000000000000000000000000000000405");
+        $check(
+            sync::Subscribe { have: Some(sync_position()), tables: vec![sync::KnownTable { name: "t".into(), mark: sync::TableMark(0xab) }], version: 1, resume: true },
+            "011001000000000000000000000000000000040501017410ab0000000000000000000000000000000101",
+        );
+        $check(sync::Subscribed { head: sync_position(), lease_ms: 10_000 }, "10010000000000000000000000000000000405fb1027");
+        $check(sync::PublisherStatusAsk {}, "");
+        $check(
+            sync::PublicationStatus {
+                name: "shop".into(),
+                file: Some("s.db".into()),
+                head: Some(sync_position()),
+                log_entries: 5,
+                tables: 2,
+                blind: vec!["t.i".into()],
+                condition: Some("c".into()),
+                subscribers: vec![subscriber(sync::FeedState::Snapshot { done_rows: 1, total_rows: 2, bytes: 3 })],
+            },
+            "0473686f700104732e6462011001000000000000000000000000000000040505020103742e690101630104666f2d3101100100000000000000000000000000000004050102fb2c01040501016502010203010607",
+        );
+        $check(
+            [sync::FeedState::Live, sync::FeedState::CatchingUp, sync::FeedState::Snapshot { done_rows: 1, total_rows: 2, bytes: 3 }, sync::FeedState::Away],
+            "00010201020303",
+        );
+        $check(sync::StartVerify { node: Some("fo-1".parse().unwrap()), run: Some(7) }, "0104666f2d310107");
+        $check(
+            sync::VerifyReport {
+                run: 7,
+                done: true,
+                nodes: vec![sync::NodeVerify {
+                    node: "fo-1".parse().unwrap(),
+                    chunks: 1,
+                    total_chunks: 2,
+                    rows: 3,
+                    mismatches: 4,
+                    repaired_rows: 5,
+                    done: false,
+                    error: Some("e".into()),
+                }],
+            },
+            "07010104666f2d31010203040500010165",
+        );
+        $check(sync::Head {}, "");
+        $check(
+            [
+                sync::SyncError::NotForYou,
+                sync::SyncError::TooMany,
+                sync::SyncError::Version(1),
+                sync::SyncError::Unavailable("a".into()),
+                sync::SyncError::NoSuch("a".into()),
+                sync::SyncError::Invalid("a".into()),
+            ],
+            "00010201030161040161050161",
+        );
+        $check(sync::Apply { stream: sync::Stream::Inline(vec![1, 2, 3]), bytes: Some(3) }, "00030102030103");
+        $check(sync::Apply { stream: sync::Stream::Body(crate::Bulk(0xabc)), bytes: None }, "0110bc0a000000000000000000000000000000");
+        $check(sync::Applied { position: sync_position(), mismatches: vec![1, 300] }, "100100000000000000000000000000000004050201fb2c01");
+        $check(sync::ReplicaAsk {}, "");
+        $check(
+            sync::ReplicaStatus {
+                name: "shop".into(),
+                source: "bo-1".parse().unwrap(),
+                position: Some(sync_position()),
+                tables: vec![sync::ReplicaTable { name: "t".into(), mark: sync::TableMark(0xab), changed_at: Some(9) }],
+                state: sync::ReplicaState::Receiving { rows: 1, bytes: 2 },
+                resume: true,
+                applied_at: Some(8),
+                stale_ms: Some(7),
+                deltas: 1,
+                snapshots: 2,
+                received_bytes: 3,
+                last_error: Some("e".into()),
+            },
+            "0473686f7004626f2d31011001000000000000000000000000000000040501017410ab00000000000000000000000000000001090201020101080107010203010165",
+        );
+        $check(
+            [
+                sync::ReplicaState::Empty,
+                sync::ReplicaState::Live,
+                sync::ReplicaState::Receiving { rows: 1, bytes: 2 },
+                sync::ReplicaState::Pinned,
+                sync::ReplicaState::Broken,
+            ],
+            "00010201020304",
+        );
+        $check(sync::HaveAsk { from: Some(5_000) }, "01fb8813");
+        $check(sync::Have { chunks: vec![sync::ChunkMark(0xcd)], next: Some(5_000) }, "0110cd00000000000000000000000000000001fb8813");
+        $check(sync::Rollback {}, "");
+        $check(sync::RolledBack { position: sync_position(), withdrawn_rows: 2 }, "1001000000000000000000000000000000040502");
+        $check(sync::Resume {}, "");
+        $check(sync::Resumed {}, "");
+        $check(
+            [
+                sync::ReplicaError::NotMySource,
+                sync::ReplicaError::Mismatch { have: Some(sync_position()) },
+                sync::ReplicaError::Corrupt("a".into()),
+                sync::ReplicaError::TooLarge,
+                sync::ReplicaError::Backwards,
+                sync::ReplicaError::Pinned,
+                sync::ReplicaError::Busy,
+                sync::ReplicaError::Storage("a".into()),
+                sync::ReplicaError::Malformed("a".into()),
+                sync::ReplicaError::Nothing("a".into()),
+            ],
+            "0001011001000000000000000000000000000000040502016103040506070161080161090161",
+        );
         $check("dos_01900000-0000-719e-910a-2dec89025cc1".parse::<Id<Dossier>>().unwrap(), "019000000000719e910a2dec89025cc1");
         $check("0680000001282BK0".parse::<ShortId>().unwrap(), "01900000000044812e60");
         $check("0123456789ab".parse::<NanoId<12>>().unwrap(), "0c303132333435363738396162");
@@ -413,9 +539,11 @@ fn no_message_of_horos_own_protocols_is_without_golden_bytes() {
     let mut looked = Looked(BTreeSet::new());
     <Node as crate::Methods<Looked>>::visit(&mut looked);
     <keys::Keys as crate::Methods<Looked>>::visit(&mut looked);
+    <sync::Sync as crate::Methods<Looked>>::visit(&mut looked);
+    <sync::Replica as crate::Methods<Looked>>::visit(&mut looked);
     // It has no value to write.
     looked.0.remove(element::<crate::Never>());
-    assert!(looked.0.len() > 25, "{:?}", looked.0);
+    assert!(looked.0.len() > 40, "{:?}", looked.0);
     let missing: Vec<_> = COVERED.with_borrow(|covered| looked.0.difference(covered).copied().collect());
     assert_eq!(missing, [""; 0]);
 }
