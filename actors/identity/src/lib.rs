@@ -1,8 +1,8 @@
 //! Who may come in from outside: keys, and tokens that prove a user.
 //!
 //! The owner of `control.db` runs the service `horos.keys` ([`Keys`]); every node keeps a replica of what it knows
-//! ([`Mirror`]) and answers from that ([`Verifier`]), so that no request waits for another node and a guess never leaves the
-//! node it was made on.
+//! ([`Mirror`]) and answers from that ([`Verifier`]), so that a guess never leaves the node it was made on. What is not known
+//! here may have been made a moment ago: then, and only then, the answer waits until the mirror has asked once more.
 //!
 //! - A key is 256 random bits, shown once and stored as their SHA-256, which is the primary key that it is found by.
 //! - A token is signed with Ed25519 by an issuer that an operator has trusted, for a day at most.
@@ -18,6 +18,7 @@ mod log;
 mod lookup;
 mod memory;
 mod mirror;
+mod news;
 mod replica;
 mod schema;
 mod service;

@@ -1,7 +1,7 @@
 //! Keeps this node's tables equal to the owner's, and tells the owner what was refused here.
 //!
 //! Runs on every node, started by `nodes`. Every 250 ms it asks for what has changed, so that what is revoked is refused
-//! everywhere within a second. While the owner is away the last replica serves and a condition says for how long. On the
+//! everywhere within a second; and sooner, within bounds, when somebody shows what is not known here ([`crate::news`]). While the owner is away the last replica serves and a condition says for how long. On the
 //! owner itself the tables are the very ones, and only what was remembered of them has to be forgotten.
 //!
 //! A change that cannot be written here, the disk being full, holds from memory until it can.
@@ -22,6 +22,7 @@ use rusqlite::Connection;
 
 use crate::{
     log,
+    news::SPACING,
     replica::{self, Standing},
     verifier::Verifier,
 };
@@ -89,13 +90,26 @@ impl Mirror {
         worker("keys-mirror", move |vitals| {
             let inner = inner.clone();
             async move {
+                let news = inner.verifier.news().clone();
                 let mut run = Run::new(inner);
                 let mut ticks = tokio::time::interval(POLL);
                 ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+                let mut sooner = tokio::time::Instant::now();
                 loop {
-                    ticks.tick().await;
+                    let wished = async {
+                        tokio::time::sleep_until(sooner).await;
+                        news.wished().await;
+                    };
+                    tokio::select! {
+                        _ = ticks.tick() => {}
+                        () = wished => ticks.reset(),
+                    }
+                    sooner = tokio::time::Instant::now() + SPACING;
                     vitals.progressed(Instant::now());
-                    run.turn().await;
+                    news.begin();
+                    let reached = run.turn().await;
+                    news.end(reached);
+                    run.tell().await;
                 }
             }
         })
@@ -146,6 +160,8 @@ struct Run {
     unsaved: Vec<Page>,
     held: Held,
     in_touch: Instant,
+    /// Whether the owner's last answer was all that it knew.
+    reached: bool,
     told: Instant,
     /// What was said last; nothing yet in this life, which does not know what the one before it said.
     said: Option<Option<String>>,
@@ -159,10 +175,13 @@ impl Run {
         };
         let there = inner.context.at::<Keys>(&format!("{NAME}@{owner}"));
         let now = Instant::now();
-        Self { inner, owner, there, standing: None, unsaved: Vec::new(), held: Held::Unknown, in_touch: now, told: now, said: None }
+        let (unsaved, held) = (Vec::new(), Held::Unknown);
+        Self { inner, owner, there, standing: None, unsaved, held, in_touch: now, reached: false, told: now, said: None }
     }
 
-    async fn turn(&mut self) {
+    /// Whether everything is here now that the owner knew when this began.
+    async fn turn(&mut self) -> bool {
+        self.reached = false;
         // A copy or a long list of changes is fetched without a pause, but one turn ends, so that refusals are told and the
         // watchdog sees progress.
         let until = Instant::now() + TELL;
@@ -174,10 +193,7 @@ impl Run {
             }
         };
         self.say(outcome.err());
-        if self.told.elapsed() >= TELL {
-            self.told = Instant::now();
-            self.tell().await;
-        }
+        self.reached
     }
 
     /// Fetches and takes one page; whether there is more.
@@ -233,9 +249,11 @@ impl Run {
         match self.there.call(ask, ASK).await {
             Ok(page) => {
                 self.in_touch = Instant::now();
+                self.reached = !page.more;
                 Ok(Some(page))
             }
             Err(error) => {
+                self.reached = false;
                 tracing::debug!(owner = %self.owner, %error, "no changes of keys");
                 let away = self.in_touch.elapsed();
                 if away < OUT_OF_TOUCH { Ok(None) } else { Err(Fault::OutOfTouch(self.owner.clone(), away.as_secs())) }
@@ -311,7 +329,12 @@ impl Run {
         self.inner.verifier.hold(certain.then_some(changes));
     }
 
-    async fn tell(&self) {
+    /// Tells the owner what was refused, if it is time to.
+    async fn tell(&mut self) {
+        if self.told.elapsed() < TELL {
+            return;
+        }
+        self.told = Instant::now();
         let Some(report) = self.inner.verifier.take_refusals() else { return };
         if let Err(error) = self.there.call(report.clone(), ASK).await {
             tracing::debug!(owner = %self.owner, %error, "refusals could not be told");

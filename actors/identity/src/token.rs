@@ -1,7 +1,18 @@
 //! Signed tokens (RFC 7519): what a header and claims must say, and how ours are written.
 //!
-//! One algorithm, fixed here and not chosen by the token (RFC 8725 §3.1); one trusted key for a `kid`; every claim that
-//! limits a token is required. The times are compared here and not by the library, with the clock that is passed in.
+//! One algorithm, fixed here and not chosen by the token (RFC 8725 §3.1); one trusted key for a `kid`; and these claims, of
+//! which RFC 7519 §4.1 itself requires none:
+//!
+//! | claim | |
+//! |---|---|
+//! | `iss`, `aud` | required; those that the issuer is trusted with, `aud` alone or among others |
+//! | `sub` | required: the user that is proved |
+//! | `jti` | required: what the token is revoked by |
+//! | `exp` | required |
+//! | `nbf`, `iat` | the token begins with `nbf`, or without it with `iat`; it lasts no longer than [`MAX_LIFE`] from then, or from now where it has neither. `iat` is never in the future |
+//! | `scope` | what the user may do, between spaces; without it nothing |
+//!
+//! The times are compared here and not by the library, with the clock that is passed in.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use horos_wire::{
@@ -11,10 +22,11 @@ use horos_wire::{
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
 
-/// How far an issuer's clock may be off, in seconds: a token is taken this long before its `nbf` and after its `exp`. Ten
+/// How far an issuer's clock may be off, in seconds: a token is taken this long before its beginning and after its end. Ten
 /// times what NTP leaves, and short beside any token's life.
 pub const LEEWAY: i64 = 30;
-/// Longest life of a token, `exp` less `nbf`, in seconds: a day. What is to hold for longer is a key, which is revoked by its row.
+/// Longest life of a token, from its beginning to `exp`, in seconds: a day. What is to hold for longer is a key, which is
+/// revoked by its row.
 pub const MAX_LIFE: i64 = 86_400;
 
 /// What stands in a token that we sign.
@@ -43,7 +55,7 @@ struct Claims {
     sub: Box<str>,
     aud: Audience,
     exp: serde_json::Number,
-    nbf: serde_json::Number,
+    nbf: Option<serde_json::Number>,
     iat: Option<serde_json::Number>,
     jti: Box<str>,
     scope: Option<Box<str>>,
@@ -132,17 +144,20 @@ pub(crate) fn check(
     if !claims.aud.names(&issuer.audience) {
         return Err(Denied::OtherAudience);
     }
-    let (Some(exp), Some(nbf)) = (whole(&claims.exp), whole(&claims.nbf)) else { return Err(Denied::Malformed) };
-    let life = exp.checked_sub(nbf).filter(|life| (1..=MAX_LIFE).contains(life));
-    if life.is_none() || !is_name(&claims.sub, MAX_TEXT) || !is_token_id(&claims.jti) {
+    let moment = |claim: Option<&serde_json::Number>| claim.map(|number| whole(number).ok_or(Denied::Malformed)).transpose();
+    let exp = whole(&claims.exp).ok_or(Denied::Malformed)?;
+    let (nbf, iat) = (moment(claims.nbf.as_ref())?, moment(claims.iat.as_ref())?);
+    let begins = nbf.or(iat);
+    // Without a beginning it is as if it had begun now, and one that is over is told so below.
+    let longest = begins.unwrap_or(now.min(exp)).saturating_add(MAX_LIFE);
+    if exp > longest || begins.is_some_and(|begins| begins >= exp) || !is_name(&claims.sub, MAX_TEXT) || !is_token_id(&claims.jti) {
         return Err(Denied::Malformed);
     }
-    let (from, until) = (nbf.saturating_sub(LEEWAY), exp.saturating_add(LEEWAY));
+    let (from, until) = (begins.map_or(i64::MIN, |begins| begins.saturating_sub(LEEWAY)), exp.saturating_add(LEEWAY));
     if now >= until {
         return Err(Denied::Expired);
     }
-    let made = claims.iat.as_ref().map_or(Some(i64::MIN), whole).ok_or(Denied::Malformed)?;
-    if now < from || made > now.saturating_add(LEEWAY) {
+    if now < from || iat.is_some_and(|iat| iat > now.saturating_add(LEEWAY)) {
         return Err(Denied::NotYetValid);
     }
     if revoked(&claims.jti)? {

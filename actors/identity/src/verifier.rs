@@ -1,8 +1,9 @@
 //! Tells what a key or a token proves, from memory or from this node's own tables.
 //!
-//! One a node, made by `nodes` and shared by the port and by handlers that ask on whose behalf they are called. It never asks
-//! another node and fails closed: a key that cannot be looked up is refused as [`Denied::Unavailable`], and so is one that
-//! is not found while the replica has never been whole.
+//! One a node, made by `nodes` and shared by the port and by handlers that ask on whose behalf they are called. It shows no
+//! credential to another node and fails closed: a key that cannot be looked up is refused as [`Denied::Unavailable`], and so
+//! is one that is not found while the replica has never been whole. One that is not found in a whole replica may be too new
+//! for it: [`Verifier::verify`] looks again when the mirror has asked the owner once more.
 
 use std::{
     collections::HashMap,
@@ -22,6 +23,7 @@ use horos_wire::{
 use parking_lot::RwLock;
 use rusqlite::{Connection, OptionalExtension as _, types::ValueRef};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use crate::{
     clock::Clock,
@@ -30,6 +32,7 @@ use crate::{
     log,
     lookup::{Lookup, Unreadable},
     memory::{By, Memory, Remembered},
+    news::News,
     tally::Tally,
     token,
 };
@@ -44,6 +47,7 @@ struct Inner {
     lookup: Lookup,
     memory: Memory,
     tally: Tally,
+    news: Arc<News>,
     /// Whether a key that is not found is certain not to exist.
     whole: AtomicBool,
     unsaved: RwLock<Unsaved>,
@@ -71,6 +75,14 @@ fn tagged(kind: u8, subject: &[u8]) -> Box<[u8]> {
     [&[kind], subject].concat().into()
 }
 
+/// Why nobody is proved.
+enum Refused {
+    /// Certain, and counted.
+    Denied(Denied),
+    /// Nothing is known here of such a key, or of whoever signed the token; not counted yet.
+    NotKnown,
+}
+
 /// A key's row as it was found.
 struct Found {
     id: Box<str>,
@@ -89,6 +101,7 @@ impl Verifier {
             lookup: Lookup::new(control),
             memory: Memory::default(),
             tally: Tally::default(),
+            news: Arc::default(),
             whole: AtomicBool::new(false),
             unsaved: RwLock::default(),
         }))
@@ -111,9 +124,28 @@ impl Verifier {
         Some(Err(self.refuse(denied, matches!(known.by, By::Key).then_some(&*known.principal.id))))
     }
 
-    /// Looks `text` up. Ready at once: the look is made here, in microseconds, before the future is returned.
+    /// Looks `text` up. Ready at once, the look being made here in microseconds before the future is returned; but where nothing
+    /// is known of `text` and the owner may know, the future waits until it was asked once more: for a tenth of a second and the
+    /// way there and back, for a second at most.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, it has counted nothing.
     pub fn verify(&self, text: &str) -> BoxFuture<'static, Result<Arc<Principal>, Denied>> {
-        Box::pin(std::future::ready(self.check(text)))
+        let found = match self.look(text) {
+            Ok(principal) => Ok(principal),
+            Err(Refused::Denied(denied)) => Err(denied),
+            Err(Refused::NotKnown) => match self.0.news.next() {
+                Some(news) => {
+                    let (verifier, text) = (self.clone(), Zeroizing::new(text.to_owned()));
+                    return Box::pin(async move {
+                        news.await;
+                        verifier.check(&text)
+                    });
+                }
+                None => Err(self.refuse(Denied::Unknown, None)),
+            },
+        };
+        Box::pin(std::future::ready(found))
     }
 
     /// What `text` proves now, from memory or from the tables. Blocks for microseconds, for 5 ms at most where another process
@@ -122,9 +154,16 @@ impl Verifier {
     /// # Errors
     /// Why it proves nobody; counted.
     pub fn check(&self, text: &str) -> Result<Arc<Principal>, Denied> {
-        let Some(hash) = name(text) else { return Err(self.refuse(Denied::Malformed, None)) };
+        self.look(text).map_err(|refused| match refused {
+            Refused::Denied(denied) => denied,
+            Refused::NotKnown => self.refuse(Denied::Unknown, None),
+        })
+    }
+
+    fn look(&self, text: &str) -> Result<Arc<Principal>, Refused> {
+        let Some(hash) = name(text) else { return Err(Refused::Denied(self.refuse(Denied::Malformed, None))) };
         if let Some(known) = self.remembered(&hash) {
-            return known;
+            return known.map_err(Refused::Denied);
         }
         if text.starts_with(KEY_PREFIX) { self.check_key(&hash) } else { self.check_token(text, hash) }
     }
@@ -149,18 +188,19 @@ impl Verifier {
         denied
     }
 
-    fn check_key(&self, hash: &[u8; 32]) -> Result<Arc<Principal>, Denied> {
+    fn check_key(&self, hash: &[u8; 32]) -> Result<Arc<Principal>, Refused> {
+        let refuse = |denied, key: Option<&str>| Err(Refused::Denied(self.refuse(denied, key)));
         let version = self.0.memory.version();
         let found = match self.find_key(hash) {
             Ok(Some(found)) => found,
-            Ok(None) if self.0.whole.load(Ordering::Acquire) => return Err(self.refuse(Denied::Unknown, None)),
-            Ok(None) | Err(Unreadable) => return Err(self.refuse(Denied::Unavailable, None)),
+            Ok(None) if self.0.whole.load(Ordering::Acquire) => return Err(Refused::NotKnown),
+            Ok(None) | Err(Unreadable) => return refuse(Denied::Unavailable, None),
         };
         if found.revoked {
-            return Err(self.refuse(Denied::Revoked, Some(&found.id)));
+            return refuse(Denied::Revoked, Some(&found.id));
         }
         if self.0.clock.now() >= found.expires_at && found.expires_at != NEVER {
-            return Err(self.refuse(Denied::Expired, Some(&found.id)));
+            return refuse(Denied::Expired, Some(&found.id));
         }
         let Found { id, owner, scopes, per_minute, expires_at, .. } = found;
         let principal = Arc::new(Principal { id, proof: Proof::Key { owner }, scopes, per_minute });
@@ -182,15 +222,21 @@ impl Verifier {
         self.0.lookup.look(|tables| key_row(tables, hash))
     }
 
-    fn check_token(&self, text: &str, hash: [u8; 32]) -> Result<Arc<Principal>, Denied> {
+    fn check_token(&self, text: &str, hash: [u8; 32]) -> Result<Arc<Principal>, Refused> {
         let version = self.0.memory.version();
         let unavailable = |Unreadable| Denied::Unavailable;
+        let mut nobody = false;
         let trusted = |kid: &str| {
             let found = self.find_issuer(kid).map_err(unavailable)?;
-            if found.is_none() && !self.0.whole.load(Ordering::Acquire) { Err(Denied::Unavailable) } else { Ok(found) }
+            nobody = found.is_none();
+            if nobody && !self.0.whole.load(Ordering::Acquire) { Err(Denied::Unavailable) } else { Ok(found) }
         };
         let revoked = |jti: &str| self.is_revoked(jti).map_err(unavailable);
-        let proved = token::check(text, self.0.clock.now(), trusted, revoked).map_err(|denied| self.refuse(denied, None))?;
+        let proved = match token::check(text, self.0.clock.now(), trusted, revoked) {
+            Ok(proved) => proved,
+            Err(Denied::Unknown) if nobody => return Err(Refused::NotKnown),
+            Err(denied) => return Err(Refused::Denied(self.refuse(denied, None))),
+        };
         let token::Proved { kid, jti, issuer, user, scopes, from, until } = proved;
         // An issuer's name has no space, so no two pairs read alike.
         let id = format!("{issuer} {user}").into();
@@ -227,6 +273,11 @@ impl Verifier {
         self.0.lookup.look(|tables| tables.prepare_cached("SELECT 1 FROM revoked_tokens WHERE jti = ?1")?.exists([jti]))
     }
 
+    /// Where the mirror learns that something is not known here.
+    pub(crate) fn news(&self) -> &Arc<News> {
+        &self.0.news
+    }
+
     /// From now on a key that is not found does not exist, or may.
     pub(crate) fn set_whole(&self, whole: bool) {
         self.0.whole.store(whole, Ordering::Release);
@@ -261,7 +312,14 @@ impl Verifier {
 
 impl Prover for Verifier {
     fn prove(&self, token: &str) -> Result<Arc<Principal>, Denied> {
-        self.check(token)
+        self.look(token).map_err(|refused| match refused {
+            Refused::Denied(denied) => denied,
+            Refused::NotKnown => {
+                // A handler cannot wait. The next one need not.
+                drop(self.0.news.next());
+                self.refuse(Denied::Unknown, None)
+            }
+        })
     }
 }
 

@@ -1,13 +1,15 @@
 //! Refusals: counted for nothing, told once a second, stored by the owner.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use horos_identity::NAME;
 use horos_wire::{
     principal::Denied,
     protocol::keys::{List, Refused, Revoke, Which},
 };
 
-use super::world::{owner, replica, right, until};
+use super::world::{NOBODYS, Node, owner, replica, right, until};
 
 /// The resident memory of this process, in KiB.
 fn resident() -> u64 {
@@ -71,6 +73,44 @@ async fn the_owner_learns_which_key_was_refused_how_often_and_where() {
         tokio::task::yield_now().await;
     };
     assert_eq!((refused.revoked, refused.wrong_scope), (4, 1));
+    fo.stop().await;
+    bo.stop().await;
+}
+
+/// What the owner's service has answered so far.
+fn answered(bo: &Node) -> u64 {
+    bo.supervisor.tree().children.iter().find(|child| &*child.name == NAME).unwrap().handled
+}
+
+#[tokio::test]
+async fn however_many_guess_the_owner_is_asked_ten_times_a_second_and_new_keys_work_all_the_same() {
+    let (bo, time, ways) = owner().await;
+    let fo = replica("fo-1", &ways, &time).await;
+    until(|| fo.verifier.verify(NOBODYS).now_or_never(), Option::is_none).await;
+    let (before, began) = (answered(&bo), Instant::now());
+    let guesses = async {
+        let guess = |n: u64| fo.verifier.verify(&format!("hk_{n:064x}"));
+        let guesses = stream::iter(0..).take_until(tokio::time::sleep(Duration::from_secs(2)));
+        // Some of them would wait on, and the next be looked up, at any moment.
+        guesses
+            .map(guess)
+            .buffer_unordered(64)
+            .fold((0, 0), async |(all, in_vain), found| (all + 1, in_vain + u32::from(found.is_err())))
+            .await
+    };
+    let users = async {
+        for _ in 0..5 {
+            let (text, _) = bo.key("ana").await;
+            fo.verifier.verify(&text).await.unwrap();
+        }
+    };
+    let ((all, in_vain), ()) = tokio::join!(guesses, users);
+    let (asked, took) = (answered(&bo) - before, began.elapsed());
+    println!("{all} guesses, {asked} questions in {took:?}");
+    assert_eq!(in_vain, all);
+    // Ten rounds a second, of one question each; a report a second; and the five keys.
+    let most = (took.as_millis() as u64 / 100 + 1) + (took.as_secs() + 1) + 5;
+    assert!(asked <= most, "{asked} questions in {took:?}");
     fo.stop().await;
     bo.stop().await;
 }

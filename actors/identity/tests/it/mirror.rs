@@ -1,11 +1,16 @@
 //! Replicas: they catch up, survive the owner, and notice a restored backup.
 
-use std::{fs, sync::Arc, time::Instant};
+use std::{
+    fs,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use futures_util::{FutureExt as _, future::join_all};
 use horos_store::rusqlite::Connection;
 use horos_wire::{
     principal::Denied,
-    protocol::keys::{Changes, PAGE, Revoke, Which},
+    protocol::keys::{Changes, IssueToken, PAGE, Revoke, Which},
 };
 use tempfile::TempDir;
 
@@ -43,6 +48,59 @@ async fn what_is_made_and_revoked_holds_on_every_node_within_a_second() {
     for node in [fo, two, bo] {
         node.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_key_and_the_first_token_work_on_every_node_at_their_first_use() {
+    let (bo, time, ways) = owner().await;
+    let (fo, two) = (replica("fo-1", &ways, &time).await, replica("bo-2", &ways, &time).await);
+    for node in [&fo, &two] {
+        // In touch with the owner: before, nobody could tell it anything new.
+        until(|| node.verifier.verify(NOBODYS).now_or_never(), Option::is_none).await;
+        node.verifier.take_refusals();
+    }
+    let mut slowest = Duration::ZERO;
+    let mut first_use = async |text: &str| {
+        let verify = [&bo, &fo, &two].map(|node| node.verifier.verify(text));
+        let shown = Instant::now();
+        for found in join_all(verify).await {
+            found.unwrap();
+        }
+        slowest = slowest.max(shown.elapsed());
+    };
+    for _ in 0..10 {
+        let (text, _) = bo.key("ana").await;
+        first_use(&text).await;
+    }
+    let ask = IssueToken { user: "ana".into(), scopes: vec![], audience: None, expires: None };
+    let token = bo.ask(ask).await.unwrap().token;
+    first_use(token.reveal()).await;
+    println!("at most {slowest:?} for three nodes");
+    for node in [&bo, &fo, &two] {
+        assert_eq!(node.verifier.take_refusals(), None, "what was only late is no refusal");
+    }
+    for node in [fo, two, bo] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn with_the_owner_away_what_is_not_known_is_refused_without_waiting() {
+    let (bo, time, ways) = owner().await;
+    let fo = replica("fo-1", &ways, &time).await;
+    until(|| fo.verifier.verify(NOBODYS).now_or_never(), Option::is_none).await;
+    let directory = bo.stop().await;
+    until(|| fo.verifier.verify(NOBODYS).now_or_never(), Option::is_some).await;
+    for _ in 0..1000 {
+        assert_eq!(fo.verifier.verify(NOBODYS).now_or_never(), Some(Err(Denied::Unknown)));
+    }
+    // And once it is back, a new key is worth waiting for again.
+    let bo = Node::start("bo-1", Part::Owner, &ways, &time, directory).await;
+    until(|| fo.verifier.verify(NOBODYS).now_or_never(), Option::is_none).await;
+    let (text, _) = bo.key("ana").await;
+    fo.verifier.verify(&text).await.unwrap();
+    fo.stop().await;
+    bo.stop().await;
 }
 
 #[tokio::test]

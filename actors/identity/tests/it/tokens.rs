@@ -224,8 +224,8 @@ async fn every_claim_that_limits_a_token_is_required_and_holds() {
         ("scope", json!("a ".repeat(65)), Some(Denied::Malformed)),
         ("nbf", json!(START - 7200), None),
     ];
-    cases.extend(["iss", "sub", "aud", "exp", "nbf", "jti"].map(|claim| (claim, Value::Null, Some(Denied::Malformed))));
-    cases.extend(["iat", "scope"].map(|claim| (claim, Value::Null, None)));
+    cases.extend(["iss", "sub", "aud", "exp", "jti"].map(|claim| (claim, Value::Null, Some(Denied::Malformed))));
+    cases.extend(["nbf", "iat", "scope"].map(|claim| (claim, Value::Null, None)));
     for (claim, value, expected) in cases {
         let text = it.sign(&header(), &with(claims(), claim, value.clone()));
         assert_eq!(node.denied(&text), expected, "{claim} = {value}");
@@ -236,6 +236,51 @@ async fn every_claim_that_limits_a_token_is_required_and_holds() {
     assert_eq!(node.denied(&it.sign_text(&header().to_string(), &twice)), Some(Denied::Malformed), "two subjects");
     let admin = it.sign(&header(), &with(claims(), "scope", json!("stock:read  STOCK * stock:read")));
     assert_eq!(*node.verifier.check(&admin).unwrap().scopes, [right("stock:read")], "what is no scope grants nothing");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_begins_with_nbf_or_else_with_iat_and_lasts_a_day_at_most() {
+    let (node, time, _) = owner().await;
+    let it = Elsewhere::trusted(&node, Grants::Any).await;
+    let (mut bare, mut number) = (claims(), 0);
+    for claim in ["nbf", "iat"] {
+        bare = with(bare, claim, Value::Null);
+    }
+    // At START, and a moment before the first 30 s of what is allowed for clocks.
+    let cases = [
+        (&[("nbf", 0), ("exp", DAY)][..], None),
+        (&[("nbf", 0), ("exp", DAY + 1)], Some(Denied::Malformed)),
+        (&[("nbf", 31), ("exp", 3600)], Some(Denied::NotYetValid)),
+        (&[("nbf", -7200), ("iat", 31), ("exp", 3600)], Some(Denied::NotYetValid)),
+        (&[("iat", 30), ("exp", 3600)], None),
+        (&[("iat", 31), ("exp", 3600)], Some(Denied::NotYetValid)),
+        (&[("iat", 0), ("exp", DAY)], None),
+        (&[("iat", 0), ("exp", DAY + 1)], Some(Denied::Malformed)),
+        (&[("iat", -2 * DAY), ("exp", 60)], Some(Denied::Malformed)),
+        (&[("iat", 60), ("exp", 60)], Some(Denied::Malformed)),
+        (&[("iat", -7200), ("exp", -30)], Some(Denied::Expired)),
+        // With neither it is counted from now.
+        (&[("exp", DAY)], None),
+        (&[("exp", DAY + 1)], Some(Denied::Malformed)),
+        (&[("exp", -29)], None),
+        (&[("exp", -30)], Some(Denied::Expired)),
+        (&[("exp", -400 * DAY)], Some(Denied::Expired)),
+    ];
+    let mut sign = |times: &[(&str, i64)]| {
+        number += 1;
+        let bare = with(bare.clone(), "jti", json!(format!("t{number}")));
+        it.sign(&header(), &times.iter().fold(bare, |claims, (claim, after)| with(claims, claim, json!(START + after))))
+    };
+    for (times, expected) in cases {
+        assert_eq!(node.denied(&sign(times)), expected, "{times:?}");
+    }
+    // Remembered, it begins and ends as it did when it was looked up.
+    let made = sign(&[("iat", 0), ("exp", 3600)]);
+    for (now, expected) in [(0, None), (-30, None), (-31, Some(Denied::NotYetValid)), (3629, None), (3630, Some(Denied::Expired))] {
+        time.set(START + now);
+        assert_eq!(node.denied(&made), expected, "at {now}");
+    }
     node.stop().await;
 }
 
