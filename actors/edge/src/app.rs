@@ -6,7 +6,10 @@ use std::{fmt, sync::Arc};
 
 use http::{Request, Response};
 
-use crate::{Authenticator, Body, Conditions, Config, Drain, Maintenance, Metrics, Mount, MountError, Peer, Plane, guard::Guard};
+use crate::{
+    Authenticator, Body, Conditions, Config, Drain, Maintenance, Metrics, Mount, MountError, Peer, Plane,
+    guard::{Guard, Held},
+};
 
 /// What an [`App`] works with, besides its configuration.
 #[derive(Clone)]
@@ -51,7 +54,7 @@ impl App {
     ///
     /// # Cancel safety
     /// Dropped when the client has gone; the service's future is dropped with it.
-    pub fn handle(&self, request: Request<Body>, peer: Peer) -> impl Future<Output = Response<Body>> + Send + 'static {
+    pub fn handle(&self, request: Request<Body>, peer: Peer) -> impl Future<Output = Response<Held>> + Send + 'static {
         self.0.clone().answer(request, peer)
     }
 }

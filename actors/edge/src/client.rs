@@ -6,7 +6,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, HeaderValue, header::FORWARDED};
+use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
+
+use crate::Forwarded;
 
 /// The address that a request comes from: of the client itself, not of a trusted proxy before it. An extension of every
 /// request.
@@ -16,15 +18,48 @@ pub struct Client(pub IpAddr);
 /// Hops that are read; a longer chain is a fault or an attack, and the address found by then is used.
 const MAX_HOPS: usize = 16;
 
-pub(crate) const X_FORWARDED_FOR: &str = "x-forwarded-for";
-/// What says where a request comes from or what it was asked as. From a peer that is not trusted it goes no further, so
-/// that no service believes it either.
-pub(crate) const CLAIMED: [&str; 6] =
-    [X_FORWARDED_FOR, "forwarded", "x-real-ip", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"];
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// Which family a header belongs to that says where a request comes from, or what it was asked as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// `X-Forwarded-…`, and `X-Real-IP` which goes along with it.
+    XForwarded,
+    Forwarded,
+    /// Of one product each: nobody here reads them, so nobody is to find them.
+    Other,
+}
+
+fn claim(name: &str) -> Option<Claim> {
+    match name {
+        "forwarded" => Some(Claim::Forwarded),
+        "x-real-ip" => Some(Claim::XForwarded),
+        "true-client-ip"
+        | "cf-connecting-ip"
+        | "fastly-client-ip"
+        | "x-client-ip"
+        | "x-cluster-client-ip"
+        | "x-envoy-external-address"
+        | "x-original-forwarded-for"
+        | "x-original-host"
+        | "x-original-url"
+        | "x-rewrite-url" => Some(Claim::Other),
+        name => name.starts_with("x-forwarded").then_some(Claim::XForwarded),
+    }
+}
+
+/// Whether a header says where a request comes from or what it was asked as. From a peer that is not trusted none of them
+/// goes further, so that no service believes it either.
+pub(crate) fn is_claim(name: &str) -> bool {
+    claim(name).is_some()
+}
 
 /// The proxies that are believed.
 #[derive(Clone, Debug)]
-pub(crate) struct Proxies(Box<[Network]>);
+pub(crate) struct Proxies {
+    networks: Box<[Network]>,
+    forwarded: Forwarded,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Network {
@@ -34,7 +69,7 @@ struct Network {
 }
 
 impl Proxies {
-    pub(crate) fn new(networks: &[(IpAddr, u8)]) -> Self {
+    pub(crate) fn new(networks: &[(IpAddr, u8)], forwarded: Forwarded) -> Self {
         let network = |(address, prefix): &(IpAddr, u8)| {
             let prefix = match address {
                 IpAddr::V4(_) => 96 + u32::from(*prefix).min(32),
@@ -43,23 +78,33 @@ impl Proxies {
             let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
             Network { base: bits(*address) & mask, mask }
         };
-        Self(networks.iter().map(network).collect())
+        Self { networks: networks.iter().map(network).collect(), forwarded }
     }
 
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {
-        !self.0.is_empty() && self.0.iter().any(|network| bits(address) & network.mask == network.base)
+        self.networks.iter().any(|network| bits(address) & network.mask == network.base)
     }
 
-    /// Who sent a request that came from the trusted `proxy`.
-    ///
-    /// A proxy that keeps one of the two headers passes the other on as the client wrote it. So where both are there they have
-    /// to agree; else neither is believed, and the request counts as the proxy's own.
+    /// Who sent a request that came from the trusted `proxy`: what the one header says that it keeps. The other one it may
+    /// pass on as the client wrote it.
     pub(crate) fn client(&self, proxy: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let listed = headers.contains_key(X_FORWARDED_FOR).then(|| self.walk(proxy, headers, X_FORWARDED_FOR, plain));
-        let forwarded = headers.contains_key(FORWARDED).then(|| self.walk(proxy, headers, FORWARDED.as_str(), element));
-        match (listed, forwarded) {
-            (Some(one), Some(other)) if one != other => proxy,
-            (one, other) => one.or(other).unwrap_or(proxy),
+        match self.forwarded {
+            Forwarded::XForwardedFor => self.walk(proxy, headers, X_FORWARDED_FOR, plain),
+            Forwarded::Forwarded => self.walk(proxy, headers, FORWARDED.as_str(), element),
+        }
+    }
+
+    /// Takes out what no service is to believe: of a stranger all, of a trusted proxy what it does not write itself.
+    pub(crate) fn hush(&self, is_trusted: bool, headers: &mut HeaderMap) {
+        let believed = match self.forwarded {
+            _ if !is_trusted => None,
+            Forwarded::XForwardedFor => Some(Claim::XForwarded),
+            Forwarded::Forwarded => Some(Claim::Forwarded),
+        };
+        let out = |name: &&HeaderName| claim(name.as_str()).is_some_and(|claim| Some(claim) != believed);
+        let names: Vec<HeaderName> = headers.keys().filter(out).cloned().collect();
+        for name in names {
+            headers.remove(name);
         }
     }
 
@@ -110,21 +155,25 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn proxies() -> Proxies {
-        Proxies::new(&[(ip("10.0.0.0"), 8), (ip("2001:db8:aa::"), 48), (ip("192.0.2.7"), 32)])
+    fn proxies(forwarded: Forwarded) -> Proxies {
+        Proxies::new(&[(ip("10.0.0.0"), 8), (ip("2001:db8:aa::"), 48), (ip("192.0.2.7"), 32)], forwarded)
     }
 
-    fn client(lines: &[(&'static str, &str)]) -> IpAddr {
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(*name, value.parse().unwrap());
         }
-        proxies().client(ip("10.0.0.1"), &headers)
+        headers
+    }
+
+    fn client(forwarded: Forwarded, lines: &[(&'static str, &str)]) -> IpAddr {
+        proxies(forwarded).client(ip("10.0.0.1"), &headers(lines))
     }
 
     #[test]
     fn only_the_networks_that_are_named_are_trusted() {
-        let proxies = proxies();
+        let proxies = proxies(Forwarded::default());
         for (address, trusted) in [
             ("10.255.0.1", true),
             ("::ffff:10.1.2.3", true),
@@ -136,8 +185,8 @@ mod tests {
         ] {
             assert_eq!(proxies.trusts(ip(address)), trusted, "{address}");
         }
-        assert!(!Proxies::new(&[]).trusts(ip("127.0.0.1")));
-        assert!(Proxies::new(&[(ip("::"), 0)]).trusts(ip("203.0.113.1")), "everybody, where it says so");
+        assert!(!Proxies::new(&[], Forwarded::default()).trusts(ip("127.0.0.1")));
+        assert!(Proxies::new(&[(ip("::"), 0)], Forwarded::default()).trusts(ip("203.0.113.1")), "everybody, where it says so");
     }
 
     #[test]
@@ -158,12 +207,12 @@ mod tests {
             ("nonsense", "10.0.0.1"),
             ("", "10.0.0.1"),
         ] {
-            assert_eq!(client(&[("x-forwarded-for", chain)]), ip(expected), "{chain}");
+            assert_eq!(client(Forwarded::XForwardedFor, &[("x-forwarded-for", chain)]), ip(expected), "{chain}");
         }
         let lines = [("x-forwarded-for", "1.2.3.4"), ("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.0.0.2")];
-        assert_eq!(client(&lines), ip("203.0.113.9"));
+        assert_eq!(client(Forwarded::XForwardedFor, &lines), ip("203.0.113.9"));
         let endless = vec!["10.0.0.2"; 1000].join(",");
-        assert_eq!(client(&[("x-forwarded-for", &endless)]), ip("10.0.0.2"));
+        assert_eq!(client(Forwarded::XForwardedFor, &[("x-forwarded-for", &endless)]), ip("10.0.0.2"));
     }
 
     #[test]
@@ -175,15 +224,35 @@ mod tests {
             ("for=203.0.113.9, for=_hidden", "10.0.0.1"),
             ("for=203.0.113.9, by=10.0.0.2", "10.0.0.1"),
         ] {
-            assert_eq!(client(&[("forwarded", chain)]), ip(expected), "{chain}");
+            assert_eq!(client(Forwarded::Forwarded, &[("forwarded", chain)]), ip(expected), "{chain}");
         }
     }
 
     #[test]
-    fn two_headers_that_disagree_are_both_not_believed() {
-        let agree = [("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=203.0.113.9")];
-        assert_eq!(client(&agree), ip("203.0.113.9"));
-        let disagree = [("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=1.2.3.4")];
-        assert_eq!(client(&disagree), ip("10.0.0.1"));
+    fn one_header_is_believed_and_the_other_goes_no_further() {
+        let lines = [
+            ("x-forwarded-for", "203.0.113.9"),
+            ("forwarded", "for=203.0.113.10"),
+            ("x-forwarded-proto", "https"),
+            ("x-real-ip", "1.2.3.4"),
+            ("cf-connecting-ip", "1.2.3.4"),
+            ("x-original-url", "/admin"),
+            ("accept", "*/*"),
+        ];
+        assert_eq!(client(Forwarded::XForwardedFor, &lines), ip("203.0.113.9"));
+        assert_eq!(client(Forwarded::Forwarded, &lines), ip("203.0.113.10"));
+        assert_eq!(client(Forwarded::Forwarded, &lines[..1]), ip("10.0.0.1"), "what the client may have written is not read");
+        for (forwarded, is_trusted, left) in [
+            (Forwarded::XForwardedFor, true, &["accept", "x-forwarded-for", "x-forwarded-proto", "x-real-ip"][..]),
+            (Forwarded::Forwarded, true, &["accept", "forwarded"]),
+            (Forwarded::XForwardedFor, false, &["accept"]),
+            (Forwarded::Forwarded, false, &["accept"]),
+        ] {
+            let mut headers = headers(&lines);
+            proxies(forwarded).hush(is_trusted, &mut headers);
+            let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+            names.sort_unstable();
+            assert_eq!(names, left, "{forwarded:?} {is_trusted}");
+        }
     }
 }

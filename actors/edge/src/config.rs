@@ -9,8 +9,10 @@ pub struct Config {
     pub limits: Limits,
     /// How long things may take.
     pub timeouts: Timeouts,
-    /// Addresses whose `X-Forwarded-For` and `Forwarded` are believed, as networks: address and prefix length. Default none.
+    /// Addresses that are believed whom they speak for, as networks: address and prefix length. Default none.
     pub trusted_proxies: Vec<(IpAddr, u8)>,
+    /// Where they say it. Default [`Forwarded::XForwardedFor`].
+    pub forwarded: Forwarded,
     /// Who may read answers from other origins; none by default.
     pub cors: Cors,
     /// The port that `Alt-Svc` offers HTTP/3 at; `None` for the one that is listened on, 0 to offer none.
@@ -25,11 +27,23 @@ impl Default for Config {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             trusted_proxies: Vec::new(),
+            forwarded: Forwarded::default(),
             cors: Cors::default(),
             alt_svc: None,
             hsts: Duration::from_secs(365 * 24 * 3600),
         }
     }
+}
+
+/// The one header in which a trusted proxy says whom it speaks for. A proxy that keeps one passes the other on as the client
+/// wrote it, so never both are believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forwarded {
+    /// `X-Forwarded-For`, as most proxies write it.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 /// How much is taken on; whoever comes beyond is refused, and counted.
@@ -39,8 +53,14 @@ pub struct Limits {
     pub connections: usize,
     /// Of them from one address (an IPv6 /64 counts as one); loopback and trusted proxies are exempt. Default 256.
     pub connections_per_address: usize,
-    /// TLS handshakes in progress over TCP. Default 512.
+    /// TLS handshakes in progress over TCP; an eighth of them from one address. Default 512.
     pub handshakes: usize,
+    /// Requests in hand, from their head to the end of their answer, over all versions; probes and administration are exempt.
+    /// Default 16,384, as connections: with one request each they do not reach it.
+    pub in_flight: usize,
+    /// Of them from one address (an IPv6 /64 counts as one); trusted proxies' clients count by their own addresses, and loopback
+    /// is exempt. Default 512: four connections of HTTP/2 that are used to their limit.
+    pub in_flight_per_address: usize,
     /// Requests at once on one HTTP/2 or HTTP/3 connection. Default 128.
     pub streams: u32,
     /// Bytes of one request's head. Default 32 KiB.
@@ -68,6 +88,8 @@ impl Default for Limits {
             connections: 16_384,
             connections_per_address: 256,
             handshakes: 512,
+            in_flight: 16_384,
+            in_flight_per_address: 512,
             streams: 128,
             head: 32 * 1024,
             fields: 100,

@@ -6,7 +6,7 @@
 //! of an answer.
 //!
 //! Bounds: connections in all, where the one that has been idle longest makes room; connections an address; handshakes
-//! in progress, where the oldest makes room once it has had its chance.
+//! in progress, where the oldest makes room once it has had its chance, and handshakes of an address.
 
 mod address;
 mod life;
@@ -29,8 +29,11 @@ use crate::{Limits, Metrics, Phase, Reason, Timeouts, Version};
 
 /// Connections on their way out to make room, beyond which the next are cut off without a farewell.
 const LEAVING: usize = 64;
-/// How long a connection that is told to leave has for its farewell: an HTTP/2 client answers the PING behind a GOAWAY.
+/// How long a connection that is told to leave has for its farewell: an HTTP/2 client answers the PING behind a GOAWAY. One that
+/// has no request in hand is not waited for any longer, were it only that it does not read: nobody is failed by its end.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// The part of all handshakes that one address may have in progress: it takes eight to leave others none.
+const ADDRESSES: usize = 8;
 /// A handshake that is younger is never cut off for a newer one: two round trips to the other side of the earth.
 const CHANCE: Duration = Duration::from_millis(800);
 /// While the node drains, an HTTP/1.1 connection without a request is closed after so long: whoever had a request on its
@@ -59,10 +62,29 @@ struct Table {
     shaking: BTreeMap<u64, Arc<Life>>,
     /// As many of `open` have been told to leave.
     leaving: usize,
-    addresses: HashMap<Prefix, usize>,
+    addresses: HashMap<Prefix, Counts>,
     /// Idle when last looked at; the longest is last.
     candidates: Vec<Candidate>,
     looked: Option<Instant>,
+}
+
+/// Of one address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    open: usize,
+    /// Of them, at their handshake.
+    shaking: usize,
+}
+
+impl Table {
+    /// It is no longer at its handshake.
+    fn shaken(&mut self, life: &Life) {
+        if self.shaking.remove(&life.id()).is_some()
+            && let Some(counts) = life.prefix().and_then(|prefix| self.addresses.get_mut(&prefix))
+        {
+            counts.shaking -= 1;
+        }
+    }
 }
 
 /// Orders by what should go first: nothing heard of a next request, then idle for long, then old.
@@ -88,7 +110,7 @@ impl Place {
     /// The handshake is over.
     pub(crate) fn speaks(&self, version: Version) {
         self.life.speaks(version);
-        self.connections.table.lock().shaking.remove(&self.life.id());
+        self.connections.table.lock().shaken(&self.life);
     }
 }
 
@@ -114,8 +136,12 @@ impl Connections {
         let is_exempt = ip.is_loopback() || self.exempt.iter().any(|network| network.contains(ip));
         let prefix = (!is_exempt).then(|| Prefix::of(ip));
         let mut table = self.table.lock();
-        if prefix.is_some_and(|prefix| table.addresses.get(&prefix).is_some_and(|open| *open >= self.limits.connections_per_address)) {
+        let counts = prefix.and_then(|prefix| table.addresses.get(&prefix)).copied().unwrap_or_default();
+        if counts.open >= self.limits.connections_per_address {
             return Err(Reason::AddressFull);
+        }
+        if counts.shaking >= (self.limits.handshakes / ADDRESSES).max(1) {
+            return Err(Reason::AddressHandshakesFull);
         }
         if table.shaking.len() >= self.limits.handshakes {
             self.end_oldest_handshake(&mut table)?;
@@ -124,7 +150,9 @@ impl Connections {
             self.make_room_in(&mut table)?;
         }
         if let Some(prefix) = prefix {
-            *table.addresses.entry(prefix).or_default() += 1;
+            let counts = table.addresses.entry(prefix).or_default();
+            counts.open += 1;
+            counts.shaking += 1;
         }
         table.next += 1;
         let life = Arc::new(Life::new(table.next, peer, prefix, self.epoch));
@@ -136,16 +164,16 @@ impl Connections {
     fn remove(&self, life: &Life) {
         let mut table = self.table.lock();
         table.open.remove(&life.id());
-        table.shaking.remove(&life.id());
+        table.shaken(life);
         if life.command() != Command::Stay {
             table.leaving -= 1;
         }
         if let Some(prefix) = life.prefix()
-            && let Entry::Occupied(mut open) = table.addresses.entry(prefix)
+            && let Entry::Occupied(mut counts) = table.addresses.entry(prefix)
         {
-            *open.get_mut() -= 1;
-            if *open.get() == 0 {
-                open.remove();
+            counts.get_mut().open -= 1;
+            if counts.get().open == 0 {
+                counts.remove();
             }
         }
         if table.open.is_empty() {
@@ -163,7 +191,7 @@ impl Connections {
             return Err(Reason::HandshakesFull);
         }
         let oldest = oldest.clone();
-        table.shaking.remove(&oldest.id());
+        table.shaken(&oldest);
         self.cut_in(table, &oldest, Reason::HandshakeTimeout);
         Ok(())
     }
@@ -261,6 +289,9 @@ impl Connections {
         match (life.command(), phase) {
             (Command::Cut, _) => return,
             (_, Phase::Draining { until }) if now >= until => return self.cut_in(&mut self.table.lock(), life, Reason::Draining),
+            (Command::Leave, Phase::Draining { .. }) if self.has_said_farewell(life, now) => {
+                return self.cut_in(&mut self.table.lock(), life, Reason::Idle);
+            }
             (Command::Leave, _) if life.has_overstayed(now) => return self.cut_in(&mut self.table.lock(), life, Reason::Idle),
             _ => {}
         }
@@ -288,6 +319,16 @@ impl Connections {
             self.metrics.refused(Reason::Idle, Some(version));
             self.send_off(&mut self.table.lock(), life, now + FAREWELL);
         }
+    }
+
+    /// Whether there is nothing more to be heard of one that was told to leave, nor anything that it has yet to take.
+    fn has_said_farewell(&self, life: &Life, now: Instant) -> bool {
+        let is_over = |since: Option<u64>| since.is_some_and(|since| life.since(since, now) > FAREWELL);
+        life.version() == Some(Version::Http2)
+            && is_over(life.told_since())
+            && is_over(life.idle_since())
+            && life.head_since().is_none()
+            && life.blocked_since().is_none()
     }
 
     /// Cuts off whoever is left.

@@ -6,7 +6,7 @@
 //! 1. its id, its trace, its deadline; who sent it, past trusted proxies;
 //! 2. the rate of its address (429), the form of its head (431, 414, 400);
 //! 3. questions of browsers about other origins, answered before any credential is asked for;
-//! 4. the way to its service (404), maintenance (503);
+//! 4. the way to its service (404), a place among the requests in hand (503), maintenance (503);
 //! 5. where the service wants a scope: wrong credentials so far (429), credentials (401), their rate (429), the scope (403);
 //! 6. the length of its body (413), the service itself, within the deadline (504), its panics (500);
 //! 7. on the way out: compression, `HEAD`, headers, metrics, a line of the log.
@@ -16,7 +16,11 @@
 use std::{convert::Infallible, num::NonZeroU32, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
-use horos_wire::{CallContext, context::Claims, principal::Proof};
+use horos_wire::{
+    CallContext,
+    context::Claims,
+    principal::{Principal, Proof},
+};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
@@ -26,12 +30,12 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::{
     Access, AppParts, Body, Client, Config, Mount, MountError, Peer, Plane,
-    client::{CLAIMED, Proxies},
+    client::Proxies,
     health::{self, Detail},
     maintenance::Prepared,
     metrics::MethodClass,
     problem::{self, Problem},
-    rate::{Limiter, address_key},
+    rate::{Key, Limiter, address_key},
 };
 
 mod answer;
@@ -41,6 +45,7 @@ mod credentials;
 mod entry;
 mod head;
 mod ids;
+mod in_flight;
 mod routes;
 mod target;
 mod visit;
@@ -50,6 +55,8 @@ use body::Intake;
 use entry::Proved;
 use head::{Head, Once};
 use ids::{Ids, Trace};
+pub use in_flight::Held;
+use in_flight::{Full, InFlight};
 use routes::{Routes, Target};
 use visit::{Asks, Budget, Visit};
 
@@ -76,6 +83,7 @@ pub(crate) struct Guard {
     addresses: Limiter,
     identities: Limiter,
     guesses: Limiter,
+    in_flight: Arc<InFlight>,
 }
 
 impl Guard {
@@ -83,21 +91,24 @@ impl Guard {
         let limiter = || Limiter::new(config.limits.counted);
         Ok(Self {
             routes: Routes::new(mounts)?,
-            proxies: Proxies::new(&config.trusted_proxies),
+            proxies: Proxies::new(&config.trusted_proxies, config.forwarded),
             headers: Headers::new(&config, &parts.h3),
             cors: cors::Rules::new(&config.cors),
             ids: Ids::default(),
             addresses: limiter(),
             identities: limiter(),
             guesses: limiter(),
+            in_flight: InFlight::new(config.limits.in_flight, config.limits.in_flight_per_address),
             config,
             parts,
         })
     }
 
-    pub(crate) async fn answer(self: Arc<Self>, mut request: Request<Body>, peer: Peer) -> Response<Body> {
+    pub(crate) async fn answer(self: Arc<Self>, mut request: Request<Body>, peer: Peer) -> Response<Held> {
         let (mut visit, sound) = self.arrive(&mut request, peer);
-        let answer = match self.count_address(&mut visit).and(sound) {
+        // Whoever looks after the node asks how it is, however much else comes from there.
+        let counted = if routes::is_probe(request.uri().path()) { Ok(()) } else { self.count_address(&mut visit) };
+        let answer = match counted.and(sound) {
             Err(problem) => self.refuse(&visit, problem),
             Ok(()) => {
                 let deadline = visit.deadline;
@@ -144,12 +155,13 @@ impl Guard {
             origin: head.origin,
             preflight: head.preflight && method == MethodClass::Options,
         };
+        visit.named = target::is_name(request.uri(), &head);
         let sound = self.examine(request, &head, &mut visit);
 
-        let (forwarded, credentials) = (head.forwarded && !trusted, head.credentials);
+        let (forwarded, credentials) = (head.forwarded, head.credentials);
         let headers = request.headers_mut();
         if forwarded {
-            CLAIMED.iter().for_each(|name| drop(headers.remove(*name)));
+            self.proxies.hush(trusted, headers);
         }
         if renamed {
             headers.insert(X_REQUEST_ID, visit.id.clone());
@@ -188,25 +200,20 @@ impl Guard {
     }
 
     fn count_address(&self, visit: &mut Visit) -> Result<(), Problem> {
-        // This machine is no stranger: all clients of a proxy that nobody has called trusted would count as one. One that is
-        // trusted names its clients; where it does not, they count as one.
-        if visit.client.to_canonical().is_loopback() && !self.proxies.trusts(visit.peer.address.ip()) {
-            return Ok(());
-        }
         let Some(per_minute) = NonZeroU32::new(self.config.limits.per_address) else { return Ok(()) };
-        let key = address_key(visit.client);
+        let Some(key) = self.stranger(visit) else { return Ok(()) };
         self.count(&self.addresses, &key, per_minute, "address", visit).map_err(|()| Problem::RATE_ADDRESS)
     }
 
+    /// What the request's address is counted by, if it is. This machine is no stranger: all clients of a proxy that nobody has
+    /// called trusted would count as one. One that is trusted names its clients; where it does not, they count as one.
+    fn stranger(&self, visit: &Visit) -> Option<Key> {
+        let is_own = visit.client.to_canonical().is_loopback() && !self.proxies.trusts(visit.peer.address.ip());
+        (!is_own).then(|| address_key(visit.client))
+    }
+
     /// Counts the request; whoever comes close to the limit is told with the answer, and whoever is past it is refused.
-    fn count(
-        &self,
-        limiter: &Limiter,
-        key: &crate::rate::Key,
-        limit: NonZeroU32,
-        policy: &'static str,
-        visit: &mut Visit,
-    ) -> Result<(), ()> {
+    fn count(&self, limiter: &Limiter, key: &Key, limit: NonZeroU32, policy: &'static str, visit: &mut Visit) -> Result<(), ()> {
         let per_minute = limit.get();
         let (left, wait) = match limiter.take(key, limit, visit.started) {
             Ok(left) if left > per_minute / 10 => return Ok(()),
@@ -253,7 +260,7 @@ impl Guard {
                 };
                 self.own(visit, || health::readiness(&self.parts.conditions, &self.parts.drain, detail))
             }
-            Some(Target::Metrics(access)) => match self.admit(visit, access, request.headers()).await {
+            Some(Target::Metrics(access)) => match self.admit(visit, access, request.headers(), None).await {
                 Ok(_) => self.own(visit, || self.metrics()),
                 Err(problem) => self.refuse(visit, problem),
             },
@@ -284,14 +291,22 @@ impl Guard {
     }
 
     async fn mounted(&self, visit: &mut Visit, mount: &Mount, request: &mut Request<Body>) -> Response<Body> {
-        // Administration is how maintenance ends.
-        if mount.plane != Plane::Cluster
-            && let Some(prepared) = self.parts.maintenance.prepared()
-            && !self.bypasses(visit, &prepared, request.headers()).await
-        {
-            return self.maintenance(visit, &prepared);
+        let mut known = None;
+        // Administration is how maintenance ends, and how a node that is overwhelmed is looked after.
+        if mount.plane != Plane::Cluster {
+            match self.in_flight.take(self.stranger(visit).as_ref()) {
+                Ok(permit) => visit.permit = Some(permit),
+                Err(Full::All) => return self.refuse(visit, Problem::OVERLOADED),
+                Err(Full::Address) => return self.refuse(visit, Problem::ADDRESS_OVERLOADED),
+            }
+            if let Some(prepared) = self.parts.maintenance.prepared() {
+                known = self.bypasses(visit, &prepared, request.headers()).await;
+                if known.is_none() {
+                    return self.maintenance(visit, &prepared);
+                }
+            }
         }
-        let proved = match self.admit(visit, mount.access(), request.headers()).await {
+        let proved = match self.admit(visit, mount.access(), request.headers(), known).await {
             Ok(proved) => proved,
             Err(problem) => return self.refuse(visit, problem),
         };
@@ -358,13 +373,10 @@ impl Guard {
         Response::from_parts(parts, told.into_body())
     }
 
-    async fn bypasses(&self, visit: &mut Visit, prepared: &Prepared, headers: &HeaderMap) -> bool {
-        match &prepared.notice.bypass {
-            Some(scope) if visit.asks.proves => {
-                matches!(self.prove(visit, headers).await, Ok(proved) if proved.may(scope))
-            }
-            _ => false,
-        }
+    /// Who is let through all the same. Proved here, so that nobody is looked up and counted twice.
+    async fn bypasses(&self, visit: &mut Visit, prepared: &Prepared, headers: &HeaderMap) -> Option<Proved> {
+        let scope = prepared.notice.bypass.as_ref().filter(|_| visit.asks.proves)?;
+        self.prove(visit, headers).await.ok().filter(|proved| proved.may(scope))
     }
 
     fn maintenance(&self, visit: &Visit, prepared: &Prepared) -> Response<Body> {
@@ -389,7 +401,7 @@ impl Guard {
         problem.answer(visit.id(), visit.trace.id)
     }
 
-    fn leave(&self, visit: Visit, mut answer: Response<Body>) -> Response<Body> {
+    fn leave(&self, mut visit: Visit, mut answer: Response<Body>) -> Response<Held> {
         if visit.method != MethodClass::Head {
             answer = answer.map(|body| body::counted(body, &self.parts.metrics, visit.peer.version));
         }
@@ -398,7 +410,7 @@ impl Guard {
             answer::behead(&mut answer);
         }
         let headers = answer.headers_mut();
-        self.headers.put(visit.peer, headers);
+        self.headers.put(visit.peer, visit.named, headers);
         if self.cors.as_ref().is_some_and(|rules| rules.varies) {
             answer::vary(headers, "origin", HeaderValue::from_static("origin"));
         }
@@ -411,8 +423,9 @@ impl Guard {
         if let Some(budget) = visit.budget {
             budget.tell(headers);
         }
+        let permit = visit.permit.take();
         visit.end(answer.status());
-        answer
+        answer.map(|body| Held::new(body, permit))
     }
 }
 
@@ -442,12 +455,23 @@ fn allowing(methods: HeaderValue) -> Response<Body> {
     answer
 }
 
+/// An idempotency key as its services know it: behind the id of whoever asks, and of whom it asks for. Two who think of one key
+/// are not each other's. A key holds no space (`ids::idempotency_key`) and here no id does, so no two are written alike.
+fn whose(proved: &Proved, key: &str) -> Box<str> {
+    let id = |principal: &Arc<Principal>| principal.id.replace('%', "%25").replace(' ', "%20");
+    let asks = proved.principal.as_ref();
+    let user = proved.user.as_ref().filter(|user| asks.is_some_and(|asks| asks.id != user.id));
+    let ids: Vec<String> = asks.into_iter().chain(user).map(id).collect();
+    [&*ids.join(" "), key].join(if ids.is_empty() { "" } else { " " }).into()
+}
+
 /// What goes with every call that the service makes for this request. A user is named only when a token proved it.
 fn context(visit: &Visit, proved: &Proved) -> CallContext {
     let (user, token) = match proved.user.as_ref().map(|principal| &principal.proof) {
         Some(Proof::Token { user, token }) => (Some(user.clone()), Some(token.clone())),
         Some(Proof::Key { .. }) | None => (None, None),
     };
-    let claims = Claims { request: Some(visit.id().into()), user, tenant: None, idempotency_key: visit.idempotency_key.clone(), token };
+    let idempotency_key = visit.idempotency_key.as_deref().map(|key| whose(proved, key));
+    let claims = Claims { request: Some(visit.id().into()), user, tenant: None, idempotency_key, token };
     CallContext { trace: visit.trace.id, deadline: Some(visit.deadline.into_std()), hops: 0, claims: Some(Arc::new(claims)) }
 }

@@ -132,19 +132,19 @@ pub(crate) fn alive() -> Response<Body> {
 
 /// The answer of `/readyz`.
 pub(crate) fn readiness(conditions: &Conditions, drain: &Drain, detail: Detail) -> Response<Body> {
-    let (draining, why) = match drain.phase() {
+    let (accepting, why) = match drain.phase() {
         Phase::Open => (Standing::Fine, None),
         Phase::NotReady => (Standing::Failing, Some("the node is about to stop".into())),
         Phase::Draining { .. } => (Standing::Failing, Some("the node is stopping".into())),
     };
-    let ready = draining == Standing::Fine && conditions.ready();
+    let ready = accepting == Standing::Fine && conditions.ready();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let word = if ready { "ready\n" } else { "not ready\n" };
     if detail == Detail::Word {
         return plain(status, TEXT, Bytes::from_static(word.as_bytes()));
     }
     let mut all = conditions.list();
-    all.push(Condition { name: "draining".into(), standing: draining, reason: why });
+    all.push(Condition { name: "accepting".into(), standing: accepting, reason: why });
     if detail == Detail::Json {
         // A report of strings and words has no reason to fail.
         let json = serde_json::to_vec(&Report { ready, conditions: all }).unwrap_or_default();

@@ -50,21 +50,32 @@ impl Problem {
     pub(crate) const FORBIDDEN: Self =
         refusal(StatusCode::FORBIDDEN, Reason::Forbidden, "The key or token does not grant what this needs.");
     pub(crate) const MAINTENANCE: Self = refusal(StatusCode::SERVICE_UNAVAILABLE, Reason::Maintenance, "Maintenance is in progress.");
+    pub(crate) const OVERLOADED: Self =
+        refusal(StatusCode::SERVICE_UNAVAILABLE, Reason::Overloaded, "Too many requests are in hand here; this one was not begun.");
+    pub(crate) const ADDRESS_OVERLOADED: Self = refusal(
+        StatusCode::SERVICE_UNAVAILABLE,
+        Reason::AddressOverloaded,
+        "Too many requests from this address are in hand here; this one was not begun.",
+    );
     pub(crate) const DEADLINE: Self =
         refusal(StatusCode::GATEWAY_TIMEOUT, Reason::Deadline, "There was no answer in time; what was asked may have been done.");
     pub(crate) const PANIC: Self =
         refusal(StatusCode::INTERNAL_SERVER_ERROR, Reason::Panic, "Something went wrong here; what was asked may have been done.");
 
+    pub(crate) const NO_HOST: Self = refusal(StatusCode::BAD_REQUEST, Reason::BadHost, "Exactly one valid host must be named.");
+    pub(crate) const PATH: Self =
+        refusal(StatusCode::BAD_REQUEST, Reason::BadPath, "The path must be plain: no dot segments, no control characters.");
+    pub(crate) const LENGTH: Self = refusal(StatusCode::BAD_REQUEST, Reason::BadLength, "The length of the body must be one number.");
+    pub(crate) const IDEMPOTENCY_KEY: Self = refusal(
+        StatusCode::BAD_REQUEST,
+        Reason::BadIdempotencyKey,
+        "An idempotency key is given once, as 1 to 255 visible characters.",
+    );
+
     pub(crate) const UNCHECKED: Self =
         fault(StatusCode::SERVICE_UNAVAILABLE, "credentials_unchecked", "Credentials cannot be checked now.");
     pub(crate) const NOT_FOUND: Self = fault(StatusCode::NOT_FOUND, "not_found", "There is nothing at this address.");
     pub(crate) const METHOD: Self = fault(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This address does not take this method.");
-    pub(crate) const NO_HOST: Self = fault(StatusCode::BAD_REQUEST, "bad_host", "Exactly one valid host must be named.");
-    pub(crate) const PATH: Self =
-        fault(StatusCode::BAD_REQUEST, "bad_path", "The path must be plain: no dot segments, no control characters.");
-    pub(crate) const LENGTH: Self = fault(StatusCode::BAD_REQUEST, "bad_length", "The length of the body must be one number.");
-    pub(crate) const IDEMPOTENCY_KEY: Self =
-        fault(StatusCode::BAD_REQUEST, "bad_idempotency_key", "An idempotency key is given once, as 1 to 255 visible characters.");
 
     /// For a service's error without a body of its own.
     pub(crate) fn of_status(status: StatusCode) -> Self {
@@ -96,7 +107,8 @@ impl Problem {
             // business who has not a valid one.
             Self::UNAUTHENTICATED => field(header::WWW_AUTHENTICATE, "Bearer realm=\"horos\""),
             Self::FORBIDDEN => field(header::WWW_AUTHENTICATE, "Bearer realm=\"horos\", error=\"insufficient_scope\""),
-            Self::UNCHECKED => field(header::RETRY_AFTER, "1"),
+            // What is in hand ends in milliseconds or in `timeouts.answer`: who asks again each second learns soon, and costs little.
+            Self::UNCHECKED | Self::OVERLOADED | Self::ADDRESS_OVERLOADED => field(header::RETRY_AFTER, "1"),
             // RFC 9110 §15.5.6.
             Self::METHOD => field(header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
             _ => None,

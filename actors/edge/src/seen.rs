@@ -59,6 +59,8 @@ pub enum Reason {
     AddressFull,
     /// Too many handshakes in progress.
     HandshakesFull,
+    /// Too many handshakes in progress from one address.
+    AddressHandshakesFull,
     /// A handshake that did not end in time.
     HandshakeTimeout,
     /// A handshake that failed.
@@ -85,6 +87,20 @@ pub enum Reason {
     FrameFlood,
     /// Not the protocol that it claims to be.
     Protocol,
+    /// A request that names no host, several, or none that can be one.
+    BadHost,
+    /// A target that is none, or that two readers could take for two.
+    BadPath,
+    /// A body whose length is said wrongly, or in two ways.
+    BadLength,
+    /// A header field that is none, or not of the request's version.
+    BadField,
+    /// An idempotency key that is none.
+    BadIdempotencyKey,
+    /// Too many requests in hand.
+    Overloaded,
+    /// Too many requests in hand from one address.
+    AddressOverloaded,
     /// Too many requests from one address.
     RateAddress,
     /// Too many requests by one key or user.
@@ -107,10 +123,11 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 33] = [
         Self::ConnectionsFull,
         Self::AddressFull,
         Self::HandshakesFull,
+        Self::AddressHandshakesFull,
         Self::HandshakeTimeout,
         Self::HandshakeFailed,
         Self::UnknownProtocol,
@@ -124,6 +141,13 @@ impl Reason {
         Self::FrameTooLarge,
         Self::FrameFlood,
         Self::Protocol,
+        Self::BadHost,
+        Self::BadPath,
+        Self::BadLength,
+        Self::BadField,
+        Self::BadIdempotencyKey,
+        Self::Overloaded,
+        Self::AddressOverloaded,
         Self::RateAddress,
         Self::RateIdentity,
         Self::RateGuesses,
@@ -141,6 +165,7 @@ impl Reason {
             Self::ConnectionsFull => "connections_full",
             Self::AddressFull => "address_full",
             Self::HandshakesFull => "handshakes_full",
+            Self::AddressHandshakesFull => "address_handshakes_full",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::HandshakeFailed => "handshake_failed",
             Self::UnknownProtocol => "unknown_protocol",
@@ -154,6 +179,13 @@ impl Reason {
             Self::FrameTooLarge => "frame_too_large",
             Self::FrameFlood => "frame_flood",
             Self::Protocol => "protocol",
+            Self::BadHost => "bad_host",
+            Self::BadPath => "bad_path",
+            Self::BadLength => "bad_length",
+            Self::BadField => "bad_field",
+            Self::BadIdempotencyKey => "bad_idempotency_key",
+            Self::Overloaded => "overloaded",
+            Self::AddressOverloaded => "address_overloaded",
             Self::RateAddress => "rate_address",
             Self::RateIdentity => "rate_identity",
             Self::RateGuesses => "rate_guesses",

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use horos_edge::{Cors, Limits, Timeouts};
+use horos_edge::{Cors, Forwarded, Limits, Timeouts};
 use horos_wire::NodeName;
 
 use super::{
@@ -30,6 +30,16 @@ choice! {
     }
 }
 
+choice! {
+    /// Where a trusted proxy says whom it speaks for.
+    pub enum HttpForwarded {
+        /// In `X-Forwarded-For`, as most do.
+        XForwardedFor = "x-forwarded-for",
+        /// In `Forwarded` (RFC 7239).
+        Forwarded = "forwarded",
+    }
+}
+
 section! {
     /// HTTP on the node's one port: HTTP/1.1 and HTTP/2 over TCP, HTTP/3 over UDP.
     pub struct Http = "http" {
@@ -43,6 +53,8 @@ section! {
         key = "key": Option<PathBuf> = None;
         /// Proxies in front of this node, as addresses or networks ("10.0.0.0/8"): whom they say they speak for is believed.
         trusted_proxies = "trusted-proxies": Vec<Network> = Vec::new();
+        /// The one header in which they say it, x-forwarded-for or forwarded (RFC 7239); the other may be the client's own.
+        forwarded = "forwarded": HttpForwarded = HttpForwarded::XForwardedFor;
         /// Web pages of other origins that may read answers, such as `https://shop.example.org`; `*` is every origin.
         cors_origins = "cors-origins": Vec<WebOrigin> = Vec::new();
         /// Whether their requests may bring cookies; never with "*".
@@ -70,8 +82,13 @@ section! {
         connections = "connections": u32 = 16_384, within 16..=1_000_000;
         /// Of them from one address (an IPv6 /64 counts as one); loopback and trusted proxies are exempt.
         connections_per_address = "connections-per-address": u32 = 256, within 1..=1_000_000;
-        /// TLS handshakes in progress over TCP.
+        /// TLS handshakes in progress over TCP; an eighth of them from one address.
         handshakes = "handshakes": u32 = 512, within 1..=65_536;
+        /// Requests in hand, from their head to the end of their answer, over all versions; probes and administration are exempt.
+        in_flight = "in-flight": u32 = 16_384, within 1..=1_000_000;
+        /// Of them from one address (an IPv6 /64 counts as one). Clients of trusted proxies count by their own addresses, and
+        /// loopback is exempt.
+        in_flight_per_address = "in-flight-per-address": u32 = 512, within 1..=1_000_000;
         /// Requests at once on one HTTP/2 or HTTP/3 connection.
         streams = "streams": u32 = 128, within 1..=4096;
         /// One request's head, header fields and all.
@@ -133,6 +150,8 @@ pub(crate) fn edge(http: &Http, limits: &HttpLimits, timeouts: &HttpTimeouts) ->
             connections: limits.connections as usize,
             connections_per_address: limits.connections_per_address as usize,
             handshakes: limits.handshakes as usize,
+            in_flight: limits.in_flight as usize,
+            in_flight_per_address: limits.in_flight_per_address as usize,
             streams: limits.streams,
             head: limits.head.bytes(),
             fields: limits.fields as usize,
@@ -151,6 +170,10 @@ pub(crate) fn edge(http: &Http, limits: &HttpLimits, timeouts: &HttpTimeouts) ->
             idle: timeouts.idle,
         },
         trusted_proxies: http.trusted_proxies.iter().map(|network| (network.address, network.prefix)).collect(),
+        forwarded: match http.forwarded {
+            HttpForwarded::XForwardedFor => Forwarded::XForwardedFor,
+            HttpForwarded::Forwarded => Forwarded::Forwarded,
+        },
         cors: Cors {
             origins: http.cors_origins.iter().map(|origin| origin.0.clone()).collect(),
             credentials: http.cors_credentials,
@@ -215,6 +238,10 @@ pub(super) fn check(config: &super::Config, wrong: &mut dyn FnMut(&str, String, 
     if limits.connections_per_address > limits.connections {
         let what = format!("more from one address ({}) than there may be in all ({})", limits.connections_per_address, limits.connections);
         wrong("http-limits.connections-per-address", what, "");
+    }
+    if limits.in_flight_per_address > limits.in_flight {
+        let what = format!("more from one address ({}) than there may be in all ({})", limits.in_flight_per_address, limits.in_flight);
+        wrong("http-limits.in-flight-per-address", what, "");
     }
     if config.node.role == horos_wire::Role::Fo && config.control.owner == config.node.name {
         wrong("control.owner", format!("{} is this very node, and an fo owns no data", config.node.name), "name a bo");
@@ -364,11 +391,19 @@ mod tests {
     }
 
     #[test]
+    fn one_header_is_believed_of_a_proxy_and_which_is_said() {
+        let config = Config::from_text(&Sources::default(), "http: {forwarded: forwarded}\n").unwrap();
+        assert_eq!(config.edge().forwarded, horos_edge::Forwarded::Forwarded);
+        let told = problems("http: {forwarded: both}\n");
+        assert!(told.len() == 1 && told[0].contains("x-forwarded-for or forwarded"), "{told:#?}");
+    }
+
+    #[test]
     fn an_fo_cannot_own_the_keys_and_every_origin_brings_no_cookies() {
         let told = problems(
             "node: {role: fo, name: fo-1}\ncontrol: {owner: fo-1}\nhttp: {cors-origins: [\"*\"], cors-credentials: true}\n\
-             http-limits: {connections: 16, connections-per-address: 17}\n",
+             http-limits: {connections: 16, connections-per-address: 17, in-flight: 16, in-flight-per-address: 17}\n",
         );
-        assert_eq!(told.len(), 3, "{told:#?}");
+        assert_eq!(told.len(), 4, "{told:#?}");
     }
 }

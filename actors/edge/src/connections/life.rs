@@ -45,6 +45,8 @@ pub(crate) struct Life {
     version: AtomicU8,
     command: AtomicU8,
     leave_by: AtomicU64,
+    /// When it was told to leave.
+    told: AtomicU64,
     waker: AtomicWaker,
     /// Requests in hand: from their head to the end of their answer.
     active: AtomicU32,
@@ -84,6 +86,7 @@ impl Life {
             version: AtomicU8::new(0),
             command: AtomicU8::new(0),
             leave_by: AtomicU64::new(0),
+            told: AtomicU64::new(0),
             waker: AtomicWaker::new(),
             active: AtomicU32::new(0),
             quiet: AtomicU64::new(opened),
@@ -152,8 +155,16 @@ impl Life {
     pub(crate) fn leave(&self, by: Instant) -> bool {
         self.leave_by.store(millis(self.epoch, by), Relaxed);
         let is_first = self.command.compare_exchange(0, 1, Relaxed, Relaxed).is_ok();
+        if is_first {
+            self.told.store(self.now(), Relaxed);
+        }
         self.waker.wake();
         is_first
+    }
+
+    /// Since when it has known that it is to leave.
+    pub(crate) fn told_since(&self) -> Option<u64> {
+        some(&self.told)
     }
 
     pub(crate) fn has_overstayed(&self, now: Instant) -> bool {

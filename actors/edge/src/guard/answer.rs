@@ -24,8 +24,16 @@ const WORTH_IT: u64 = 1024;
 pub(crate) struct Headers {
     /// Over plain HTTP.
     plain: HeaderMap,
-    /// Over HTTP/1.1 and 2 with TLS: of the public plane, of the cluster's, and of an address for both.
-    tls: [HeaderMap; 3],
+    /// With TLS, to who asks an address or this machine, and to who asks a host by its name: only the latter is told to insist
+    /// on it (RFC 6797 §8.1.1), for else a development node would shut a browser out of all others on its machine.
+    tls: [Secured; 2],
+}
+
+/// With TLS.
+#[derive(Debug)]
+struct Secured {
+    /// Over HTTP/1.1 and 2: of the public plane, of the cluster's, and of an address for both.
+    offering: [HeaderMap; 3],
     /// Over HTTP/3.
     h3: HeaderMap,
 }
@@ -50,11 +58,11 @@ impl Headers {
         plain.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
         plain.insert(CONTENT_SECURITY_POLICY, DATA);
         // RFC 6797 §7.2: never over plain HTTP.
-        let mut secured = plain.clone();
+        let mut insisting = plain.clone();
         if config.hsts > Duration::ZERO {
-            secured.insert(STRICT_TRANSPORT_SECURITY, value(format!("max-age={}", config.hsts.as_secs())));
+            insisting.insert(STRICT_TRANSPORT_SECURITY, value(format!("max-age={}", config.hsts.as_secs())));
         }
-        let offering = |plane: Plane| {
+        let offering = |secured: &HeaderMap, plane: Plane| {
             let mut headers = secured.clone();
             let served = h3.iter().find(|(of, _)| *of == plane).map(|(_, port)| *port);
             if let Some(port) = served.map(|served| config.alt_svc.unwrap_or(served)).filter(|port| *port != 0) {
@@ -63,18 +71,23 @@ impl Headers {
             }
             headers
         };
-        // Over HTTP/3 it is known that there is HTTP/3.
-        Self { tls: [Plane::Public, Plane::Cluster, Plane::Both].map(offering), h3: secured, plain }
+        let tls = [&plain, &insisting].map(|secured| Secured {
+            offering: [Plane::Public, Plane::Cluster, Plane::Both].map(|plane| offering(secured, plane)),
+            // Over HTTP/3 it is known that there is HTTP/3.
+            h3: secured.clone(),
+        });
+        Self { tls, plain }
     }
 
-    /// Adds what is missing: what a service said itself stays.
-    pub(crate) fn put(&self, peer: Peer, headers: &mut HeaderMap) {
+    /// Adds what is missing: what a service said itself stays. `named` is whether the host was asked by a name.
+    pub(crate) fn put(&self, peer: Peer, named: bool, headers: &mut HeaderMap) {
+        let secured = &self.tls[usize::from(named)];
         let common = match (peer.tls, peer.version, peer.plane) {
             (false, ..) => &self.plain,
-            (true, Version::Http3, _) => &self.h3,
-            (true, _, Plane::Public) => &self.tls[0],
-            (true, _, Plane::Cluster) => &self.tls[1],
-            (true, _, Plane::Both) => &self.tls[2],
+            (true, Version::Http3, _) => &secured.h3,
+            (true, _, Plane::Public) => &secured.offering[0],
+            (true, _, Plane::Cluster) => &secured.offering[1],
+            (true, _, Plane::Both) => &secured.offering[2],
         };
         let said = std::mem::replace(headers, common.clone());
         if said.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {

@@ -28,10 +28,19 @@ impl Proved {
 }
 
 impl Guard {
-    /// Lets in who has what `access` wants; does not look at credentials where it wants none.
-    pub(super) async fn admit(&self, visit: &mut Visit, access: &Access, headers: &HeaderMap) -> Result<Proved, Problem> {
+    /// Lets in who has what `access` wants; does not look at credentials where it wants none, or where it is `known` who asks.
+    pub(super) async fn admit(
+        &self,
+        visit: &mut Visit,
+        access: &Access,
+        headers: &HeaderMap,
+        known: Option<Proved>,
+    ) -> Result<Proved, Problem> {
         let Access::Scope(scope) = access else { return Ok(Proved::default()) };
-        let proved = self.prove(visit, headers).await?;
+        let proved = match known {
+            Some(proved) => proved,
+            None => self.prove(visit, headers).await?,
+        };
         if proved.may(scope) {
             return Ok(proved);
         }

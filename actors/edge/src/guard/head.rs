@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderValue};
 
+use crate::client::is_claim;
+
 /// How often a field that may come once was there.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Once<'a> {
@@ -49,7 +51,7 @@ pub(crate) struct Head<'a> {
     pub(crate) preflight: bool,
     /// `Authorization` or `X-API-Key`.
     pub(crate) credentials: bool,
-    /// Something says where the request comes from: `Forwarded`, `X-Forwarded-…`, `X-Real-IP`.
+    /// Something says where the request comes from: `Forwarded`, `X-Forwarded-…` and their like.
     pub(crate) forwarded: bool,
     pub(crate) gzip: bool,
     pub(crate) html: bool,
@@ -81,8 +83,7 @@ impl<'a> Head<'a> {
                 "request-timeout" => head.request_timeout.see(value),
                 "idempotency-key" => head.idempotency_key.see(value),
                 "access-control-request-method" => head.preflight = true,
-                "forwarded" | "x-real-ip" => head.forwarded = true,
-                other => head.forwarded |= other.starts_with("x-forwarded-"),
+                other => head.forwarded |= is_claim(other),
             }
         }
         head

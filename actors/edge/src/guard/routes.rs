@@ -21,6 +21,11 @@ pub(crate) enum Target<'a> {
     Mount(&'a Mount),
 }
 
+/// Whether whoever looks after the node asks how it is.
+pub(crate) fn is_probe(path: &str) -> bool {
+    matches!(path, ALIVE | READY)
+}
+
 #[derive(Debug)]
 pub(crate) struct Routes {
     /// The longest prefix first, so that the first that fits is the nearest.

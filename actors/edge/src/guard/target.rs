@@ -44,6 +44,22 @@ fn host(version: Version, uri: &Uri, head: &Head<'_>) -> Result<(), Problem> {
     if fits { Ok(()) } else { Err(Problem::NO_HOST) }
 }
 
+/// Whether the host is a name, as browsers keep what they are told of one (RFC 6797 §8.1.1): no address, and not `localhost`,
+/// which is another machine for everybody (RFC 6761 §6.3).
+pub(crate) fn is_name(uri: &Uri, head: &Head<'_>) -> bool {
+    let host = match uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => head.host.text().unwrap_or_default(),
+    };
+    if host.starts_with('[') {
+        return false;
+    }
+    let host = host.split(':').next().unwrap_or_default().trim_end_matches('.');
+    let last = host.rsplit('.').next().unwrap_or_default();
+    // A name whose last label is a number is an address, however it is written (WHATWG URL §3.5).
+    !last.is_empty() && !last.bytes().all(|b| b.is_ascii_digit()) && !last.eq_ignore_ascii_case("localhost")
+}
+
 /// Over HTTP/1 a target in absolute form decides the host (RFC 9112 §3.2.2): services read it from the field.
 pub(crate) fn prefer_target(request: &mut Request<Body>) {
     let over_one = matches!(request.version(), Version::HTTP_09 | Version::HTTP_10 | Version::HTTP_11);
@@ -164,6 +180,32 @@ mod tests {
         ] {
             assert_eq!(verdict(version, uri, hosts), expected, "{version:?} {uri} {hosts:?}");
         }
+    }
+
+    #[test]
+    fn an_address_is_no_name_and_neither_is_this_machine() {
+        let name = |uri: &str, host: &'static str| {
+            let request = Request::builder().uri(uri).header("host", host).body(()).unwrap();
+            is_name(request.uri(), &Head::read(request.headers()))
+        };
+        for host in ["example.org", "example.org:8443", "a.b.example.", "10.example.org", "intranet"] {
+            assert!(name("/", host), "{host}");
+        }
+        for host in [
+            "",
+            "localhost",
+            "LocalHost:7400",
+            "shop.localhost",
+            "localhost.",
+            "127.0.0.1",
+            "192.0.2.1:443",
+            "[::1]:7400",
+            "[::1]",
+            "2130706433",
+        ] {
+            assert!(!name("/", host), "{host}");
+        }
+        assert!(name("https://example.org/", "127.0.0.1") && !name("https://127.0.0.1/", "example.org"));
     }
 
     #[test]

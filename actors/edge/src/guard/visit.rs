@@ -6,7 +6,7 @@ use horos_wire::principal::Principal;
 use http::{HeaderValue, StatusCode, Uri};
 use tokio::time::Instant;
 
-use super::ids::Trace;
+use super::{ids::Trace, in_flight::Permit};
 use crate::{Metrics, Peer, metrics::MethodClass};
 
 /// What is known of a request.
@@ -25,10 +25,14 @@ pub(crate) struct Visit {
     pub(crate) idempotency_key: Option<Box<str>>,
     /// What the body is announced to be, in bytes.
     pub(crate) length: u64,
+    /// The host is a name that others can have too: no address, and not this machine.
+    pub(crate) named: bool,
     pub(crate) asks: Asks,
     pub(crate) principal: Option<Arc<Principal>>,
     /// The limit that the request came close to.
     pub(crate) budget: Option<Budget>,
+    /// Its place among the requests in hand, until the answer takes it along.
+    pub(crate) permit: Option<Permit>,
     metrics: Metrics,
     answered: bool,
 }
@@ -74,9 +78,11 @@ impl Visit {
             trace,
             idempotency_key: None,
             length: 0,
+            named: false,
             asks: Asks::default(),
             principal: None,
             budget: None,
+            permit: None,
             metrics: metrics.clone(),
             answered: false,
         }

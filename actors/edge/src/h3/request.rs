@@ -30,7 +30,7 @@ use super::{
     outgoing::{Heads, Outgoing, Unsent},
     quic::{Quic, Shared},
 };
-use crate::{Peer, Reason, Version};
+use crate::{Held, Peer, Reason, Version};
 
 /// Fields of one hop of HTTP/1.1, which mean nothing here (RFC 9114 §4.2).
 const HOP: [HeaderName; 5] =
@@ -103,13 +103,13 @@ pub(super) async fn serve(
         refused(Reason::HeadTooLarge);
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        let sent = answer_to(&mut answer, response, false, pin!(out.stopped())).await;
+        let sent = answer_to(&mut answer, response.map(Held::from), false, pin!(out.stopped())).await;
         return answer.outcome(sent, &edge, peer);
     }
     let mut body = match content_length(request.headers()) {
         Ok(length) if is_wellformed(request.headers()) => RequestBody::new(recv, out.clone(), length, edge.config.limits.fields),
-        _ => {
-            refused(Reason::Protocol);
+        length => {
+            refused(if length.is_err() { Reason::BadLength } else { Reason::BadField });
             out.reset(Code::H3_MESSAGE_ERROR);
             return Outcome::Wasted;
         }
@@ -119,7 +119,7 @@ pub(super) async fn serve(
         Ok(false) => Body::new(body),
         Err(error) => {
             if error != BodyError::Gone {
-                refused(Reason::Protocol);
+                refused(if error == BodyError::Length { Reason::BadLength } else { Reason::Protocol });
                 out.reset(Code::H3_MESSAGE_ERROR);
             }
             return Outcome::Wasted;
@@ -199,7 +199,7 @@ impl Part {
 /// Sends `response`. Its head goes with the first part of its body where that is there, so that a small answer is one write.
 async fn answer_to(
     answer: &mut Answer<'_>,
-    response: Response<Body>,
+    response: Response<Held>,
     is_head: bool,
     mut stopped: Pin<&mut impl Future>,
 ) -> Result<(), Broken> {
@@ -270,7 +270,7 @@ async fn answer_to(
 }
 
 /// The next part, if it is there.
-async fn look(body: &mut Body) -> Result<Option<Part>, Broken> {
+async fn look(body: &mut Held) -> Result<Option<Part>, Broken> {
     let frame = std::future::poll_fn(|cx| {
         Poll::Ready(match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(frame) => Some(frame),
@@ -313,7 +313,7 @@ pub(super) struct Date(parking_lot::Mutex<(i64, Option<HeaderValue>)>);
 
 impl Inner {
     /// Puts the date into a head that has none, as hyper does for the other versions.
-    fn dated(&self, mut response: Response<Body>) -> Response<Body> {
+    fn dated(&self, mut response: Response<Held>) -> Response<Held> {
         if !response.headers().contains_key(DATE)
             && let Some(date) = self.date.now()
         {

@@ -1,10 +1,13 @@
 //! Joins hyper to the router: a request goes in with its peer, its answer is watched on its way out.
+//!
+//! A request over HTTP/2 that is answered before its body has come is listened to for a while longer ([`Asked`]). Over
+//! HTTP/1.1 the connection as a whole is (`super::connection`).
 
 use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
@@ -12,9 +15,11 @@ use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header};
 use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, rt::Executor, service::Service};
+use tokio::{runtime::Handle, time::timeout};
 
+use super::connection::{LINGER, LINGER_BYTES};
 use crate::{
-    App, Body, Drain, Peer, Phase, Version,
+    App, Body, Drain, Held, Peer, Phase, Version,
     connections::{Hold, Life},
 };
 
@@ -40,14 +45,82 @@ impl Service<Request<Incoming>> for Serve {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let hold = self.life.begin();
         // Boxed: hyper keeps a place for the future in every HTTP/1.1 connection, idle or not.
-        let answer = Box::pin(self.app.handle(request.map(Body::new), self.peer));
-        Answering { answer, hold: Some(hold), drain: self.drain.clone(), version: self.peer.version }
+        let version = self.peer.version;
+        let request = request.map(|body| match version {
+            Version::Http2 if !http_body::Body::is_end_stream(&body) => Body::new(Asked(Some(body))),
+            Version::Http1 | Version::Http2 | Version::Http3 => Body::new(body),
+        });
+        let answer = Box::pin(self.app.handle(request, self.peer));
+        Answering { answer, hold: Some(hold), drain: self.drain.clone(), version }
+    }
+}
+
+/// A request's body over HTTP/2. Dropped before its end, what still comes of it is read for a while and thrown away.
+///
+/// Without that the stream would be reset as soon as it is answered, which the protocol allows (RFC 9113 §8.1) and many
+/// clients take for a failure: that the body was too large, or the key wrong, is then shown to nobody (curl 7.88 for one).
+/// One that has its answer stops sending or ends the stream; for the others there is a bound in time and bytes. Meanwhile it
+/// counts as one of the connection's streams, so there are never more of these than of those.
+#[derive(Debug)]
+struct Asked(Option<Incoming>);
+
+impl http_body::Body for Asked {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = Pin::new(body).poll_frame(cx);
+        if let Poll::Ready(None | Some(Err(_))) = &frame {
+            self.0 = None;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or(SizeHint::with_exact(0), http_body::Body::size_hint)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let Some(body) = self.0.take().filter(|body| !http_body::Body::is_end_stream(body)) else { return };
+        let mut rest = Rest { body, left: LINGER_BYTES };
+        // Mostly the connection is gone, or the end has come already: then nothing is left to be done.
+        if Pin::new(&mut rest).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            // It ends by itself, and with its connection at once.
+            runtime.spawn(timeout(LINGER, rest));
+        }
+    }
+}
+
+/// Reads a body that nobody wants any more.
+struct Rest {
+    body: Incoming,
+    left: usize,
+}
+
+impl Future for Rest {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        while self.left > 0 {
+            let Some(Ok(frame)) = ready!(http_body::Body::poll_frame(Pin::new(&mut self.body), cx)) else { break };
+            self.left = self.left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+        Poll::Ready(())
     }
 }
 
 /// An answer to be.
 pub(super) struct Answering {
-    answer: BoxFuture<'static, Response<Body>>,
+    answer: BoxFuture<'static, Response<Held>>,
     /// Until the answer is there, and then its body's.
     hold: Option<Hold>,
     drain: Drain,
@@ -75,7 +148,7 @@ impl Future for Answering {
 /// as the client keeps the window shut, with nobody to notice.
 #[derive(Debug)]
 pub(super) struct Answer {
-    body: Body,
+    body: Held,
     /// What is left of a part that goes out in pieces.
     rest: Bytes,
     hold: Hold,
@@ -83,7 +156,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    fn new(body: Body, hold: Hold, version: Version) -> Self {
+    fn new(body: Held, hold: Hold, version: Version) -> Self {
         Self { body, rest: Bytes::new(), hold, version }
     }
 

@@ -37,10 +37,13 @@ const CONNECTION_WINDOW: u32 = 256 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// Streams on which the server had to point out an error, before the client is sent off (CVE-2025-8671).
 const ERROR_RESETS: usize = 128;
-/// A connection that the server closes is read on for so long, or so much: closed with bytes unread, the kernel would
-/// answer with a reset that can overtake the last answer (RFC 9112 §9.6).
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1024 * 1024;
+/// What is answered before all of it has come is read on for so long, or so much, as a client sends before it looks at its
+/// answer. Closed with bytes unread, the kernel would answer with a reset that can overtake the answer (RFC 9112 §9.6); a
+/// stream of HTTP/2 would be reset by us.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER_BYTES: usize = 4 * 1024 * 1024;
+/// The same after a fault: who floods looks at no answer.
+const LINGER_BYTES_AT_FAULT: usize = 1024 * 1024;
 
 pub(super) fn http1(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
@@ -104,7 +107,8 @@ pub(super) async fn serve(door: Arc<TcpDoor>, tcp: TcpStream, place: Place) {
     let left = left.lock().take();
     if let Some(stream) = left {
         // Whoever waits for room or for the drain's end still waits for this one, which is cut off like any other.
-        let _ = life.unless_cut(Box::pin(timeout(LINGER, linger(stream)))).await;
+        let most = if fault.is_some() { LINGER_BYTES_AT_FAULT } else { LINGER_BYTES };
+        let _ = life.unless_cut(Box::pin(timeout(LINGER, linger(stream, most)))).await;
     }
 }
 
@@ -198,11 +202,11 @@ async fn drive<T>(life: &Life, mut poll: impl FnMut(&mut Context<'_>, bool) -> P
     .await
 }
 
-/// Reads until the client closes too.
-async fn linger(mut stream: Box<Stream>) -> io::Result<()> {
+/// Reads until the client closes too, or has sent so much.
+async fn linger(mut stream: Box<Stream>, most: usize) -> io::Result<()> {
     let mut space = [0; 1024];
     let mut read = 0;
-    while read < LINGER_BYTES {
+    while read < most {
         let got = std::future::poll_fn(|cx| {
             let mut buf = ReadBuf::new(&mut space);
             stream.poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
@@ -216,13 +220,25 @@ async fn linger(mut stream: Box<Stream>) -> io::Result<()> {
     Ok(())
 }
 
+/// What hyper found wrong with a head of HTTP/1.1, by its words: it tells nothing else. Words that are not known are no more
+/// than a protocol that is not kept.
+fn malformed(words: &str) -> Reason {
+    match words {
+        "invalid URI" => Reason::BadPath,
+        "URI too long" => Reason::HeadTooLarge,
+        "invalid HTTP header parsed" => Reason::BadField,
+        "invalid content-length parsed" | "invalid transfer-encoding parsed" | "unexpected transfer-encoding parsed" => Reason::BadLength,
+        _ => Reason::Protocol,
+    }
+}
+
 /// What a connection's end says against its client; a client that just went away did nothing wrong.
 fn blame(error: &hyper::Error, life: &Life) -> Option<Reason> {
     if error.is_parse_too_large() {
         return Some(Reason::HeadTooLarge);
     }
     if error.is_parse() {
-        return Some(Reason::Protocol);
+        return Some(malformed(&error.to_string()));
     }
     if error.is_timeout() {
         return Some(Reason::Idle); // it left a PING unanswered

@@ -168,7 +168,7 @@ async fn the_probes_tell_who_asks_why_the_node_is_not_ready() {
     site.conditions.set("keys", "no replica yet");
     let word = site.get("/readyz").await;
     assert_eq!((word.status.as_u16(), word.text(), word.header("cache-control")), (503, "not ready\n", Some("no-store")));
-    let lines = "not ready\n[~] backup: the last one is two days old\n[-] keys: no replica yet\n[+] mirror\n[+] draining\n";
+    let lines = "not ready\n[~] backup: the last one is two days old\n[-] keys: no replica yet\n[+] mirror\n[+] accepting\n";
     assert_eq!(site.get("/readyz?verbose").await.text(), lines);
     let json = site.get_with("/readyz?verbose=1", &[("accept", "application/json")]).await.json();
     assert_eq!(json["ready"], false);
@@ -185,7 +185,7 @@ async fn a_node_that_is_about_to_stop_is_not_ready_and_serves() {
     for phase in [Phase::NotReady, Phase::Draining { until: std::time::Instant::now() }] {
         go(&site.drain, phase);
         assert_eq!(site.get("/readyz").await.status, 503);
-        assert!(site.get("/readyz?verbose").await.text().contains("[-] draining: the node is"));
+        assert!(site.get("/readyz?verbose").await.text().contains("[-] accepting: the node is"));
         assert_eq!((site.get("/open/x").await.status.as_u16(), site.get("/livez").await.status.as_u16()), (200, 200));
     }
 }

@@ -187,13 +187,14 @@ async fn malformed_requests_are_refused_without_a_service() {
         head("GET", "/t/wait", &[("content-length", "5")]),
         head("GET", "/t/wait", &[("Upper", "case")]),
     ];
-    let count = malformed.len() as u64;
     for (index, bytes) in malformed.into_iter().enumerate() {
         let (mut send, mut recv) = raw.say(&bytes).await;
         let _ = send.finish();
         assert_eq!(said(&mut recv).await, Err(MESSAGE_ERROR), "{index}");
     }
-    door.counted(Reason::Protocol, count).await;
+    for (reason, count) in [(Reason::BadField, 3), (Reason::BadLength, 3), (Reason::Protocol, 1)] {
+        door.counted(reason, count).await;
+    }
     assert_eq!(door.told.waiting.load(Relaxed), 0);
     // Known only later: the service is told that the body is not what it should be.
     let (mut send, mut recv) = raw.say(&[head("POST", "/t/echo", &[("content-length", "5")]), frame(0, b"abc")].concat()).await;

@@ -72,7 +72,7 @@ fn browsers_are_told_what_not_to_do_and_a_service_may_say_otherwise() {
     let headers = Headers::new(&Config::default(), &[]);
     let mut data = answer("application/json", "{}");
     data.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("origin"));
-    headers.put(peer(Version::Http1, false), data.headers_mut());
+    headers.put(peer(Version::Http1, false), true, data.headers_mut());
     assert_eq!(data.headers()[CONTENT_SECURITY_POLICY], "default-src 'none'; frame-ancestors 'none'");
     assert_eq!(data.headers()[REFERRER_POLICY], "origin");
     for (name, of_data) in [
@@ -84,7 +84,7 @@ fn browsers_are_told_what_not_to_do_and_a_service_may_say_otherwise() {
         assert_eq!(data.headers().contains_key(name), of_data, "{name}");
     }
     let mut page = answer("text/html; charset=utf-8", "");
-    headers.put(peer(Version::Http1, false), page.headers_mut());
+    headers.put(peer(Version::Http1, false), true, page.headers_mut());
     for name in ["referrer-policy", "cross-origin-opener-policy", "permissions-policy"] {
         assert!(page.headers().contains_key(name), "{name}");
     }
@@ -96,7 +96,7 @@ fn https_is_insisted_on_only_over_tls_and_http3_offered_only_where_it_is() {
     let offered = |config: &Config, version, tls, plane| {
         let mut headers = HeaderMap::new();
         let peer = Peer { plane, ..peer(version, tls) };
-        Headers::new(config, &[(Plane::Both, 8443), (Plane::Public, 443)]).put(peer, &mut headers);
+        Headers::new(config, &[(Plane::Both, 8443), (Plane::Public, 443)]).put(peer, true, &mut headers);
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
         (text(STRICT_TRANSPORT_SECURITY), text(ALT_SVC))
     };
@@ -112,4 +112,17 @@ fn https_is_insisted_on_only_over_tls_and_http3_offered_only_where_it_is() {
     assert_eq!(offered(&moved, Version::Http1, true, Plane::Both), (None, Some("h3=\":9\"; ma=86400".to_owned())));
     let none = Config { alt_svc: Some(0), ..Config::default() };
     assert_eq!(offered(&none, Version::Http1, true, Plane::Both).1, None);
+}
+
+#[test]
+fn nobody_is_told_to_insist_on_https_of_an_address_or_of_this_machine() {
+    let headers = Headers::new(&Config::default(), &[(Plane::Both, 8443)]);
+    for version in Version::ALL {
+        let told = |named| {
+            let mut put = HeaderMap::new();
+            headers.put(peer(version, true), named, &mut put);
+            (put.contains_key(STRICT_TRANSPORT_SECURITY), put.contains_key(ALT_SVC))
+        };
+        assert_eq!([told(false), told(true)], [(false, version != Version::Http3), (true, version != Version::Http3)], "{version}");
+    }
 }
