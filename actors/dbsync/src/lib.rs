@@ -1,7 +1,13 @@
 //! Filtered live replicas of SQLite files: what a back office (BO) publishes of a database, kept on front offices (FOs).
 //!
 //! - [`capture`] records which rows changed, whichever process changed them, and notices what cannot be recorded.
+//! - [`export`] writes what is published into a file.
 //! - [`filter`] says what of a database is published, and refuses what could not be published faithfully or privately.
 
 pub mod capture;
+pub mod export;
 pub mod filter;
+#[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
+mod frames;
+#[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
+mod value;
