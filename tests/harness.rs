@@ -23,7 +23,9 @@ pub(crate) use site::Site;
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 /// The operator's command line, as Cargo built it for this run.
@@ -37,6 +39,31 @@ pub(crate) const HOROS_FO: &str = env!("CARGO_BIN_EXE_horos-fo");
 /// promise names (10 million casts, 10 s of silence) and not a sample of it.
 pub(crate) fn scale<T>(normal: T, full: T) -> T {
     if std::env::var_os("HOROS_TEST_FULL").is_some_and(|value| value == "1") { full } else { normal }
+}
+
+/// The directory, below the target directory, of the profile that Cargo built all of this with: its name, but `debug` for `dev`.
+///
+/// # Panics
+/// When Cargo has changed how it lays out its target directory.
+pub(crate) fn profile() -> &'static str {
+    Path::new(HOROS).parent().and_then(Path::file_name).and_then(|name| name.to_str()).expect("TARGET/PROFILE/horos")
+}
+
+/// Whether nodes and tests are optimised, as under `tests/run --full`: what time is promised is then looked at closely.
+pub(crate) fn optimised() -> bool {
+    profile() != "debug"
+}
+
+/// Lets this process have as many open files as it may.
+///
+/// # Panics
+/// When those are fewer than `wanted`: a test of 10,000 connections that makes do with fewer has shown nothing.
+pub(crate) fn open_files(wanted: u64) {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("one's own limit can be read");
+    assert!(hard >= wanted, "{wanted} open files are needed and {hard} allowed: raise the limit (ulimit -Hn, or LimitNOFILE)");
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the soft limit may be raised to the hard one");
+    }
 }
 
 /// The seed of a random test, printed so that a failure can be repeated.

@@ -7,7 +7,7 @@ mod ends;
 mod frames;
 mod strikes;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,12 +17,11 @@ use quinn::Endpoint;
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep};
 
 use crate::harness::http::Speaks;
 use crate::harness::site::dialer;
-use crate::harness::{Process, Site};
+use crate::harness::{Process, Site, open_files};
 
 /// Between two bytes of somebody slow: often enough that no single silence is long.
 const DRIP: Duration = Duration::from_millis(300);
@@ -48,6 +47,8 @@ pub(super) enum Attack {
     SlowHead(Speaks),
     /// A request's body that stops coming.
     SlowBody(Speaks),
+    /// A body beyond the limit: half of them say so before it comes, half never say where it ends.
+    LargeBody(Speaks),
     /// An answer of 8 MiB that nobody takes.
     SlowReader(Speaks),
     /// A connection, and nothing.
@@ -64,12 +65,21 @@ pub(super) enum Attack {
     Continuation,
     /// Frames without content (CVE-2019-9518), and SETTINGS and PING whose answers nobody takes (CVE-2019-9512, 9515).
     EmptyFrames,
-    /// HEADERS and unknown frames that announce 1 GiB, on 256 streams a connection.
-    Announce,
+    /// HTTP/3 frames that announce 1 GiB, on 256 streams a connection.
+    Announce(Frame),
     /// First packets of QUIC handshakes that never go on.
     HalfOpen,
     /// Keys that nobody made.
     Guesses,
+}
+
+/// Which frame of HTTP/3 announces more than anybody takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Frame {
+    /// Read as a whole before any of it is understood.
+    Headers,
+    /// Of a type that is reserved to be ignored (RFC 9114 §7.2.8).
+    Unknown,
 }
 
 /// An attack on a node.
@@ -135,9 +145,6 @@ struct World {
     http3: Arc<ClientConfig>,
     /// One for each of [`HOSTS`].
     endpoints: Vec<Endpoint>,
-    /// Where first packets are caught, for [`Attack::HalfOpen`].
-    trap: UdpSocket,
-    trapped: SocketAddr,
     tally: Tally,
 }
 
@@ -146,16 +153,15 @@ struct World {
 async fn attacker() {
     let Some(order) = std::env::var_os("ATTACK") else { return };
     let order: Order = serde_json::from_str(order.to_str().unwrap()).unwrap();
+    // Each attacker is a socket or two, and the node has raised its own limit in the same way.
+    open_files(order.amount * 2 + 256);
     let (amount, until) = (order.amount, Instant::now() + Duration::from_secs(order.seconds));
     let tls = |alpn: &str| Arc::new(order.site.tls(&[alpn], None));
-    let trap = UdpSocket::bind((order.site.address.ip(), 0)).await.unwrap();
     let world = Arc::new(World {
         http1: tls("http/1.1"),
         http2: tls("h2"),
         http3: tls("h3"),
         endpoints: (0..HOSTS).map(|number| dialer(host(number))).collect(),
-        trapped: trap.local_addr().unwrap(),
-        trap,
         tally: Tally::default(),
         order,
     });

@@ -16,8 +16,8 @@ use rustls::{AlertDescription, ClientConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::{refused, served};
-use crate::harness::http::{Ask, Session, Speaks};
+use super::{metrics, served};
+use crate::harness::http::{Ask, Session, Speaks, metric};
 use crate::harness::node::text;
 use crate::harness::site::{HANDSHAKE, dialer};
 use crate::harness::{Cluster, Node, Site, poll_state, scale, seed};
@@ -234,6 +234,7 @@ async fn of_many_mixed_connections_none_is_misrouted() {
     .await;
     let keys = bo.key(&["drill", "metrics"]).await;
     let world = Arc::new(World::new(&bo, &keys, AT_ONCE));
+    let before = bo.process().rss();
     let (seed, count) = (seed(), scale(1_000, 100_000));
     let began = Instant::now();
     let tasks = (0..AT_ONCE).map(|task| {
@@ -262,8 +263,20 @@ async fn of_many_mixed_connections_none_is_misrouted() {
     assert!(bo.process().ended().is_none());
     let of = |kind: Comes| sent[Comes::ALL.iter().position(|it| *it == kind).unwrap()] as f64;
     // Each refusal is counted, by its reason.
-    let unknown = refused(&bo, &keys, "unknown_protocol").await;
-    assert!(unknown >= of(Comes::TcpUnknown) + of(Comes::TcpAstray), "{unknown}");
+    let page = metrics(&bo, &keys).await;
+    for (name, label, least) in [
+        ("horos_refused_total", "reason=\"unknown_protocol\"", of(Comes::TcpUnknown) + of(Comes::TcpAstray)),
+        ("horos_refused_total", "reason=\"handshake_failed\"", of(Comes::Plain)),
+        ("horos_quic_connections_total", "outcome=\"unknown_protocol\"", of(Comes::QuicUnknown) + of(Comes::QuicAstray)),
+        ("horos_peers_refused_total", "kind=\"no_certificate\"", of(Comes::HorosKeyless)),
+    ] {
+        let counted = metric(&page, name, &[label]);
+        assert!(counted >= least, "{name} {label}: {counted} of {least}");
+    }
+    // Whoever has gone leaves nothing behind.
+    let grown = bo.process().rss().saturating_sub(before);
+    eprintln!("{} KiB more than before", grown / 1024);
+    assert!(grown < 64 << 20, "{} KiB more after {count} connections", grown / 1024);
 }
 
 /// Certificates that prove nobody here, beside one that does: identity directories.

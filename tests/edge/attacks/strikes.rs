@@ -1,6 +1,5 @@
 //! One attack of each kind, from its beginning to its end.
 
-use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -14,8 +13,11 @@ use tokio_rustls::client::TlsStream;
 
 use super::ends::{Each, Once, answered, drips, ended, floods, reset, together};
 use super::frames::*;
-use super::{Attack, DRIP, HOSTS, World, host};
+use super::{Attack, DRIP, Frame, HOSTS, World, host};
 use crate::harness::http::{Ask, Session, Speaks};
+
+/// More than anybody takes.
+const GIB: u64 = 1 << 30;
 
 impl World {
     fn endpoint(&self, number: u64) -> &Endpoint {
@@ -86,6 +88,46 @@ impl World {
                 self.begun(first);
                 // It is told to stop, or its connection ends.
                 let _ = timeout(Duration::from_secs(30), stream.stopped()).await;
+                drop(connection);
+                Ok(())
+            }
+            Attack::LargeBody(Speaks::Http1) => {
+                let mut stream = site.stream_from(&self.http1, Some(host(number))).await?;
+                self.begun(first);
+                let (length, part) = if says_it(number) {
+                    (format!("Content-Length: {GIB}"), vec![b' '; 16_000])
+                } else {
+                    ("Transfer-Encoding: chunked".to_owned(), [&b"3e80\r\n"[..], &[b' '; 16_000], b"\r\n"].concat())
+                };
+                let head = format!("{}Content-Type: application/json\r\n{length}\r\n\r\n", head("POST", "/drill/echo"));
+                stream.write_all(head.as_bytes()).await?;
+                floods(stream, Each { next: 1, make: move |_| part.clone() }).await
+            }
+            Attack::LargeBody(Speaks::Http2) => {
+                let mut stream = self.http2(number).await?;
+                self.begun(first);
+                let mut fields = [self.fields(POST, "/drill/echo"), literal("content-type", "application/json")].concat();
+                if says_it(number) {
+                    fields.extend(literal("content-length", &GIB.to_string()));
+                }
+                stream.write_all(&frame(HEADERS, END_HEADERS, 1, &fields)).await?;
+                // As much as anybody may send before the node has said a word (RFC 9113 §6.9.2).
+                for _ in 0..4 {
+                    stream.write_all(&frame(DATA, 0, 1, &[b' '; 16_000])).await?;
+                }
+                answered(stream).await
+            }
+            Attack::LargeBody(Speaks::Http3) => {
+                let (connection, mut stream) = self.http3(number).await?;
+                self.begun(first);
+                let mut fields = [self.qpack("POST", "/drill/echo"), qpack_literal("content-type", "application/json")].concat();
+                if says_it(number) {
+                    fields.extend(qpack_literal("content-length", &GIB.to_string()));
+                }
+                stream.write_all(&h3_frame(0x01, &fields)).await?;
+                let part = h3_frame(0x00, &[b' '; 16_000]);
+                // Until it is told to stop, or its connection ends.
+                let _ = timeout(Duration::from_secs(30), async { while stream.write_all(&part).await.is_ok() {} }).await;
                 drop(connection);
                 Ok(())
             }
@@ -214,15 +256,18 @@ impl World {
                 .repeat(100);
                 floods(stream, Each { next: 1, make: move |_| frames.clone() }).await
             }
-            Attack::Announce => {
+            Attack::Announce(announced) => {
                 let connection = site.quic(self.endpoint(number), &self.http3).await?;
                 control(&connection).await?;
                 self.begun(first);
-                let one = async |number: u64| -> Result<()> {
+                let kind = match announced {
+                    Frame::Headers => 0x01,
+                    Frame::Unknown => 0x21,
+                };
+                let one = async || -> Result<()> {
                     let (mut send, _receive) = connection.open_bi().await?;
-                    // HEADERS, or a type that is reserved to be ignored (RFC 9114 §7.2.8); then 1 GiB as a varint.
-                    let kind: &[u8] = if number.is_multiple_of(2) { &[0x01] } else { &[0x21] };
-                    send.write_all(&[kind, &[0xc0, 0, 0, 0, 0x40, 0, 0, 0]].concat()).await?;
+                    // The length as a varint of 8 bytes (RFC 9000 §16).
+                    send.write_all(&[&[kind][..], &(GIB | 0xc0 << 56).to_be_bytes()].concat()).await?;
                     // All that is taken.
                     let block = Bytes::from(vec![0_u8; 16 * 1024]);
                     for _ in 0..1024 {
@@ -230,7 +275,7 @@ impl World {
                     }
                     Ok(())
                 };
-                let streams = together((0..256).map(one));
+                let streams = together((0..256).map(|_| one()));
                 tokio::select! {
                     _ = connection.closed() => {}
                     () = streams => {}
@@ -239,15 +284,16 @@ impl World {
                 Ok(())
             }
             Attack::HalfOpen => {
-                // A handshake is begun with a socket of our own, and its first packets are sent on from ever new ports.
-                let connecting =
-                    self.endpoint(number).connect_with(crate::harness::site::quic_config(&self.http3), self.trapped, &site.name)?;
+                // A handshake is begun with a socket of our own, and its first packets are sent on from a new port.
+                let trap = UdpSocket::bind((site.address.ip(), 0)).await?;
+                let config = crate::harness::site::quic_config(&self.http3);
+                let connecting = self.endpoint(number).connect_with(config, trap.local_addr()?, &site.name)?;
                 let mut packet = [0; 2048];
-                let from = SocketAddr::new(host(number), 0);
-                let socket = UdpSocket::bind(from).await?;
+                let socket = UdpSocket::bind((host(number), 0)).await?;
+                // The ClientHello's keys fill more than one.
                 for _ in 0..2 {
-                    if let Ok(got) = timeout(Duration::from_millis(200), self.trap.recv(&mut packet)).await {
-                        let _ = socket.send_to(&packet[..got?], site.address).await;
+                    if let Ok(got) = timeout(Duration::from_millis(200), trap.recv(&mut packet)).await {
+                        socket.send_to(&packet[..got?], site.address).await?;
                     }
                 }
                 drop(connecting);
@@ -314,6 +360,11 @@ impl World {
         fields.extend(qpack_literal("x-api-key", &self.order.key));
         fields
     }
+}
+
+/// Whether the attacker of this number tells beforehand how much is to come: every other does.
+fn says_it(number: u64) -> bool {
+    number.is_multiple_of(2)
 }
 
 /// Opens the control stream, without which a peer need not talk to us (RFC 9114 §6.2.1), and leaves it open.
