@@ -28,7 +28,8 @@ pub trait Authenticator: Send + Sync + 'static {
     /// Answers from memory; `None` when it has to look, which [`Authenticator::verify`] does. Never blocks.
     fn recall(&self, credential: &Credential) -> Option<Result<Arc<Principal>, Denied>>;
 
-    /// Looks. An answer is final for this request.
+    /// Looks. An answer is final for this request. One that does not come at once is counted among the wrong guesses of its
+    /// address while it is waited for.
     fn verify(&self, credential: Credential) -> BoxFuture<'static, Result<Arc<Principal>, Denied>>;
 
     /// `principal` asked for what it may not do, and was refused: a key that is tried on everything may have been stolen.

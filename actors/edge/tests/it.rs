@@ -6,6 +6,7 @@ mod it {
     #[cfg(feature = "acme")]
     mod acme;
     mod certificates;
+    mod counts;
     mod guard_answers;
     mod guard_body;
     mod guard_head;
@@ -17,8 +18,10 @@ mod it {
     mod h3_hostile;
     mod h3_measured;
     mod h3_world;
+    mod in_hand;
     mod tcp;
     mod tcp_drain;
+    mod tcp_early;
     mod tcp_hostile;
     pub(crate) mod world;
 }

@@ -41,6 +41,25 @@ fn a_household_of_ipv6_is_one_address() {
 }
 
 #[test]
+fn handshakes_of_one_address_are_bounded_and_those_of_others_go_on() {
+    let (connections, _) = table(Limits { handshakes: 32, ..Limits::default() });
+    let mut shaking: Vec<_> = (0..4).map(|host| connections.admit(peer(&format!("2001:db8::{host}"))).unwrap()).collect();
+    assert_eq!(connections.admit(peer("2001:db8::ffff")).unwrap_err(), Reason::AddressHandshakesFull);
+    let _other = connections.admit(peer("2001:db8:0:1::1")).unwrap();
+    // One that has ended its handshake, and one that was given up, make room for one each.
+    shaking[0].speaks(Version::Http1);
+    shaking.push(connections.admit(peer("2001:db8::4")).unwrap());
+    drop(shaking.remove(1));
+    shaking.push(connections.admit(peer("2001:db8::5")).unwrap());
+    assert_eq!(connections.admit(peer("2001:db8::ffff")).unwrap_err(), Reason::AddressHandshakesFull);
+    let _exempt: Vec<_> = (0..5).map(|_| connections.admit(peer("127.0.0.1")).unwrap()).collect();
+    drop(shaking);
+    assert!(connections.admit(peer("2001:db8::1")).is_ok());
+    let few = table(Limits { handshakes: 1, ..Limits::default() }).0;
+    assert!(few.admit(peer("192.0.2.1")).is_ok(), "an eighth is at least one");
+}
+
+#[test]
 fn loopback_and_trusted_proxies_are_exempt() {
     let (connections, _) = table(Limits { connections_per_address: 1, ..Limits::default() });
     let exempt = ["127.0.0.1", "::1", "10.1.2.3", "::ffff:10.1.2.3"];

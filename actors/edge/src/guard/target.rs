@@ -20,7 +20,9 @@ pub(crate) fn check(request: &Request<Body>, head: &Head<'_>) -> Result<(), Prob
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Problem::METHOD);
     }
-    if is_plain(uri.path()) { Ok(()) } else { Err(Problem::PATH) }
+    // A host alone is for tunnels (RFC 9112 §3.2.3).
+    let is_host_alone = uri.authority().is_some() && uri.scheme().is_none();
+    if !is_host_alone && is_plain(uri.path()) { Ok(()) } else { Err(Problem::PATH) }
 }
 
 /// RFC 9112 §3.2: HTTP/1.1 names exactly one valid host in a field; HTTP/1.0 may leave it out. RFC 9113 §8.3.1, RFC 9114 §4.3.1: HTTP/2
@@ -239,6 +241,7 @@ mod tests {
         ] {
             assert_eq!(verdict(Version::HTTP_11, bad, &["a"]), Err(Problem::PATH), "{bad}");
         }
+        assert_eq!(verdict(Version::HTTP_11, "example.org:80", &["a"]), Err(Problem::PATH));
     }
 
     #[test]

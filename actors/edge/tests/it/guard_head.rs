@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use horos_edge::{Body, Config, Limits, Reason, Version};
+use horos_edge::{Body, Config, Forwarded, Limits, Reason, Version};
 use http::Request;
 
-use super::guard_world::{Keys, Site, calm, get, peer, peer_at, with};
+use horos_wire::principal::Proof;
+
+use super::guard_world::{KEY, Keys, Site, TOKEN, calm, get, peer, peer_at, principal, with};
 
 fn behind_a_proxy() -> Site {
     Site::with(Config { trusted_proxies: vec![("10.0.0.0".parse().unwrap(), 8)], ..calm() }, Keys::usual())
@@ -70,6 +72,13 @@ async fn only_a_trusted_proxy_says_where_a_request_comes_from() {
     for (name, _) in claims {
         assert_eq!(direct["headers"].get(name), None, "{name} is nobody's to believe");
     }
+    assert_eq!(proxied["headers"].get("forwarded"), None, "nor is what a proxy passes on without reading it");
+    let forwarded = Config { forwarded: Forwarded::Forwarded, trusted_proxies: vec![("10.0.0.0".parse().unwrap(), 8)], ..calm() };
+    let site = Site::with(forwarded, Keys::usual());
+    let claims = [("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=203.0.113.10;proto=https")];
+    let proxied = site.ask_from(with(get("/open/x"), &claims).body(Body::empty()).unwrap(), peer_at("10.1.2.3")).await.json();
+    assert_eq!(proxied["client"], "203.0.113.10");
+    assert_eq!((proxied["headers"].get("x-forwarded-for"), proxied["headers"]["forwarded"].as_str()), (None, Some(claims[1].1)));
 }
 
 #[tokio::test]
@@ -92,6 +101,20 @@ async fn the_host_is_one_and_a_path_is_plain() {
     let (request, from) = two("other.example.org");
     assert_eq!(site.ask_from(request, from).await.code(), "bad_host");
     assert_eq!(site.served(), 2);
+    assert_eq!((site.metrics.count(Reason::BadHost), site.metrics.count(Reason::BadPath)), (3, 2));
+}
+
+#[tokio::test]
+async fn https_is_insisted_on_of_a_name_and_not_of_an_address() {
+    let site = Site::new();
+    let told = async |host: &str| {
+        let request = Request::builder().uri("/open/x").header("host", host).body(Body::empty()).unwrap();
+        site.ask(request).await.header("strict-transport-security").is_some()
+    };
+    assert!(told("shop.example.org").await && told("shop.example.org:8443").await);
+    for host in ["localhost:7400", "127.0.0.1:7400", "[::1]", "192.0.2.1"] {
+        assert!(!told(host).await, "{host}");
+    }
 }
 
 #[tokio::test]
@@ -140,4 +163,43 @@ async fn an_idempotency_key_goes_with_the_call_if_it_is_one() {
     ] {
         assert_eq!(site.get_with("/open/x", lines).await.code(), "bad_idempotency_key");
     }
+    assert_eq!(site.metrics.count(Reason::BadIdempotencyKey), 3);
+}
+
+#[tokio::test]
+async fn the_same_idempotency_key_of_two_principals_is_two() {
+    let mut keys = Keys::usual();
+    // As unkind as ids can be.
+    keys.add("hk_a", principal("key 1", Proof::Key { owner: "shop".into() }, &["stock"]));
+    keys.add("hk_b", principal("key%201", Proof::Key { owner: "shop".into() }, &["stock"]));
+    keys.add("hk_c", principal("key", Proof::Key { owner: "shop".into() }, &["stock"]));
+    let proof = Proof::Token { user: "1".into(), token: "t".into() };
+    keys.add("other.token", principal("1", proof, &["stock"]));
+    let site = Site::with(calm(), keys);
+    let ana = format!("Bearer {TOKEN}");
+    let seen = async |path: &str, fields: &[(&str, &str)]| {
+        let mut fields = fields.to_vec();
+        fields.push(("idempotency-key", "k"));
+        site.get_with(path, &fields).await.json()["idempotency_key"].as_str().unwrap().to_owned()
+    };
+    let mut all = vec![seen("/open/x", &[]).await];
+    for fields in [
+        &[("x-api-key", KEY)][..],
+        &[("x-api-key", "hk_a")],
+        &[("x-api-key", "hk_b")],
+        &[("x-api-key", "hk_c")],
+        &[("authorization", &ana)],
+        // One key for two users, and beside a token what could be taken for `key 1`.
+        &[("x-api-key", KEY), ("authorization", &ana)],
+        &[("x-api-key", KEY), ("authorization", "Bearer other.token")],
+        &[("x-api-key", "hk_c"), ("authorization", "Bearer other.token")],
+    ] {
+        assert_eq!(seen("/stock/x", fields).await, seen("/stock/x", fields).await, "the same again is the same");
+        all.push(seen("/stock/x", fields).await);
+    }
+    let count = all.len();
+    assert_eq!((&*all[0], &*all[1]), ("k", "key_1 k"));
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), count, "{all:?}");
 }

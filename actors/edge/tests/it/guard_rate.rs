@@ -35,6 +35,17 @@ async fn an_address_is_refused_past_its_limit_and_told_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_costs_nothing_and_is_answered_when_nothing_is_left() {
+    let site = limited(Limits { per_address: 1, ..calm().limits });
+    let ask = async |path: &str| site.ask_from(get(path).body(Body::empty()).unwrap(), peer_at("192.0.2.1")).await.status.as_u16();
+    for _ in 0..10 {
+        assert_eq!((ask("/livez").await, ask("/readyz?verbose").await), (200, 200));
+    }
+    assert_eq!((ask("/open/x").await, ask("/open/x").await, ask("/livez/x").await), (200, 429, 429));
+    assert_eq!((ask("/livez").await, ask("/readyz").await), (200, 200));
+}
+
+#[tokio::test(start_paused = true)]
 async fn this_machine_is_no_stranger_but_what_a_trusted_proxy_forwards_is() {
     let limits = Limits { per_address: 1, ..calm().limits };
     let site = Site::with(Config { limits, trusted_proxies: vec![("127.0.0.9".parse().unwrap(), 32)], ..calm() }, Keys::usual());
@@ -135,6 +146,28 @@ async fn guessing_ends_before_anything_is_looked_up() {
     assert_eq!(ask(KEY, "192.0.2.2").await.status, 200, "others are not refused for it");
     advance(Duration::from_secs(20)).await;
     assert_eq!(ask(KEY, "192.0.2.1").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_waited_for_is_a_guess_meanwhile_however_many_wait() {
+    let mut keys = Keys::usual();
+    keys.remembers = false;
+    let answers = Arc::new(Semaphore::new(0));
+    keys.slow = Some(answers.clone());
+    let site = Site::with(Config { limits: Limits { guesses_per_address: 3, ..calm().limits }, ..calm() }, keys);
+    let ask = async |key: &str, from: &str| {
+        site.ask_from(with(get("/stock/x"), &[("x-api-key", key)]).body(Body::empty()).unwrap(), peer_at(from)).await.status.as_u16()
+    };
+    // All on their way before any is answered; a key that is right pays like the others, this once.
+    let (mut guesses, told) = (futures_util::future::join_all((0..50).map(|i| ask(["hk_1", KEY][i % 2], "192.0.2.1"))), async {
+        tokio::task::yield_now().await;
+        answers.add_permits(50);
+    });
+    let statuses = tokio::join!(&mut guesses, told).0;
+    let count = |wanted| statuses.iter().filter(|status| **status == wanted).count();
+    assert_eq!((count(401), count(200), count(429)), (2, 1, 47));
+    assert_eq!(ask(KEY, "192.0.2.1").await, 429);
+    assert_eq!(ask(KEY, "192.0.2.2").await, 200);
 }
 
 #[tokio::test(start_paused = true)]

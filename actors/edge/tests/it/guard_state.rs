@@ -1,9 +1,13 @@
 //! Maintenance, as users and operators see it; and that no secret shows anywhere.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use horos_edge::{Body, Notice, Reason};
-use horos_wire::principal::Denied;
+use horos_wire::principal::{Denied, Principal, Proof};
 use parking_lot::Mutex;
 use tracing::{
     Event, Metadata, Subscriber,
@@ -11,7 +15,7 @@ use tracing::{
     span,
 };
 
-use super::guard_world::{KEY, Keys, OTHER_KEY, Site, TOKEN, calm, get, with};
+use super::guard_world::{KEY, Keys, OTHER_KEY, Site, TOKEN, calm, get, principal, with};
 
 fn notice(bypass: Option<&str>) -> Notice {
     let bypass = bypass.map(|scope| scope.parse().unwrap());
@@ -66,6 +70,23 @@ async fn only_who_holds_the_scope_comes_through() {
     assert_eq!(site.get_with("/stock/x", &[("x-api-key", KEY)]).await.status, 200);
     site.maintenance.on(notice(None));
     assert_eq!(site.get_with("/stock/x", &[("x-api-key", KEY)]).await.status, 503, "no scope is nobody's");
+}
+
+#[tokio::test]
+async fn who_comes_through_is_asked_once_who_it_is_and_pays_once() {
+    let mut keys = Keys::usual();
+    let both = principal("key_both", Proof::Key { owner: "ops".into() }, &["stock", "work"]);
+    keys.add("hk_both", Principal { per_minute: Some(2), ..both });
+    let site = Site::with(calm(), keys);
+    site.maintenance.on(notice(Some("work")));
+    for _ in 0..2 {
+        assert_eq!(site.get_with("/stock/x", &[("x-api-key", "hk_both")]).await.status, 200);
+    }
+    assert_eq!(site.keys.asked.load(Relaxed), 2);
+    assert_eq!(site.get_with("/stock/x", &[("x-api-key", "hk_both")]).await.status, 503);
+    assert_eq!(site.metrics.count(Reason::RateIdentity), 0, "maintenance is what it is told");
+    // The scope that bypasses is not the one that the service wants.
+    assert_eq!(site.get_with("/stock/x", &[("x-api-key", OTHER_KEY)]).await.status, 403);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{
     h3_world::{Client, Door, HEADS, INTERNAL_ERROR, NO_ERROR, REQUEST_REJECTED, answer, closed, head, quick, request, said},
-    world::{LONG, eventually, scale},
+    world::{Counting as _, LONG, eventually, scale},
 };
 
 #[tokio::test]
@@ -289,6 +289,31 @@ async fn a_drain_cuts_off_what_does_not_end_in_time() {
     door.connections(0).await;
 }
 
+#[test]
+fn an_idle_client_that_says_nothing_any_more_does_not_hold_up_a_drain() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (clients, server) = (runtime(), runtime());
+    server.block_on(async {
+        // Long, so that nothing but the drain ends it.
+        let door = Arc::new(Door::open(Config { timeouts: Timeouts::default(), ..quick() }));
+        let inner = door.clone();
+        let client = clients.spawn(async move {
+            let mut client = inner.client().await;
+            assert_eq!(client.get("/t/hello").await.1, "hello");
+            client
+        });
+        let client = client.await.unwrap();
+        door.connections(1).await;
+        // Nobody is left who acknowledges anything, and nobody says so.
+        clients.shutdown_background();
+        let until = door.drain(LONG);
+        tokio::time::timeout(LONG, door.http3.emptied()).await.unwrap();
+        assert!(Instant::now() + LONG / 2 < until, "a few seconds at most");
+        assert_eq!(door.metrics.count(Reason::Draining), 0);
+        std::mem::forget(client);
+    });
+}
+
 #[tokio::test]
 async fn a_drain_under_load_loses_no_request_that_was_taken() {
     // What is slow here is the machine.
@@ -348,10 +373,11 @@ async fn the_longest_idle_makes_room() {
     door.waiting(1).await;
     let mut idle = door.client().await;
     idle.get("/t/hello").await;
-    let mut recent = door.client().await;
-    // So that it is the more recent by the clock that is looked at.
-    tokio::time::sleep(Duration::from_millis(5)).await;
-    recent.get("/t/hello").await;
+    let (mut recent, since) = (door.client().await, Instant::now());
+    // Until it is the more recent by the clock that is looked at, which counts milliseconds.
+    while since.elapsed() < Duration::from_millis(2) {
+        recent.get("/t/hello").await;
+    }
     let mut newest = door.client().await;
     assert_eq!(newest.get("/t/hello").await.1, "hello");
     assert_eq!(idle.closed().await, NO_ERROR);

@@ -20,7 +20,7 @@ use super::{
         CLOSED_CRITICAL_STREAM, Door, EXCESSIVE_LOAD, FRAME_ERROR, FRAME_UNEXPECTED, INTERNAL_ERROR, MESSAGE_ERROR, NO_ERROR,
         REQUEST_REJECTED, Raw, STREAM_CREATION_ERROR, announce, answer, closed, frame, get, head, quick, request, said, section, varint,
     },
-    world::{LONG, scale},
+    world::{Counting as _, LONG, scale},
 };
 
 const QPACK_ENCODER_STREAM_ERROR: u64 = 0x201;

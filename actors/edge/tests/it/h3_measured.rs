@@ -6,7 +6,7 @@ mod measured {
 
     use crate::it::{
         h3_world::{Door, EXCESSIVE_LOAD, announce, quick},
-        world::{LONG, scale},
+        world::{Counting as _, LONG, scale},
     };
 
     /// The memory of this process that is in use, in KiB.

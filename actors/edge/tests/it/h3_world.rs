@@ -15,7 +15,6 @@ use futures_util::{StreamExt as _, future::BoxFuture, stream};
 use h3::client::{RequestStream, SendRequest};
 use horos_edge::{
     Access, App, AppParts, Authenticator, Body, Conditions, Config, Credential, Drain, Http3, Maintenance, Metrics, Mount, Phase, Plane,
-    Reason,
 };
 use horos_wire::principal::{Denied, Principal};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -25,7 +24,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinHandle};
 
-use super::world::{LONG, eventually};
+use super::world::{Counting, LONG, eventually};
 
 pub(crate) const NO_ERROR: u64 = 0x100;
 pub(crate) const INTERNAL_ERROR: u64 = 0x102;
@@ -165,21 +164,6 @@ impl Door {
         Self { address, metrics, drain, http3, told, roots, endpoint, accepts, clients: parking_lot::Mutex::default() }
     }
 
-    /// Waits until `reason` was counted `times`.
-    pub(crate) async fn counted(&self, reason: Reason, times: u64) {
-        eventually(reason.as_str(), || match self.metrics.count(reason) {
-            count if count == times => Ok(()),
-            count => Err(format!("{count} of {times}; {:?}", self.counts())),
-        })
-        .await;
-    }
-
-    /// All that was counted.
-    pub(crate) fn counts(&self) -> Vec<(&'static str, u64)> {
-        let all = Reason::ALL.map(|reason| (reason.as_str(), self.metrics.count(reason)));
-        all.into_iter().filter(|(_, count)| *count > 0).collect()
-    }
-
     pub(crate) async fn connections(&self, open: usize) {
         eventually("open connections", || match self.http3.open() {
             now if now == open => Ok(()),
@@ -239,6 +223,12 @@ impl Door {
 
     pub(crate) async fn client(&self) -> Client {
         Client::on(self.quic().await).await
+    }
+}
+
+impl Counting for Door {
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use horos_edge::{Edge, EdgeError, ListenError, Reason, Sockets, Transport, Version};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::it::world::{Port, ask, body_of, eventually, get, quick, read_to_end, shake, shake_with, tls, tls_of};
+use crate::it::world::{Counting as _, Port, ask, body_of, eventually, get, quick, read_to_end, shake, shake_with, tls, tls_of};
 
 #[tokio::test]
 async fn https_answers_over_http1_and_http2() {

@@ -85,6 +85,33 @@ async fn what_is_left_at_the_deadline_is_cut_off() {
 }
 
 #[tokio::test]
+async fn an_idle_http2_client_that_reads_nothing_is_not_waited_for() {
+    let port = Port::open(quick()).await;
+    let mut served = port.http2().await;
+    served.write_all(&ask(1, "/t/hello")).await.unwrap();
+    assert_eq!(body_of(&mut served, 1).await, b"hello");
+    // One that has asked nothing, one that has its answer, one whose request is in hand: none reads from here on, so none
+    // answers the PING that is to tell that it has heard.
+    let mute = port.http2().await;
+    let mut busy = port.http2().await;
+    busy.write_all(&ask(1, "/t/wait")).await.unwrap();
+    port.waiting(1).await;
+    let begun = Instant::now();
+    let until = port.drain(LONG);
+    port.connections(1).await;
+    assert!((Duration::from_millis(900)..Duration::from_secs(5)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    port.gate.add_permits(1);
+    port.waiting(0).await;
+    let answered = Instant::now();
+    port.edge.drained(until).await;
+    assert!(answered.elapsed() > Duration::from_millis(900), "who was just answered may have more on its way");
+    assert!(Instant::now() < until, "nobody is waited for");
+    assert_eq!(body_of(&mut busy, 1).await, b"waited", "and what was said before can still be read");
+    assert_eq!(port.counts(), [("idle", 3)]);
+    drop((mute, served));
+}
+
+#[tokio::test]
 async fn a_node_that_is_not_ready_serves_as_before() {
     let port = Port::open(quick()).await;
     port.drain.go(Phase::NotReady);

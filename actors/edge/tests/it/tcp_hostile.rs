@@ -392,10 +392,12 @@ async fn at_the_limit_the_longest_idle_makes_room() {
     let port = Port::open(config).await;
     let mut clients = Vec::new();
     for _ in 0..3 {
-        let mut client = port.http1().await;
-        assert!(get(&mut client, "/t/hello").await.ends_with("hello"));
+        let (mut client, since) = (port.http1().await, Instant::now());
+        // Until it is idle since another millisecond than the one before: that is what the table's clock counts.
+        while since.elapsed() < MS(2) {
+            assert!(get(&mut client, "/t/hello").await.ends_with("hello"));
+        }
         clients.push(client);
-        tokio::time::sleep(MS(5)).await; // idle for different times
     }
     // The first is used again: now the second has been idle longest.
     assert!(get(&mut clients[0], "/t/hello").await.ends_with("hello"));
@@ -442,6 +444,34 @@ async fn handshakes_in_progress_are_bounded_and_the_oldest_makes_room() {
     others_are_served(&port).await;
     assert!(read_to_end(&mut silent[0]).await.is_empty(), "the oldest was cut off");
     port.counted(Reason::HandshakeTimeout, 1).await;
+}
+
+#[tokio::test]
+async fn a_malformed_head_is_counted_by_what_is_wrong_with_it() {
+    for (head, status, reason) in [
+        ("GET /t/hello HTTP/1.1\r\n\r\n", 400, Reason::BadHost),
+        ("GET /t/hello HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400, Reason::BadHost),
+        ("GET /t/../x HTTP/1.1\r\nhost: a\r\n\r\n", 400, Reason::BadPath),
+        ("GET no-path HTTP/1.1\r\nhost: a\r\n\r\n", 400, Reason::BadPath),
+        ("GET http://[ HTTP/1.1\r\nhost: a\r\n\r\n", 400, Reason::BadPath),
+        ("POST /t/echo HTTP/1.1\r\nhost: a\r\ncontent-length: 1x\r\n\r\n", 400, Reason::BadLength),
+        ("POST /t/echo HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", 400, Reason::BadLength),
+        ("POST /t/echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n", 400, Reason::BadLength),
+        ("GET /t/hello HTTP/1.1\r\nhost: a\r\nno field\r\n\r\n", 400, Reason::BadField),
+        ("GET /t/hello HTTP/1.1\r\nhost: a\r\nx: \u{0}\r\n\r\n", 400, Reason::BadField),
+        ("GE@ /t/hello HTTP/1.1\r\nhost: a\r\n\r\n", 400, Reason::Protocol),
+        ("GET /t/hello HTTP/3.7\r\nhost: a\r\n\r\n", 400, Reason::Protocol),
+    ] {
+        let port = Port::open(quick()).await;
+        let mut client = port.http1().await;
+        client.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_answer(&mut client).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head:?}: {answer}");
+        drop(client);
+        port.counted(reason, 1).await;
+        port.connections(0).await;
+        assert_eq!(port.counts(), [(reason.as_str(), 1)], "{head:?}");
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use horos_edge::{
     Access, Authenticator, Body, Conditions, Config, Credential, Drain, Edge, Limits, Listener, Maintenance, Metrics, Mount, Parts, Phase,
-    Plane, Reason, Sockets, Source, Timeouts,
+    Plane, Sockets, Source, Timeouts,
 };
 use horos_supervision::{Strategy, Supervisor, SupervisorHandle, SupervisorSpec};
 use horos_wire::principal::{Denied, Principal};
@@ -33,6 +33,8 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+pub(crate) use super::counts::Counting;
 
 /// Longer than anything here may take; a test that waits for it has failed.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
@@ -126,21 +128,6 @@ impl Port {
         self.supervisor.stop().await;
     }
 
-    /// Waits until `reason` was counted `times`.
-    pub(crate) async fn counted(&self, reason: Reason, times: u64) {
-        eventually(reason.as_str(), || match self.metrics.count(reason) {
-            count if count == times => Ok(()),
-            count => Err(format!("{count} of {times}; {:?}", self.counts())),
-        })
-        .await;
-    }
-
-    /// All that was counted.
-    pub(crate) fn counts(&self) -> Vec<(&'static str, u64)> {
-        let all = Reason::ALL.map(|reason| (reason.as_str(), self.metrics.count(reason)));
-        all.into_iter().filter(|(_, count)| *count > 0).collect()
-    }
-
     /// Waits until as many requests wait at the gate.
     pub(crate) async fn waiting(&self, wanted: usize) {
         eventually("requests at the gate", || match self.waiting.load(Relaxed) {
@@ -192,6 +179,12 @@ impl Port {
         stream.write_all(&frame(SETTINGS, 0, 0, &settings)).await.unwrap();
         stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
         stream
+    }
+}
+
+impl Counting for Port {
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 }
 
