@@ -12,7 +12,7 @@ use crate::{ChildSpec, OnStuck, Restart, Start, StartError, Vitals};
 /// A child that runs a loop and nothing else; it dies with an error if the loop ends.
 ///
 /// The loop runs on the runtime that starts it, and may end at any await: it is aborted when its supervisor stops it.
-pub fn worker<F, R>(name: &'static str, run: R) -> ChildSpec
+pub fn worker<F, R>(name: &str, run: R) -> ChildSpec
 where
     F: Future<Output = ()> + Send + 'static,
     R: Fn(Arc<Vitals>) -> F + Send + Sync + 'static,
