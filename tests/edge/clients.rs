@@ -41,17 +41,14 @@ async fn curl_fetch_httpx_and_aioquic_are_served_alike() {
         Ask::new("POST", "/drill/echo").key(&key).body("application/json", json!({ "note": "x".repeat(LIMIT) }).to_string()),
     ];
     for client in Client::ALL {
-        // Debian 12's curl takes the RST_STREAM(NO_ERROR) that follows an answer to a request still being sent (RFC 9113
-        // §8.1) for a fault, and shows no answer at all: it is asked all but the last.
-        let last = if client == Client::CurlHttp2 { 1 } else { 0 };
-        let answers = client.ask(&site, &asks[..asks.len() - last]).await;
+        let answers = client.ask(&site, &asks).await;
         for answer in &answers {
             assert_eq!(answer.version, client.version(), "{client:?}: {answer:?}");
             assert!(answer.header("x-request-id").is_some_and(|id| !id.is_empty()), "{client:?}: {answer:?}");
             assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{client:?}: {answer:?}");
         }
         let version = if client.version() == "1.1" { "HTTP/1.1".to_owned() } else { format!("HTTP/{}.0", client.version()) };
-        let [open, get, post, head, keyless, scopeless, guess, nowhere, panic, method, large, rest @ ..] = &answers[..] else {
+        let [open, get, post, head, keyless, scopeless, guess, nowhere, panic, method, large, too_large] = &answers[..] else {
             unreachable!()
         };
 
@@ -87,8 +84,28 @@ async fn curl_fetch_httpx_and_aioquic_are_served_alike() {
         assert!(!panic.body.contains("purpose"), "what a panic said stays inside: {panic:?}");
         is_problem(client, method, 405, "method_not_allowed");
         assert_eq!((large.status, large.body.len()), (200, 1_000_000), "{client:?}");
-        for too_large in rest {
-            is_problem(client, too_large, 413, "body_too_large");
+        is_problem(client, too_large, 413, "body_too_large");
+    }
+}
+
+/// Debian 12's curl takes a stream that is reset behind its answer, as RFC 9113 §8.1 allows, for a fault, and a connection
+/// that is closed on unread bytes may lose it: either way nobody would see why the request was refused.
+#[tokio::test]
+async fn curl_shows_why_its_body_was_not_taken_however_large_it_is() {
+    let (_cluster, bo) = served(|bo| bo.set("HTTP_LIMITS__BODY", "64KiB")).await;
+    let key = bo.key(&["drill"]).await;
+    let site = bo.site();
+    let upload = |path: &str, size: usize| {
+        // Without a look before it sends: the answer comes in the middle.
+        Ask::new("POST", path).key(&key).header("expect", "").body("application/octet-stream", "x".repeat(size))
+    };
+    for client in [Client::CurlHttp1, Client::CurlHttp2] {
+        for size in [LIMIT + 1, 3 * 1024 * 1024, 20 * 1024 * 1024] {
+            let asks = [upload("/drill/echo", size), upload("/nowhere", size), upload("/drill/echo", size).key("hk_wrong")];
+            let answers = client.ask(&site, &asks).await;
+            is_problem(client, &answers[0], 413, "body_too_large");
+            is_problem(client, &answers[1], 404, "not_found");
+            is_problem(client, &answers[2], 401, "unauthenticated");
         }
     }
 }
