@@ -45,6 +45,7 @@ use rusqlite::Connection;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+pub(crate) use ddl::ranged;
 pub use problem::{FilterProblems, MAX_PROBLEMS, Part, Problem};
 pub use report::{CheckError, Report, TableReport, check};
 pub use spec::{FilterSpec, PartialTable};
@@ -195,6 +196,12 @@ impl Table {
     /// The row with the key `?1, ?2, …`, in the key's order, if it is published. By an index, always.
     pub fn select_by_key(&self) -> &str {
         &self.selects.by_key
+    }
+
+    /// As [`Table::select`]; the rows behind the key `?1, ?2, …` only if `after`, and up to the key in the parameters after those if
+    /// `through`.
+    pub(crate) fn select_range(&self, after: bool, through: bool) -> String {
+        self.selects.range(after, through)
     }
 
     /// As [`Table::select`], from the first key behind `?1, ?2, …`, and at most as many rows as the last parameter says.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! stream  = "HSY1" frame*
-//! frame   = u32 length of what follows | u8 flags (bit 0: zstd) | payload, 1 MiB or less unless one row is larger
+//! frame   = u32 length of what follows | u8 flags (bit 0: zstd) | payload, 1 MiB and the row that reaches it at most
 //! payload = one Frame: its number, then its fields; integers little endian, counts and texts' lengths varints
 //! ```
 //!
@@ -38,11 +38,11 @@ pub(crate) use writer::{FrameWriter, WriteError};
 /// How a stream begins; the last digit is the version.
 pub(crate) const MAGIC: [u8; 4] = *b"HSY1";
 
-/// The payload that a writer aims at: 1 MiB. Larger for one large row alone, or the header.
+/// A writer ends a payload with the row that brings it to 1 MiB.
 pub(crate) const PAYLOAD: usize = 1 << 20;
 
-/// Largest payload that is accepted: a row of [`MAX_ROW`] and its frame's few fields.
-pub(crate) const MAX_PAYLOAD: usize = MAX_ROW + 1024;
+/// Largest payload that is accepted: a full one and a row of [`MAX_ROW`].
+pub(crate) const MAX_PAYLOAD: usize = PAYLOAD + MAX_ROW + 1024;
 
 /// Before the rows in a payload: the frame's number, the table's, and their count.
 pub(crate) const ROWS_HEAD: usize = 1 + 2 + 4;

@@ -4,7 +4,11 @@
 //! - [`export`] writes what is published into a file.
 //! - [`filter`] says what of a database is published, and refuses what could not be published faithfully or privately.
 
+#[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
+mod build;
 pub mod capture;
+#[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
+mod chunk;
 pub mod export;
 pub mod filter;
 #[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]

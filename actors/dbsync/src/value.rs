@@ -95,16 +95,29 @@ fn put_bytes(into: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     into.extend_from_slice(bytes);
 }
 
-/// Appends the first `width` columns of `row`.
+/// Appends the first `width` columns of `row`. `false`, and nothing is appended, when they are more than [`MAX_ROW`].
 ///
 /// # Errors
 /// SQLite's, when the row has fewer.
 #[inline]
-pub(crate) fn put_row(into: &mut Vec<u8>, row: &Row<'_>, width: usize) -> rusqlite::Result<()> {
+pub(crate) fn put_row(into: &mut Vec<u8>, row: &Row<'_>, width: usize) -> rusqlite::Result<bool> {
+    let start = into.len();
     for column in 0..width {
-        put_value(into, row.get_ref(column)?);
+        let value = row.get_ref(column)?;
+        // Looked at before it is copied.
+        let length = if let ValueRef::Text(bytes) | ValueRef::Blob(bytes) = value { bytes.len() } else { 0 };
+        if length > MAX_ROW || into.len() - start + length > MAX_ROW {
+            into.truncate(start);
+            return Ok(false);
+        }
+        put_value(into, value);
     }
-    Ok(())
+    // The few bytes before the last value.
+    if into.len() - start > MAX_ROW {
+        into.truncate(start);
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 /// Appends the columns of `row` at `positions`, in that order: the key, where `positions` are the key's.

@@ -9,6 +9,9 @@ use horos_store::rusqlite::{
 
 use super::{CaptureError, Position, attach};
 
+/// Bytes of keys after which a page ends, however few entries it has: a key may be as large as a row.
+const PAGE_BYTES: usize = 4 << 20;
+
 /// One column of a key, exactly as it was: text need not be UTF-8 in SQLite, and 1 is not '1'.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeyPart {
@@ -140,7 +143,8 @@ pub(super) fn gap(connection: &Connection, epoch: [u8; 16], position: &Position)
     Ok(Some(if stamp.is_none() && oldest.is_some_and(|oldest| position.seq < oldest) { Gap::Pruned } else { Gap::Diverged }))
 }
 
-/// Reads on from `from`, at most `max` entries (at least one). Call it in the read transaction in which the rows are read.
+/// Reads on from `from`, at most `max` entries (at least one), and fewer when their keys are large: a page holds 4 MiB of them and
+/// one key more. Call it in the read transaction in which the rows are read.
 ///
 /// # Errors
 /// [`CaptureError::Detached`], or SQLite's.
@@ -153,12 +157,13 @@ pub fn since(connection: &Connection, from: &Position, max: usize) -> Result<Cha
     let max = max.max(1);
     let mut page = Page { tables: BTreeMap::new(), through: *from, entries: 0, more: false };
     let mut seen: HashSet<(u32, Vec<u8>)> = HashSet::new();
+    let mut bytes = 0;
     // The columns after the third are the key's, as many as the widest key has.
     let mut statement = connection.prepare_cached("SELECT * FROM main.\"_horos_log\" WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
     let limit = i64::try_from(max).unwrap_or(i64::MAX).saturating_add(1);
     let mut rows = statement.query(params![from.seq, limit])?;
     while let Some(row) = rows.next()? {
-        if page.entries == max {
+        if page.entries == max || bytes >= PAGE_BYTES {
             page.more = true;
             break;
         }
@@ -173,6 +178,7 @@ pub fn since(connection: &Connection, from: &Position, max: usize) -> Result<Cha
             continue;
         }
         let (key, code) = key(row, *width)?;
+        bytes += code.len();
         if seen.insert((number, code)) {
             table.keys.push(key);
         }

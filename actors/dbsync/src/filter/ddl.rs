@@ -112,6 +112,32 @@ pub(super) struct Selects {
     pub after: String,
     /// Counts all rows, the published ones, and those whose key is NULL.
     pub count: String,
+    /// `SELECT` to `FROM`, the conditions, and the key to order by: what [`Selects::range`] is made of.
+    from: String,
+    terms: Vec<String>,
+    order: String,
+    width: usize,
+}
+
+impl Selects {
+    /// Rows behind the key `?1, ?2, …` if `after`, up to the following parameters if `through`.
+    pub(super) fn range(&self, after: bool, through: bool) -> String {
+        ranged(&self.from, &self.terms, &self.order, self.width, after, through)
+    }
+}
+
+/// `from` with `terms` and, if `after` or `through`, the bounds of its key; ascending by it.
+pub(crate) fn ranged(from: &str, terms: &[String], order: &str, width: usize, after: bool, through: bool) -> String {
+    let mut next = 1;
+    let mut bound = |operator: &str| {
+        let parameters: Vec<String> = (next..next + width).map(|number| format!("?{number}")).collect();
+        next += width;
+        format!("({order}) {operator} ({})", parameters.join(", "))
+    };
+    let bounds = [after.then(|| bound(">")), through.then(|| bound("<="))];
+    let all: Vec<String> = bounds.into_iter().flatten().chain(terms.iter().cloned()).collect();
+    let clause = if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) };
+    format!("{from}{clause} ORDER BY {order}")
 }
 
 pub(super) fn selects(shape: &Shape, columns: &[String], condition: Option<&str>) -> Selects {
@@ -148,5 +174,9 @@ pub(super) fn selects(shape: &Shape, columns: &[String], condition: Option<&str>
             or(&nulls, " OR ", "0"),
             quote(&shape.name)
         ),
+        width: key.len(),
+        from,
+        terms,
+        order,
     }
 }
