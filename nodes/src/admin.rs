@@ -15,11 +15,11 @@ use horos_edge::{Conditions, Drain, Phase, Standing};
 use horos_link::Peers;
 use horos_supervision::{Context, Exchange, Handle, Service, SupervisorHandle, supervisor::OrderError};
 use horos_wire::{
-    Never, Role,
+    Never, NodeName, Role,
     policy::sees_errors,
     protocol::node::{
-        Actors, Crash, Describe, Description, Done, MAX_MAINTENANCE, Maintain, MethodDescription, NAME, Node, NodeError, Offered, Recorder,
-        Restart, Revoke, Serving, ServingReport, Status, StatusReport, Tree,
+        Actors, ControlOwner, ControlOwnerReport, Crash, Describe, Description, Done, MAX_MAINTENANCE, Maintain, MethodDescription, NAME,
+        Node, NodeError, Offered, Recorder, Restart, Revoke, Serving, ServingReport, Status, StatusReport, Tree,
     },
     tree::{Actor, Health, NodeTree, Recording},
 };
@@ -43,6 +43,8 @@ pub(crate) struct Insight {
     /// How far it has gone in stopping.
     pub(crate) drain: Drain,
     pub(crate) maintenance: Maintenance,
+    /// Who owns `control.db`.
+    pub(crate) control_owner: NodeName,
     /// Where HTTP is served, as people write it.
     pub(crate) http: Arc<[Box<str>]>,
 }
@@ -319,6 +321,12 @@ impl Handle<Revoke> for Admin {
 impl Handle<Serving> for Admin {
     async fn handle(&mut self, _: Serving, _: &Context) -> Result<ServingReport, Never> {
         Ok(ServingReport { addresses: self.insight.http.to_vec(), maintenance: self.insight.maintenance.message() })
+    }
+}
+
+impl Handle<ControlOwner> for Admin {
+    async fn handle(&mut self, _: ControlOwner, _: &Context) -> Result<ControlOwnerReport, Never> {
+        Ok(ControlOwnerReport { owner: self.insight.control_owner.clone() })
     }
 }
 

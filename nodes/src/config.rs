@@ -6,6 +6,7 @@
 //!
 //! This module reads the file and is handed the environment; it changes nothing and opens no socket.
 
+mod advertise;
 mod data_dir;
 mod http;
 mod layers;
@@ -26,6 +27,8 @@ use std::{
 use horos_wire::Role;
 use serde_json::{Map, Value};
 
+pub(crate) use advertise::dialable;
+pub use advertise::{Advertised, AdvertisedError, MAX_ADVERTISED};
 pub(crate) use data_dir::open_to_others;
 pub use data_dir::{DataDir, DataDirError, create_private};
 pub use http::{Control, Http, HttpLimits, HttpTimeouts, HttpTls, Network, NetworkError, WebOrigin, WebOriginError};
@@ -158,7 +161,7 @@ impl Config {
             data: data.to_owned(),
             cluster: Cluster::default(),
             node: Node { role, name: name.parse().expect("a literal name that keeps the rules") },
-            listen: Listen { cluster: SocketAddr::from(([127, 0, 0, 1], port)), public: None },
+            listen: Listen { cluster: SocketAddr::from(([127, 0, 0, 1], port)), ..Listen::default() },
             peers: Vec::new(),
             liveness: Liveness::default(),
             limits: Limits::default(),
@@ -279,6 +282,10 @@ impl Config {
                 format!("this is the data directory of a node of role {}", self.node.role),
                 &format!("name that of a {wanted} with --data"),
             );
+        }
+        if self.listen.advertise.len() > MAX_ADVERTISED {
+            let what = format!("{} addresses are too many, {MAX_ADVERTISED} at most", self.listen.advertise.len());
+            wrong("listen.advertise", what, "");
         }
         let it = &self.liveness;
         let at_least = |what: &str, is: Duration, other: &str, than: Duration, why: &str| {

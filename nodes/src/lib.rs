@@ -4,6 +4,7 @@
 //! [`supervision`], [`store`] and [`wire`].
 
 mod admin;
+mod advertise;
 mod app;
 mod certificates;
 pub mod cli;

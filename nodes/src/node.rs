@@ -59,6 +59,8 @@ pub(crate) enum NodeError {
     #[error(transparent)]
     Listen(#[from] horos_edge::ListenError),
     #[error(transparent)]
+    Advertise(#[from] crate::advertise::AdvertiseError),
+    #[error(transparent)]
     Edge(#[from] horos_edge::EdgeError),
     #[error(transparent)]
     Mount(#[from] horos_edge::MountError),

@@ -17,7 +17,7 @@ use horos_link::{
 };
 use horos_supervision::{Context, Exchange, Strategy, Supervisor, SupervisorHandle, SupervisorSpec};
 use horos_wire::{
-    Address, CallError, Incarnation, Never, NoEffect, Request, Scope, Unknown,
+    Address, CallError, Incarnation, Never, NoEffect, NodeName, Request, Scope, Unknown,
     address::AddressError,
     context::Claims,
     frame::MAX_SMALL_BODY,
@@ -25,8 +25,8 @@ use horos_wire::{
     protocol::{
         keys::{Keys, KeysError},
         node::{
-            Actors, Crash, Describe, Description, Maintain, NAME, Node, NodeError, Offered, Recorder, Restart, Revoke, Serving,
-            ServingReport, Status, StatusReport, Tree,
+            Actors, ControlOwner, Crash, Describe, Description, Maintain, NAME, Node, NodeError, Offered, Recorder, Restart, Revoke,
+            Serving, ServingReport, Status, StatusReport, Tree,
         },
     },
     tree::{Health, NodeTree, Recording},
@@ -314,6 +314,14 @@ impl Remote for Operator {
 
     async fn maintain(&mut self, node: &Scope, message: Option<&str>) -> Result<(), RemoteError> {
         self.order(node, Maintain { message: message.map(Into::into) }).await.map(drop)
+    }
+
+    async fn control_owner(&mut self) -> Result<Option<NodeName>, RemoteError> {
+        match self.ask(NAME, ControlOwner {}, Instant::now() + ANSWER).await {
+            Ok(control) => Ok(Some(control.owner)),
+            Err(RemoteError::Call(CallError::NoEffect(NoEffect::VersionNotSpoken(_) | NoEffect::NotAllowed(_)))) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn keys<R>(&mut self, at: &Address, request: R) -> Result<R::Reply, RemoteError>

@@ -17,7 +17,7 @@ use crate::{
     protocol::{
         Method,
         keys::{Changes, Keys, List, Report},
-        node::{Actors, Describe, Node, Recorder, Serving, Status, Tree},
+        node::{Actors, ControlOwner, Describe, Node, Recorder, Serving, Status, Tree},
         sync::{self, Replica, Sync},
     },
 };
@@ -89,7 +89,8 @@ impl Policy {
     /// What holds on every cluster: the rules for Horos's own protocols, and nothing else.
     pub fn builtin() -> Self {
         const LOOK: &[u16] = &[Tree::METHOD, Actors::METHOD, Status::METHOD, Describe::METHOD];
-        const VIEW: &[u16] = &[Tree::METHOD, Actors::METHOD, Status::METHOD, Describe::METHOD, Recorder::METHOD, Serving::METHOD];
+        const VIEW: &[u16] =
+            &[Tree::METHOD, Actors::METHOD, Status::METHOD, Describe::METHOD, Recorder::METHOD, Serving::METHOD, ControlOwner::METHOD];
         let mut policy = Self { rules: Vec::new(), offers: Vec::new(), known: Vec::new() };
         policy.declare::<Node>();
         for callee in Role::ALL.into_iter().filter(|role| role.is_node()) {
@@ -331,6 +332,7 @@ mod tests {
         ("revoke", [false, false, true, false]),
         ("serving", [false, false, true, true]),
         ("maintain", [false, false, true, false]),
+        ("control_owner", [false, false, true, true]),
     ];
 
     #[test]

@@ -16,7 +16,8 @@ use crate::{
 pub struct Config {
     /// Where to listen; port 0 picks one. A caller that only dials listens on an unnamed port too.
     pub listen: SocketAddr,
-    /// What peers are told to dial; the bound address when empty. None is told for a caller that only dials.
+    /// What peers are told to dial. When empty, the bound address, unless that is every address of the machine's, of which
+    /// none is told; nor is any for a caller that only dials.
     pub advertise: Vec<SocketAddr>,
     /// Nodes to dial from the start.
     pub seeds: Vec<SocketAddr>,

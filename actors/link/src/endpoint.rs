@@ -144,7 +144,12 @@ impl Endpoint {
         let peers = Peers::new(parts, config.liveness, config.limits);
         if peers.exchange.node().role.is_node() {
             let bound = quinn.local_addr().map_err(EndpointError::Socket)?;
-            *peers.advertised.write() = if config.advertise.is_empty() { vec![bound] } else { config.advertise.clone() };
+            *peers.advertised.write() = match &*config.advertise {
+                // Whoever dialled that would dial itself.
+                [] if bound.ip().is_unspecified() => Vec::new(),
+                [] => vec![bound],
+                told => told.to_vec(),
+            };
         }
         peers.exchange.connect(peers.clone());
         let transport = transport::transport(&config);

@@ -3,7 +3,7 @@
 use std::{future::Future, path::PathBuf, time::Instant};
 
 use horos_wire::{
-    Address, CallError, Request, Scope,
+    Address, CallError, NoEffect, NodeName, Request, Scope,
     protocol::{
         keys::{self, KeysError},
         node::{Description, Offered, ServingReport, StatusReport},
@@ -49,6 +49,14 @@ pub enum RemoteError {
     /// The owner of the keys answered with its own error.
     #[error("{0}")]
     Keys(KeysError),
+    /// The owner of the keys cannot be asked. Nothing was done.
+    #[error("{owner} owns the keys (control.owner) and cannot be asked: {reason}")]
+    OwnerAway {
+        /// Which node that is.
+        owner: NodeName,
+        /// Why not.
+        reason: NoEffect,
+    },
 }
 
 impl RemoteError {
@@ -58,6 +66,7 @@ impl RemoteError {
             Self::Identity(_) => Exit::Usage,
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::Call(error) => Exit::of(error),
+            Self::OwnerAway { reason, .. } => Exit::of(&CallError::<()>::NoEffect(reason.clone())),
             Self::Keys(KeysError::Invalid(_)) => Exit::Usage,
             Self::Keys(KeysError::Storage(_)) => Exit::NoEffect,
             Self::Keys(KeysError::Unknown) => Exit::Unknown,
@@ -67,13 +76,17 @@ impl RemoteError {
 
     /// What the user can do next.
     pub(crate) fn next_step(&self) -> Option<&'static str> {
-        use horos_wire::NoEffect as N;
+        use NoEffect as N;
         match self {
             Self::Identity(_) => Some("`{bin} identity request` makes one, --identity names another directory"),
             Self::Unreachable { .. } => Some("is the node running? `{bin} doctor` checks this side, --via asks another node"),
             Self::Call(CallError::NoEffect(N::NoSuchActor(_))) | Self::Node(_) => {
                 Some("`{bin} actors` and `{bin} tree` list what there is")
             }
+            Self::OwnerAway { reason: N::NoSuchActor(_) | N::VersionNotSpoken(_), .. } => {
+                Some("nothing was done; control.owner must name the same BO on every node, `{bin} actors` shows where horos.keys is")
+            }
+            Self::OwnerAway { .. } => Some("nothing was done; start that node, `{bin} nodes` shows who is in reach"),
             Self::Call(CallError::NoEffect(N::NotAllowed(_))) => Some("`{bin} policy show` tells which roles may"),
             Self::Call(CallError::NoEffect(N::Malformed(_))) => Some("`{bin} actors` lists the methods; the message is {\"method\": {…}}"),
             Self::Call(CallError::NoEffect(N::NoRoute(_))) => Some("`{bin} nodes` shows who is in reach"),
@@ -129,6 +142,8 @@ pub trait Remote {
     fn serving(&mut self) -> impl Future<Output = Result<Option<ServingReport>, RemoteError>>;
     /// Turns maintenance of a node on, with what users are told, or off.
     fn maintain(&mut self, node: &Scope, message: Option<&str>) -> impl Future<Output = Result<(), RemoteError>>;
+    /// Which node the one asked takes for the owner of the keys; nothing where it is of a release that does not say.
+    fn control_owner(&mut self) -> impl Future<Output = Result<Option<NodeName>, RemoteError>>;
     /// Asks the owner of the keys, who is at `at`.
     fn keys<R>(&mut self, at: &Address, request: R) -> impl Future<Output = Result<R::Reply, RemoteError>>
     where

@@ -5,7 +5,7 @@ mod probe;
 use std::{
     fs,
     io::ErrorKind,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{SocketAddr, TcpListener, ToSocketAddrs as _, UdpSocket},
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -25,7 +25,7 @@ use probe::Probed;
 use super::{OPERATOR, run::running_at};
 use crate::{
     certificates::RENEW,
-    config::{ByteSize, Config, DataDir, HttpTls, Sources, open_to_others},
+    config::{ByteSize, Config, DataDir, HttpTls, Listen, Sources, dialable, open_to_others},
     render::clean,
 };
 
@@ -95,6 +95,7 @@ pub fn doctor(sources: &Sources, now: Timestamp) -> Vec<Check> {
         Ok(config) => {
             let node = &config.node;
             checks.push(Check::ok("configuration", format!("{} {} of cluster {}", node.role, node.name, config.cluster.name)));
+            checks.extend(advertised(&config.listen));
             checks.extend(peers(&config));
             Some(config)
         }
@@ -132,6 +133,31 @@ pub fn doctor(sources: &Sources, now: Timestamp) -> Vec<Check> {
     // A node takes as many as it may have, whatever it is given at first.
     checks.push(open_files(getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard), FILES + connections));
     checks
+}
+
+/// Whether other nodes are told where to dial this one.
+fn advertised(listen: &Listen) -> Vec<Check> {
+    let (name, cluster) = ("advertised", listen.cluster);
+    let fix = "add an address that others reach this node by under listen.advertise in horos.yaml";
+    if listen.advertise.is_empty() {
+        let detail = format!("{cluster} is every address, and others are told none: only who has this node among its seeds finds it");
+        let hidden = cluster.ip().is_unspecified().then(|| Check::warn(name, detail, fix));
+        return hidden.into_iter().collect();
+    }
+    let checks = listen.advertise.iter().map(|place| {
+        let found: Vec<_> = match (place.known(cluster.port()), (&*place.host, place.port.unwrap_or_default()).to_socket_addrs()) {
+            (Some(known), _) => vec![known],
+            (None, Ok(found)) => found.filter(|address| dialable(address.ip())).collect(),
+            (None, Err(error)) => return Check::fail(name, format!("{place}: {error}"), fix),
+        };
+        let shown = found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        match found.iter().find(|address| address.ip().is_loopback() && !cluster.ip().is_loopback()) {
+            Some(_) => Check::warn(name, format!("{shown} leads nodes on other machines to themselves"), fix),
+            None if found.is_empty() => Check::fail(name, format!("{place} has no address that could be dialled"), fix),
+            None => Check::ok(name, format!("others are told to dial {shown}")),
+        }
+    });
+    checks.collect()
 }
 
 /// Who is known from the start, and whether they answer.
@@ -428,6 +454,27 @@ mod tests {
         assert_eq!((state(&checks, "authority"), state(&checks, "peers")), (Checked::Fail, Checked::Warn));
         fs::remove_file(sources.data.join(CA_KEY)).unwrap();
         assert!(doctor(&sources, Timestamp::now()).iter().all(|it| it.name != "authority"));
+    }
+
+    #[test]
+    fn a_node_that_nobody_is_told_to_dial_is_found() {
+        let (_base, sources) = node();
+        let found = |listen: &str, advertise: &str| {
+            let sources = sources.clone().flag("listen.cluster", Some(listen), "--listen");
+            let sources = sources.flag("listen.advertise", Some(advertise), "HOROS__LISTEN__ADVERTISE");
+            let checks = doctor(&sources, Timestamp::now());
+            checks.into_iter().filter(|it| it.name == "advertised").map(|it| (it.state, it.detail)).collect::<Vec<_>>()
+        };
+        assert_eq!(found("127.0.0.1:0", ""), [], "that address is told");
+        for listen in ["0.0.0.0:0", "[::]:0"] {
+            let checks = found(listen, "");
+            assert!(checks[0].0 == Checked::Warn && checks[0].1.contains("every address"), "{checks:?}");
+        }
+        let checks = found("0.0.0.0:7411", "192.0.2.7, [2001:db8::7]:9000");
+        let told = ["192.0.2.7:7411", "[2001:db8::7]:9000"].map(|place| (Checked::Ok, format!("others are told to dial {place}")));
+        assert_eq!(checks, told);
+        assert_eq!(found("0.0.0.0:0", "127.0.0.1:7411")[0].0, Checked::Warn, "nobody elsewhere would get here");
+        assert_eq!(found("0.0.0.0:0", "bo-1.invalid:7400")[0].0, Checked::Fail);
     }
 
     #[test]

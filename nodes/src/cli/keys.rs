@@ -2,30 +2,22 @@
 //!
 //! A key's and a token's text goes to stdout, once, and nowhere else: not to stderr, not into a log.
 
-use std::time::Duration;
-
 use clap::Subcommand;
 use horos_wire::{
-    ActorName, Address, NodeName, Scope as Place,
+    ActorName, Address, CallError, NoEffect, Request, Scope as Place,
     principal::Scope,
     protocol::keys::{
-        Create, DistrustIssuer, Grants, IssueToken, Issuers, KeyRecord, List, MAX_TEXT, MAX_TOKEN_ID, NAME, PAGE, Refused, Revoke,
-        RevokeToken, TrustIssuer, Which,
+        Create, DistrustIssuer, Grants, IssueToken, Issuers, KeyRecord, Keys as Protocol, KeysError, List, MAX_TEXT, MAX_TOKEN_ID, NAME,
+        PAGE, Refused, Revoke, RevokeToken, TrustIssuer, Which,
     },
 };
 use serde_json::json;
 
-use super::{Common, Output, Remote, run::End};
-use crate::{
-    config::{Config, Sources},
-    exit::Exit,
-    render,
-};
+use super::{Output, Remote, RemoteError, run::End};
+use crate::{exit::Exit, render};
 
 /// Minutes that the owner remembers of what was refused: a day.
 const MAX_MINUTES: u32 = 24 * 60;
-/// For the nodes to have a new key: each asks the owner four times a second.
-const SETTLE: Duration = Duration::from_millis(400);
 /// Keys that `list` shows unless it is told how many.
 const SHOWN: usize = 1000;
 
@@ -40,7 +32,7 @@ Examples:
   KEY=$({bin} keys create --name till --owner ana --scope shop)
 
 The key goes to stdout and is kept nowhere: what is stored is its hash. Who loses it makes another.
-It counts on every node within a second.")]
+It counts on every node at once.")]
     Create {
         /// What it is for, in a few words
         #[arg(long, value_parser = text)]
@@ -142,6 +134,7 @@ Examples:
       --public-key 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo --scope shop
 
 The key is Ed25519: its 32 bytes in base64url, the `x` of its JWK. Its tokens may never do more than the scopes named here.
+They must say iss, aud, sub, exp and jti, and last a day at most, from nbf, or without it from iat.
 Told again with the same --kid and key, the rest is replaced.")]
     Trust {
         /// The signing key's id, which must stand in a token's header as kid
@@ -188,33 +181,50 @@ fn bounded(text: &str, most: usize) -> Result<Box<str>, String> {
     if text.is_empty() || text.len() > most { Err(format!("1 to {most} bytes")) } else { Ok(text.into()) }
 }
 
-/// Who answers: the owner as the configuration names it, where that is the asked node's; else whoever offers it, which the
-/// policy lets a BO alone.
-pub(crate) fn owner(common: &Common) -> Address {
+/// Who answers: the owner, as the asked node's configuration names it. A node of a release before does not say: then whoever
+/// offers it, which the policy lets a BO alone.
+async fn owner<R: Remote>(node: &mut R) -> Result<Address, RemoteError> {
     let name: ActorName = NAME.parse().expect("a literal name that keeps the rules");
-    let here = || Config::load(&Sources::of(super::run::node_data(&common.data))).ok();
-    let owner: Option<NodeName> = if common.via.is_some() { None } else { here().map(|config| config.control.owner) };
-    Address { name, scope: owner.map_or(Place::Any, Place::Node) }
+    Ok(Address { name, scope: node.control_owner().await?.map_or(Place::Any, Place::Node) })
 }
 
-pub(crate) async fn keys<R: Remote>(command: Keys, at: &Address, node: &mut R, output: &Output) -> Result<(), End> {
+/// Asks the owner; an error says who that is where it cannot be asked.
+async fn ask<R, Q>(node: &mut R, at: &Address, request: Q) -> Result<Q::Reply, RemoteError>
+where
+    R: Remote,
+    Q: Request<Protocol = Protocol, Error = KeysError>,
+{
+    node.keys(at, request).await.map_err(|error| match (error, &at.scope) {
+        (RemoteError::Call(CallError::NoEffect(reason)), Place::Node(owner)) if away(&reason) => {
+            RemoteError::OwnerAway { owner: owner.clone(), reason }
+        }
+        (error, _) => error,
+    })
+}
+
+/// Whether it is the node that is missing, or the service on it, and not this request that is refused.
+fn away(reason: &NoEffect) -> bool {
+    use NoEffect as N;
+    matches!(reason, N::NoRoute(_) | N::NoSuchActor(_) | N::VersionNotSpoken(_) | N::Stopping)
+}
+
+pub(crate) async fn keys<R: Remote>(command: Keys, node: &mut R, output: &Output) -> Result<(), End> {
+    let at = &owner(node).await?;
     match command {
         Keys::Create { name, owner, scope, expires, per_minute } => {
-            let made = node.keys(at, Create { name, owner, scopes: scope, expires, per_minute }).await?;
+            let made = ask(node, at, Create { name, owner, scopes: scope, expires, per_minute }).await?;
             let Some(secret) = made.secret else {
                 return Err(output.fail_text(Exit::Failed, "the key was made before, and its text is shown once", None).into());
             };
             output.say(&render::key_made(&made.key));
             let value = json!({ "key": made.key, "secret": secret.reveal() });
             output.data(&value, |_| format!("{}\n", secret.reveal()))?;
-            // `KEY=$(… keys create …)` and its use are one line in many a script.
-            tokio::time::sleep(SETTLE).await;
         }
         Keys::List { owner, all, limit } => {
             let (mut keys, mut after) = (Vec::<KeyRecord>::new(), None);
             // A page holds `PAGE` at most, so that this ends.
             let cut = loop {
-                let page = node.keys(at, List { owner: owner.clone(), all, after }).await?;
+                let page = ask(node, at, List { owner: owner.clone(), all, after }).await?;
                 keys.extend(page.keys.into_iter().take(PAGE));
                 after = page.next;
                 if keys.len() > limit || after.is_none() {
@@ -236,7 +246,7 @@ pub(crate) async fn keys<R: Remote>(command: Keys, at: &Address, node: &mut R, o
                 (None, Some(owner)) => Which::Owner(owner),
                 (None, None) => unreachable!("clap wants one of both"),
             };
-            let done = node.keys(at, Revoke { which }).await?;
+            let done = ask(node, at, Revoke { which }).await?;
             output.data(&done, |style| render::keys(&done.keys, style))?;
             output.say(&match done.count {
                 0 => "nothing was left to revoke".to_owned(),
@@ -245,43 +255,42 @@ pub(crate) async fn keys<R: Remote>(command: Keys, at: &Address, node: &mut R, o
             });
         }
         Keys::Refused { minutes } => {
-            let told = node.keys(at, Refused { minutes }).await?;
+            let told = ask(node, at, Refused { minutes }).await?;
             output.data(&told, |style| render::refused(&told, style))?;
         }
     }
     Ok(())
 }
 
-pub(crate) async fn tokens<R: Remote>(command: Tokens, at: &Address, node: &mut R, output: &Output) -> Result<(), End> {
+pub(crate) async fn tokens<R: Remote>(command: Tokens, node: &mut R, output: &Output) -> Result<(), End> {
+    let at = &owner(node).await?;
     match command {
         Tokens::Issue { user, scope, audience, expires } => {
-            let issued = node.keys(at, IssueToken { user, scopes: scope, audience, expires }).await?;
+            let issued = ask(node, at, IssueToken { user, scopes: scope, audience, expires }).await?;
             output.say(&format!("token {} for {}, until {}", issued.jti, issued.audience, issued.expires_at));
             let value = json!({
                 "token": issued.token.reveal(), "jti": issued.jti, "kid": issued.kid, "audience": issued.audience,
                 "expires_at": issued.expires_at,
             });
             output.data(&value, |_| format!("{}\n", issued.token.reveal()))?;
-            // The first one comes with the cluster's key, which the nodes have to learn of.
-            tokio::time::sleep(SETTLE).await;
         }
         Tokens::Revoke { jti, until } => {
-            node.keys(at, RevokeToken { jti: jti.clone(), until }).await?;
+            ask(node, at, RevokeToken { jti: jti.clone(), until }).await?;
             output.data(&json!({ "revoked": jti }), |_| String::new())?;
             output.say("it is refused on every node within a second");
         }
         Tokens::Trust { kid, issuer, audience, public_key, scope, any_scope } => {
             let grants = if any_scope { Grants::Any } else { Grants::Only(scope) };
-            let trusted = [node.keys(at, TrustIssuer { kid, issuer, audience, public_key, grants }).await?];
+            let trusted = [ask(node, at, TrustIssuer { kid, issuer, audience, public_key, grants }).await?];
             output.data(&trusted[0], |style| render::issuers(&trusted, style))?;
         }
         Tokens::Distrust { kid } => {
-            node.keys(at, DistrustIssuer { kid: kid.clone() }).await?;
+            ask(node, at, DistrustIssuer { kid: kid.clone() }).await?;
             output.data(&json!({ "distrusted": kid }), |_| String::new())?;
             output.say("what it signed is refused on every node within a second");
         }
         Tokens::Issuers => {
-            let issuers = node.keys(at, Issuers {}).await?;
+            let issuers = ask(node, at, Issuers {}).await?;
             output.data(&issuers, |style| render::issuers(&issuers, style))?;
         }
     }

@@ -113,10 +113,9 @@ fn remotely<A: App>(command: Command, common: &Common, output: &Output, app: &A)
         _ => (String::new(), REACH),
     };
     let until = Instant::now() + timeout;
-    let owner = keys::owner(common);
     let work = async |node: &mut A::Remote| match command {
-        Command::Keys(it) => keys::keys(it, &owner, node, output).await,
-        Command::Tokens(it) => keys::tokens(it, &owner, node, output).await,
+        Command::Keys(it) => keys::keys(it, node, output).await,
+        Command::Tokens(it) => keys::tokens(it, node, output).await,
         other => ask(other, &message, until, node, output).await,
     };
     app.block_on(on_node(app, &via, until, work)).map_err(|end| end.unwrap_or_else(told))

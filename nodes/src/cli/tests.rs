@@ -2,7 +2,7 @@ use super::*;
 use std::{cell::RefCell, ffi::OsString, future::Future, path::Path, process::ExitCode, time::Instant};
 
 use horos_wire::{
-    CallError, NoEffect,
+    CallError, NoEffect, NodeName,
     policy::Policy as Rules,
     protocol::{
         keys::{self, KeysError},
@@ -165,6 +165,10 @@ impl Remote for Session<'_> {
         self.0.asked.borrow_mut().push(format!("maintain {node:?} {message:?}"));
         Ok(())
     }
+    async fn control_owner(&mut self) -> Result<Option<NodeName>, RemoteError> {
+        self.0.asked.borrow_mut().push("control owner".into());
+        Ok(Some("bo-2".parse().unwrap()))
+    }
     async fn keys<R>(&mut self, at: &Address, request: R) -> Result<R::Reply, RemoteError>
     where
         R: horos_wire::Request<Protocol = keys::Keys, Error = KeysError>,
@@ -291,11 +295,39 @@ fn keys_are_asked_of_the_owner_and_their_ends_are_exit_codes() {
     for (answer, exit) in ends {
         let app = double(Some(answer));
         assert_eq!(format!("{:?}", exits(&create, app)), code(exit));
-        let asked = r#"horos.keys create {"name":"till","owner":"ana","scopes":["shop"],"expires":null,"per_minute":null}"#;
-        assert_eq!(*app.asked.borrow(), ["connect 127.0.0.1:1", asked, "close"]);
+        let asked = r#"horos.keys@bo-2 create {"name":"till","owner":"ana","scopes":["shop"],"expires":null,"per_minute":null}"#;
+        assert_eq!(*app.asked.borrow(), ["connect 127.0.0.1:1", "control owner", asked, "close"]);
     }
     let app = double(Some(Ok(format!(r#"{{"keys":[{record}],"next":null}}"#))));
     assert_eq!(format!("{:?}", exits(&["keys", "list", "--via", "127.0.0.1:1"], app)), code(Exit::Ok));
+}
+
+#[test]
+fn an_owner_who_cannot_be_asked_is_named_with_what_to_do() {
+    let asked = |error: RemoteError| {
+        let app = double(Some(Err(error)));
+        let mut session = Session(app);
+        let (cli, _) = parse("x keys list").unwrap();
+        let Command::Keys(list) = cli.command else { panic!() };
+        let ended = app.block_on(crate::cli::keys::keys(list, &mut session, &Output::new("x", true, ColorWhen::Never)));
+        let Err(run::End::Remote(error)) = ended else { panic!("it was answered") };
+        (error.to_string(), error.next_step(), error.exit())
+    };
+    for (reason, next, exit) in [
+        (NoEffect::NoRoute("bo-2".into()), "start that node", Exit::Unreachable),
+        (NoEffect::Stopping, "start that node", Exit::NoEffect),
+        (NoEffect::NoSuchActor("horos.keys".into()), "must name the same BO", Exit::NoEffect),
+    ] {
+        let (text, step, code) = asked(CallError::NoEffect(reason).into());
+        assert!(text.starts_with("bo-2 owns the keys (control.owner) and cannot be asked: "), "{text}");
+        assert!(step.unwrap().contains(next), "{step:?}");
+        assert_eq!(code, exit);
+    }
+    // What is refused to this caller, or not certain, is told as it is anywhere.
+    let (text, _, code) = asked(CallError::NoEffect(NoEffect::NotAllowed("viewer".into())).into());
+    assert!(!text.contains("bo-2") && code == Exit::NoEffect, "{text}");
+    let (_, _, code) = asked(CallError::Unknown(horos_wire::Unknown::DeadlinePassed).into());
+    assert_eq!(code, Exit::Unknown);
 }
 
 #[test]
@@ -308,10 +340,10 @@ fn a_list_of_keys_ends_with_its_last_page_or_its_limit() {
     };
     let app = double(Some(Ok(format!(r#"{{"keys":[{},{}],"next":"key_2"}}"#, key(1), key(2)))));
     assert_eq!(format!("{:?}", exits(&["keys", "list", "--limit", "2", "--via", "127.0.0.1:1"], app)), code(Exit::Ok));
-    assert_eq!(app.asked.borrow().len(), 3, "the limit is reached with the first page");
+    assert_eq!(app.asked.borrow().len(), 4, "the limit is reached with the first page");
     let app = double(Some(Ok(format!(r#"{{"keys":[{}],"next":"key_1"}}"#, key(1)))));
     assert_eq!(format!("{:?}", exits(&["keys", "list", "--via", "127.0.0.1:1"], app)), code(Exit::Unknown));
-    assert_eq!(app.asked.borrow().len(), 4, "there was a page more to ask for");
+    assert_eq!(app.asked.borrow().len(), 5, "there was a page more to ask for");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use horos_wire::{ClusterName, NodeName, Role};
 
 use super::{
-    BO_PORT, ByteSize, ms,
+    Advertised, BO_PORT, ByteSize, ms,
     reader::{choice, section},
     secs,
 };
@@ -39,6 +39,11 @@ section! {
         /// Another address for the public's HTTP, UDP and TCP alike; nodes, the command line and /metrics then stay on
         /// `cluster` alone. Without it everything is served on `cluster`.
         public = "public": Option<SocketAddr> = None;
+        /// Where other nodes are told to dial this one, four places at most: an IP address, or host:port. Without it the address
+        /// that `cluster` is bound to; one that listens on every address (0.0.0.0, [::]) then tells none, and only those find
+        /// it that have it among their seeds. Behind a translation of addresses: what is seen from outside. A name is looked up
+        /// when the node starts.
+        advertise = "advertise": Vec<Advertised> = Vec::new();
     }
 }
 

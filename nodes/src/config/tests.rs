@@ -43,6 +43,25 @@ fn the_written_file_reads_back_as_the_defaults_with_and_without_its_comment_mark
 }
 
 #[test]
+fn where_others_are_told_to_dial_is_a_list_of_places_that_can_be_dialled() {
+    let advertise = |text: &str| Config::from_text(&sources(), &format!("listen: {{ advertise: {text} }}")).map(|it| it.listen.advertise);
+    let shown = |places: Vec<Advertised>| places.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(shown(advertise("[192.0.2.7, \"bo-1.example.org:7400\"]").unwrap()), ["192.0.2.7", "bo-1.example.org:7400"]);
+    let environment = with_environment(&[("HOROS__LISTEN__ADVERTISE", "192.0.2.7:9,2001:db8::7")]);
+    let config = Config::from_text(&environment, "").unwrap();
+    assert_eq!(shown(config.listen.advertise.clone()), ["192.0.2.7:9", "2001:db8::7"]);
+    assert_eq!(Config::from_text(&sources(), &config.to_value().to_string()).unwrap().listen, config.listen);
+    for (text, what) in [
+        ("[\"0.0.0.0:7400\"]", "nowhere that others could dial"),
+        ("[\"bo-1\"]", "host:port"),
+        ("[192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4, 192.0.2.5]", "4 at most"),
+    ] {
+        let problems = advertise(text).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(problems.len() == 1 && problems[0].contains("listen.advertise") && problems[0].contains(what), "{problems:?}");
+    }
+}
+
+#[test]
 fn the_written_file_keeps_what_init_was_told() {
     let told = Settings {
         cluster: "shop".parse().unwrap(),

@@ -16,6 +16,7 @@ use horos_wire::{NodeId, session::Liveness};
 
 use super::NodeError;
 use crate::{
+    advertise::{self, AdvertiseError},
     config::{Config, HttpTls, Listen, Seed},
     memory,
 };
@@ -29,6 +30,18 @@ pub(super) struct Bound {
 impl Bound {
     pub(super) fn bind(listen: &Listen) -> Result<Self, ListenError> {
         Ok(Self { cluster: Sockets::bind(listen.cluster)?, public: listen.public.map(Sockets::bind).transpose()? })
+    }
+
+    /// Where others are told to dial the cluster's address; nothing where that is as it was bound.
+    pub(super) async fn advertised(&self, listen: &Listen) -> Result<Vec<SocketAddr>, AdvertiseError> {
+        let bound = self.cluster.address;
+        if listen.advertise.is_empty() && bound.ip().is_unspecified() {
+            tracing::warn!(
+                "this node listens on every address and tells other nodes none: only those find it that have it among their seeds; \
+                 listen.advertise says where it can be dialled"
+            );
+        }
+        advertise::resolve(&listen.advertise, bound.port()).await
     }
 
     /// Where HTTP is served, as people write it; the cluster's address first.
@@ -78,6 +91,7 @@ impl Doors {
     pub(super) fn open(
         config: &Config,
         udp: Udp,
+        advertise: Vec<SocketAddr>,
         edge: Edge,
         http3: Http3,
         mut parts: LinkParts,
@@ -87,7 +101,8 @@ impl Doors {
         let handlers = |plane| -> Handlers { http3.iter().map(|http3| (H3.to_vec(), http3.door(plane))).collect() };
         parts.public = http3.is_some().then(|| edge.certificates());
         let plane = if udp.public.is_some() { Plane::Cluster } else { Plane::Both };
-        let endpoint = Endpoint::open_on(udp.cluster, link_config(config)?, parts, handlers(plane), sessions)?;
+        let link = horos_link::Config { advertise, ..link_config(config)? };
+        let endpoint = Endpoint::open_on(udp.cluster, link, parts, handlers(plane), sessions)?;
         let public = udp
             .public
             .filter(|_| http3.is_some())

@@ -37,6 +37,7 @@ impl RunningNode {
         let bound = Bound::bind(&config.listen)?;
         let address = bound.cluster.address;
         let addresses: Vec<_> = bound.addresses().collect();
+        let advertise = bound.advertised(&config.listen).await?;
         let http = bound.http(config.http.tls);
         let (threads, http_threads) = threads(&config, horos)?;
         let exchange = Exchange::new(id, Incarnation(rand::random()));
@@ -85,7 +86,7 @@ impl RunningNode {
             release: env!("CARGO_PKG_VERSION"),
             public: None,
         };
-        let doors = Doors::open(&config, udp, edge, http3, link_parts, sessions.handle())?;
+        let doors = Doors::open(&config, udp, advertise, edge, http3, link_parts, sessions.handle())?;
         let peers = doors.endpoint.peers().clone();
         let insight = Insight {
             exchange: exchange.clone(),
@@ -95,6 +96,7 @@ impl RunningNode {
             conditions: conditions.clone(),
             drain: drain.clone(),
             maintenance,
+            control_owner: config.control.owner.clone(),
             http: http.into(),
         };
         let shown = NodeMetrics { insight: insight.clone(), doors: doors.counters() };

@@ -203,6 +203,8 @@ macro_rules! each {
         $check(Serving {}, "");
         $check(ServingReport { addresses: vec!["https://a".into()], maintenance: Some("m".into()) }, "010968747470733a2f2f61 01016d");
         $check(Maintain { message: Some("m".into()) }, "01016d");
+        $check(ControlOwner {}, "");
+        $check(ControlOwnerReport { owner: "bo-1".parse().unwrap() }, "04626f2d31");
         $check([NodeError::NoSuchActor("s".into()), NodeError::Refused("r".into())], "000173010172");
         $check(
             [
@@ -638,7 +640,7 @@ fn read_everything(body: &[u8]) {
         )* };
     }
     read! {
-        Tree Actors Describe Recorder Restart Crash Status Revoke Serving ServingReport Maintain Vec<NodeTree> Vec<Offered> Description Recording Done
+        Tree Actors Describe Recorder Restart Crash Status Revoke Serving ServingReport Maintain ControlOwner ControlOwnerReport Vec<NodeTree> Vec<Offered> Description Recording Done
         StatusReport NodeError keys::Create keys::Created keys::List keys::KeyList keys::Revoke keys::Revoked keys::TrustIssuer keys::Issuer
         keys::IssueToken keys::IssuedToken keys::RevokeToken keys::Changes keys::Page keys::Report keys::RefusedMinute keys::KeysError
         NoEffect Unknown Claims Address NodeId Id<Dossier> ShortId NanoId<12> policy::Row

@@ -140,6 +140,17 @@ pub struct ServingReport {
     pub maintenance: Option<Box<str>>,
 }
 
+/// Asks which node this one takes for the owner of `control.db`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ControlOwner {}
+
+/// Who owns `control.db`, as a node is configured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ControlOwnerReport {
+    /// The node, `control.owner`.
+    pub owner: NodeName,
+}
+
 /// Longest message of maintenance, in bytes: a line or two for people.
 pub const MAX_MAINTENANCE: usize = 500;
 
@@ -176,5 +187,6 @@ crate::protocol! {
         8 revoke: Revoke => Done, NodeError;
         9 serving: Serving => ServingReport;
         10 maintain: Maintain => Done, NodeError;
+        11 control_owner: ControlOwner => ControlOwnerReport;
     }
 }

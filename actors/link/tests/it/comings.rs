@@ -20,7 +20,7 @@ use super::{
 
 const SOON: Duration = Duration::from_secs(5);
 
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 

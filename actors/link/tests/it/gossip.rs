@@ -6,6 +6,7 @@ use horos_wire::{Role, tree::Health};
 
 use super::{
     cluster::{Cluster, Node},
+    comings::free_address,
     raw::Raw,
     world::{eventually, no_panics, says, watch},
 };
@@ -105,6 +106,43 @@ async fn a_node_that_moved_is_found_at_its_new_address() {
     assert_ne!(moved.address(), left);
     sees(&fo, "bo-2", &[Health::Up]).await;
     for node in [seed, moved, fo] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_listens_on_every_address_is_dialled_where_it_says_and_without_a_word_nowhere() {
+    let cluster = Cluster::new();
+    let seed = cluster.node(Role::Bo, "bo-1", Vec::new()).await;
+    let seeds = vec![seed.address()];
+    let port = free_address().port();
+    let told = SocketAddr::from(([127, 0, 0, 1], port));
+    let everywhere = cluster
+        .node_with(Role::Bo, "bo-2", |config| {
+            config.listen = SocketAddr::from(([0, 0, 0, 0], port));
+            config.advertise = vec![told];
+            config.seeds = seeds.clone();
+        })
+        .await;
+    let silent = cluster
+        .node_with(Role::Bo, "bo-3", |config| {
+            config.listen = SocketAddr::from(([0, 0, 0, 0], 0));
+            config.seeds = seeds.clone();
+        })
+        .await;
+    assert_eq!(silent.endpoint.peers().addresses(), []);
+    // Of the two only an FO dials: it can have nothing but the seed's word.
+    let fo = cluster.node(Role::Fo, "fo-1", seeds).await;
+    sees(&fo, "bo-2", &[Health::Up]).await;
+    let known = fo.endpoint.peers().known().into_iter().find(|known| known.node.name.as_str() == "bo-2").unwrap();
+    assert_eq!(known.addresses, [told]);
+    eventually("bo-3 is heard of", LEARN, || {
+        let digests = fo.endpoint.peers().digests();
+        if digests.contains_key(&"bo-3".parse().unwrap()) { Ok(()) } else { Err(format!("{digests:?}")) }
+    })
+    .await;
+    assert_ne!(health(&fo, "bo-3"), Some(Health::Up));
+    for node in [seed, everywhere, silent, fo] {
         node.stop().await;
     }
 }
