@@ -3,7 +3,10 @@
 //! - [`capture`] records which rows changed, whichever process changed them, and notices what cannot be recorded.
 //! - [`export`] writes what is published into a file.
 //! - [`filter`] says what of a database is published, and refuses what could not be published faithfully or privately.
+//! - [`proxy`] passes writes on to the owner by HTTP, and lets whoever wrote read what was written.
 
+#[allow(dead_code)]
+mod apply;
 #[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
 mod build;
 pub mod capture;
@@ -13,5 +16,6 @@ pub mod export;
 pub mod filter;
 #[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
 mod frames;
+pub mod proxy;
 #[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
 mod value;
