@@ -1,16 +1,22 @@
 //! Who may come in: credentials, what they prove, how often they may ask, and the scope that a service wants.
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::{future::poll_fn, num::NonZeroU32, sync::Arc, task::Poll};
 
 use horos_wire::principal::{Denied, Principal, Scope};
 use http::HeaderMap;
+use tokio::time::Instant;
 
 use super::{
     Guard,
     credentials::{Malformed, Shown},
     visit::{Budget, Visit},
 };
-use crate::{Access, Credential, metrics::Failure, problem::Problem, rate::address_key};
+use crate::{
+    Access, Credential,
+    metrics::Failure,
+    problem::Problem,
+    rate::{Key, Limiter, Wait, address_key},
+};
 
 /// Who is there.
 #[derive(Debug, Default)]
@@ -24,6 +30,35 @@ pub(crate) struct Proved {
 impl Proved {
     pub(crate) fn may(&self, scope: &Scope) -> bool {
         self.principal.as_ref().is_some_and(|principal| principal.may(scope))
+    }
+}
+
+/// Why it is not known who is there.
+enum Unproved {
+    Denied(Denied),
+    /// This address has guessed too often.
+    Guessed(Wait),
+}
+
+/// A request as one of the wrong guesses that its address may make: counted once at most.
+struct Guess<'a> {
+    limiter: &'a Limiter,
+    address: Key,
+    per_minute: NonZeroU32,
+    now: Instant,
+    counted: bool,
+}
+
+impl Guess<'_> {
+    fn look(&self) -> Result<(), Unproved> {
+        self.limiter.look(&self.address, self.per_minute, self.now).map_err(Unproved::Guessed)
+    }
+
+    fn count(&mut self) -> Result<(), Unproved> {
+        if !std::mem::replace(&mut self.counted, true) {
+            self.limiter.take(&self.address, self.per_minute, self.now).map_err(Unproved::Guessed)?;
+        }
+        Ok(())
     }
 }
 
@@ -56,30 +91,31 @@ impl Guard {
             return Err(self.unknown(Failure::Missing));
         }
         let shown = Shown::read(headers);
-        let guesses = NonZeroU32::new(self.config.limits.guesses_per_address).unwrap_or(NonZeroU32::MIN);
+        let per_minute = NonZeroU32::new(self.config.limits.guesses_per_address).unwrap_or(NonZeroU32::MIN);
         let address = address_key(visit.client);
-        // Looked at before and counted after: right credentials cost nothing. What is being looked up at this moment is not
-        // counted yet, so an address gets as many more as it can have in flight.
-        let proved = match (self.guesses.look(&address, guesses, visit.started), shown) {
-            (Ok(()), Ok(shown)) => self.check(shown).await,
-            (Ok(()), Err(Malformed)) => Err(Denied::Malformed),
+        let mut guess = Guess { limiter: &self.guesses, address, per_minute, now: visit.started, counted: false };
+        // Looked at before and counted after: right credentials cost nothing.
+        let proved = match (guess.look(), shown) {
+            (Ok(()), Ok(shown)) => self.check(shown, &mut guess).await,
+            (Ok(()), Err(Malformed)) => Err(Unproved::Denied(Denied::Malformed)),
             // Who guesses must not shut out others behind the same address, so what was proved before is let through.
-            (Err(wait), shown) => match shown.ok().and_then(|shown| self.remembered(shown)) {
-                Some(proved) => Ok(proved),
-                None => {
-                    let wait = Some(wait.seconds());
-                    visit.budget = Some(Budget { policy: "guesses", per_minute: guesses.get(), left: 0, wait });
-                    return Err(Problem::RATE_GUESSES);
-                }
-            },
+            (Err(guessed), shown) => shown.ok().and_then(|shown| self.remembered(shown)).ok_or(guessed),
         };
-        let proved = proved.map_err(|denied| {
-            if denied != Denied::Unavailable {
-                // Refused here is refused by the next look.
-                let _counted = self.guesses.take(&address, guesses, visit.started);
+        let proved = match proved {
+            Ok(proved) => proved,
+            Err(Unproved::Denied(denied)) => {
+                if denied != Denied::Unavailable {
+                    // Refused here is refused by the next look.
+                    let _counted = guess.count();
+                }
+                return Err(self.unknown(Failure::Denied(denied)));
             }
-            self.unknown(Failure::Denied(denied))
-        })?;
+            Err(Unproved::Guessed(wait)) => {
+                let wait = Some(wait.seconds());
+                visit.budget = Some(Budget { policy: "guesses", per_minute: per_minute.get(), left: 0, wait });
+                return Err(Problem::RATE_GUESSES);
+            }
+        };
         visit.principal = proved.principal.clone();
         self.count_identity(visit, proved.principal.as_deref())?;
         let user = proved.user.as_deref().filter(|user| proved.principal.as_ref().is_some_and(|principal| principal.id != user.id));
@@ -87,13 +123,13 @@ impl Guard {
         Ok(proved)
     }
 
-    async fn check(&self, shown: Shown) -> Result<Proved, Denied> {
+    async fn check(&self, shown: Shown, guess: &mut Guess<'_>) -> Result<Proved, Unproved> {
         let key = match shown.key {
-            Some(key) => Some(self.look_up(key).await?),
+            Some(key) => Some(self.look_up(key, guess).await?),
             None => None,
         };
         let user = match shown.token {
-            Some(token) => Some(self.look_up(token).await?),
+            Some(token) => Some(self.look_up(token, guess).await?),
             None => None,
         };
         Ok(Proved { principal: key.or_else(|| user.clone()), user })
@@ -109,11 +145,25 @@ impl Guard {
         Some(Proved { principal: key.or_else(|| user.clone()), user })
     }
 
-    async fn look_up(&self, credential: Credential) -> Result<Arc<Principal>, Denied> {
-        match self.parts.authenticator.recall(&credential) {
-            Some(known) => known,
-            None => self.parts.authenticator.verify(credential).await,
+    async fn look_up(&self, credential: Credential, guess: &mut Guess<'_>) -> Result<Arc<Principal>, Unproved> {
+        if let Some(known) = self.parts.authenticator.recall(&credential) {
+            return known.map_err(Unproved::Denied);
         }
+        let mut verified = self.parts.authenticator.verify(credential);
+        let at_once = poll_fn(|cx| match verified.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending => Poll::Ready(None),
+        });
+        let answer = match at_once.await {
+            Some(answer) => answer,
+            // What has to be waited for is hardly ever right, and is counted while it waits: else an address could guess as
+            // often as it can have requests in flight.
+            None => {
+                guess.count()?;
+                verified.await
+            }
+        };
+        answer.map_err(Unproved::Denied)
     }
 
     fn count_identity(&self, visit: &mut Visit, principal: Option<&Principal>) -> Result<(), Problem> {
