@@ -1,15 +1,16 @@
 //! What a user's binary adds to a node: its services, by role.
 
-use std::{convert::Infallible, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use horos_dbsync::filter::FilterSpec;
 use horos_edge::{Access, Body, BoxError, Mount, MountError};
 use horos_store::migrations::Migrations;
 use horos_supervision::{
     ChildSpec, Context, Exchange, OnStuck, OpenError, Restart, Service, ServiceSpec, Table, exchange::RegisterError, service,
 };
 use horos_wire::{
-    Methods, Protocol, Role,
+    ActorName, Methods, Protocol, Role,
     policy::{Allowed, Policy, PolicyError, Rule},
     principal::Scope,
     protocol::Method,
@@ -20,6 +21,7 @@ use tokio::runtime::Handle as Runtime;
 use crate::{
     databases::{Database, Databases},
     mounts,
+    sync::{Party, Publication, Replica, SyncLayout},
     threads::Threads,
 };
 
@@ -28,6 +30,7 @@ use crate::{
 pub struct Horos {
     services: Vec<Registered>,
     mounted: Vec<Mounted>,
+    sync: HashMap<Role, SyncLayout>,
     policy: Policy,
     problems: Vec<String>,
     playground: bool,
@@ -115,7 +118,14 @@ impl Opening {
 
 impl Horos {
     pub(crate) fn new(playground: bool) -> Self {
-        Self { services: Vec::new(), mounted: Vec::new(), policy: Policy::builtin(), problems: Vec::new(), playground }
+        Self {
+            services: Vec::new(),
+            mounted: Vec::new(),
+            sync: HashMap::new(),
+            policy: Policy::builtin(),
+            problems: Vec::new(),
+            playground,
+        }
     }
 
     /// Whether this is `up`, which runs a BO and an FO with everything made on the spot.
@@ -157,6 +167,11 @@ impl Horos {
         Ok(mounted.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
     }
 
+    /// What the program has nodes of `role` publish and replicate.
+    pub(crate) fn sync(&self, role: Role) -> SyncLayout {
+        self.sync.get(&role).cloned().unwrap_or_default()
+    }
+
     /// The first path that is served over HTTP on a node of `role`, and the scope that it wants.
     pub(crate) fn http_example(&self, role: Role) -> Option<(&str, Option<&Scope>)> {
         let mounted = self.mounted.iter().find(|mounted| mounted.role == role)?;
@@ -181,7 +196,7 @@ impl Horos {
     }
 }
 
-/// Registers services on one role.
+/// Registers services, publications and replicas on one role.
 #[derive(Debug)]
 pub struct On<'a> {
     horos: &'a mut Horos,
@@ -189,6 +204,37 @@ pub struct On<'a> {
 }
 
 impl<'a> On<'a> {
+    /// Publishes what `filter` says of the database `file`, which is in the data directory, under `name`, and to no node but those of
+    /// the roles in `to`. Whatever process writes the file. `sync.yaml` can name further publications, see [`crate::sync`].
+    pub fn publish(self, name: &str, file: &str, filter: FilterSpec, to: &[Role]) {
+        let to = to.iter().copied().map(Party::Role).collect();
+        self.lay_out(name, file, |layout, database| {
+            layout.publications.insert(name.to_owned(), Publication { database, to, filter }).is_some()
+        });
+    }
+
+    /// Keeps a replica of the publication `name` in `file`, in the data directory, from whichever BO publishes it. Services read it by
+    /// [`Opening::replica`].
+    pub fn replica(self, name: &str, file: &str) {
+        let from = Party::Role(Role::Bo);
+        self.lay_out(name, file, |layout, file| layout.replicas.insert(name.to_owned(), Replica { file, from }).is_some());
+    }
+
+    fn lay_out(self, name: &str, file: &str, insert: impl FnOnce(&mut SyncLayout, ActorName) -> bool) {
+        let Self { horos, role } = self;
+        // A name of our own rules is a file name without a path in it.
+        let file: ActorName = match file.parse() {
+            Ok(file) => file,
+            Err(error) => return horos.problems.push(format!("{name}: the file {file:?}: {error}")),
+        };
+        if !role.is_node() {
+            return horos.problems.push(format!("{name}: the role {role} has no databases; use bo or fo"));
+        }
+        if insert(horos.sync.entry(role).or_default(), file) {
+            horos.problems.push(format!("{name} is there twice"));
+        }
+    }
+
     /// Runs a service called `name`, opened by `open` at each start and restarted as `restart` says.
     ///
     /// Only actors of the same node may call it until [`Allow::to`] says who else.

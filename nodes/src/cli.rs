@@ -11,6 +11,7 @@ mod init;
 mod keys;
 mod output;
 mod run;
+mod sync;
 mod usage;
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
@@ -27,6 +28,7 @@ pub use output::Output;
 pub(crate) use output::Screen;
 pub(crate) use run::running_at;
 pub use run::{App, run};
+pub use sync::{Filter, Kept, OneReplica, Published, Sync};
 pub use usage::Usage;
 
 use crate::{config::Endpoint, exit::Exit};
@@ -106,6 +108,9 @@ move it to the machine of whoever signs. With --request no authority is made; th
     /// Signed tokens that prove a user: issue, revoke, and whose are believed
     #[command(subcommand)]
     Tokens(Tokens),
+    /// Replication: publications, their replicas, filters
+    #[command(subcommand)]
+    Sync(Sync),
     /// Answer every HTTP request with 503 and a message, or no longer; lasts over restarts (operators)
     #[command(after_help = "\
 Examples:

@@ -21,6 +21,7 @@ mod node;
 mod program;
 mod remote;
 pub mod render;
+pub mod sync;
 mod threads;
 mod up;
 

@@ -2,7 +2,9 @@
 //!
 //! - [`capture`] records which rows changed, whichever process changed them, and notices what cannot be recorded.
 //! - [`export`] writes what is published into a file.
+//! - [`go`] speaks the Go system's protocol, both ways.
 //! - [`filter`] says what of a database is published, and refuses what could not be published faithfully or privately.
+//! - [`publisher`] keeps the replicas of what is published up to date, from the [`source`] that it is read from.
 //! - [`proxy`] passes writes on to the owner by HTTP, and lets whoever wrote read what was written.
 
 #[allow(dead_code)]
@@ -13,9 +15,14 @@ pub mod capture;
 #[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
 mod chunk;
 pub mod export;
+mod feed;
 pub mod filter;
+pub mod go;
 #[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
 mod frames;
 pub mod proxy;
+pub mod publisher;
+pub mod source;
+mod spool;
 #[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
 mod value;

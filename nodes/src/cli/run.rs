@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind};
 
 use super::{
     Checked, Cli, Command, Common, Init, InitError, InitOptions, Node, Output, Policy, Remote, RemoteError, Turn, Up, Via, certificates,
-    init, keys, usage::usage,
+    init, keys, sync, usage::usage,
 };
 use crate::{
     config::{self, Config, DataDir, Seed, Sources},
@@ -94,6 +94,7 @@ fn dispatch<A: App>(command: Command, common: &Common, output: &Output, app: &A)
             clap_complete::generate(shell, &mut Cli::command_as(output.bin()), output.bin(), &mut text);
             output.raw(&String::from_utf8_lossy(&text))
         }
+        Command::Sync(it) if !it.is_remote() => sync::locally(it, common, output),
         remote => remotely(remote, common, output, app),
     }
 }
@@ -116,6 +117,7 @@ fn remotely<A: App>(command: Command, common: &Common, output: &Output, app: &A)
     let work = async |node: &mut A::Remote| match command {
         Command::Keys(it) => keys::keys(it, node, output).await,
         Command::Tokens(it) => keys::tokens(it, node, output).await,
+        Command::Sync(it) => sync::remotely(it, node, output).await,
         other => ask(other, &message, until, node, output).await,
     };
     app.block_on(on_node(app, &via, until, work)).map_err(|end| end.unwrap_or_else(told))
