@@ -192,6 +192,17 @@ impl Tls {
 
     /// The dialing side, for these protocols, towards `expected` and nobody else.
     pub fn client(&self, protocols: &[&[u8]], expected: Expected) -> quinn::ClientConfig {
+        let crypto = QuicClientConfig::try_from(self.dialing(protocols, expected)).expect("the provider has TLS13_AES_128_GCM_SHA256");
+        quinn::ClientConfig::new(Arc::new(crypto))
+    }
+
+    /// The same over TCP, for HTTPS to a node that shows its certificate of this cluster; which versions of HTTP are offered, whoever
+    /// dials adds. The name that is asked for is neither sent nor checked.
+    pub fn https(&self, expected: Expected) -> ClientConfig {
+        self.dialing(&[], expected)
+    }
+
+    fn dialing(&self, protocols: &[&[u8]], expected: Expected) -> ClientConfig {
         let mut config = ClientConfig::builder_with_provider(provider().clone())
             .with_protocol_versions(&[&TLS13])
             .expect("the provider has TLS 1.3")
@@ -202,8 +213,7 @@ impl Tls {
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         config.enable_sni = false; // it would tell the network, in clear, what is being called
-        let crypto = QuicClientConfig::try_from(config).expect("the provider has TLS13_AES_128_GCM_SHA256");
-        quinn::ClientConfig::new(Arc::new(crypto))
+        config
     }
 
     /// Who is at the other end of an established connection, if it is somebody of this cluster who is not
