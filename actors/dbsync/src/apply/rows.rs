@@ -1,0 +1,63 @@
+//! Encoded rows and keys, bound to statements as they are.
+
+use horos_store::{Kind, StoreError};
+use rusqlite::{Connection, Statement};
+
+use super::{ApplyError, Doing as _, shape::Shape};
+use crate::value::{Rows, Value, key_values};
+
+/// Runs `statement` for each of the `count` rows (or keys) of `width` values in `bytes`. Nothing is copied but by SQLite.
+pub(super) fn run(statement: &mut Statement<'_>, table: &str, bytes: &[u8], width: usize, count: u32) -> Result<(), ApplyError> {
+    let mut rows = Rows::new(bytes, width, count);
+    let mut row: Vec<Value<'_>> = Vec::with_capacity(width);
+    while rows.next_into(&mut row)? {
+        bind(statement, 1, &row).and_then(|()| statement.raw_execute()).map_err(|error| refused(table, error))?;
+    }
+    Ok(())
+}
+
+/// Binds `values` from parameter `first` on.
+fn bind(statement: &mut Statement<'_>, first: usize, values: &[Value<'_>]) -> rusqlite::Result<()> {
+    values.iter().enumerate().try_for_each(|(i, value)| statement.raw_bind_parameter(first + i, value))
+}
+
+/// What the rows themselves are to blame for is told apart from what the disk is.
+fn refused(table: &str, error: rusqlite::Error) -> ApplyError {
+    let source = StoreError::from(error);
+    match source.kind {
+        // Two rows with one key, a text where the table wants a number, more than SQLite can hold.
+        Kind::Constraint | Kind::Statement | Kind::TooBig => {
+            let text = std::error::Error::source(&source).map(ToString::to_string).unwrap_or_default();
+            ApplyError::Nonsense(format!("a row does not fit into table {table:?}: {text}"))
+        }
+        _ => ApplyError::Sqlite { doing: "write rows", source },
+    }
+}
+
+/// A range of keys, decoded.
+pub(super) struct Bounds<'a> {
+    after: Option<Vec<Value<'a>>>,
+    through: Option<Vec<Value<'a>>>,
+}
+
+impl<'a> Bounds<'a> {
+    pub(super) fn new(shape: &Shape, after: Option<&'a [u8]>, through: Option<&'a [u8]>) -> Result<Bounds<'a>, ApplyError> {
+        let values = |key: Option<&'a [u8]>| key.map(|key| key_values(key, shape.head.key.len())).transpose();
+        Ok(Bounds { after: values(after)?, through: values(through)? })
+    }
+
+    /// Deletes the rows in it.
+    pub(super) fn delete(&self, connection: &Connection, shape: &Shape) -> Result<(), ApplyError> {
+        let sql = shape.delete_range(self.after.is_some(), self.through.is_some());
+        let run = || -> rusqlite::Result<()> {
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut next = 1;
+            for values in [&self.after, &self.through].into_iter().flatten() {
+                bind(&mut statement, next, values)?;
+                next += values.len();
+            }
+            statement.raw_execute().map(drop)
+        };
+        run().doing("delete a range of rows")
+    }
+}
