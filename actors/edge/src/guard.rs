@@ -13,7 +13,7 @@
 //!
 //! Each refusal is problem details with the same headers as any answer, and a counter. Whatever goes wrong in here refuses.
 
-use std::{convert::Infallible, num::NonZeroU32, panic::AssertUnwindSafe, sync::Arc};
+use std::{convert::Infallible, num::NonZeroU32, panic::AssertUnwindSafe, sync::Arc, time::SystemTime};
 
 use futures_util::FutureExt as _;
 use horos_wire::{
@@ -42,6 +42,7 @@ mod answer;
 mod body;
 mod cors;
 mod credentials;
+mod date;
 mod entry;
 mod head;
 mod ids;
@@ -50,11 +51,12 @@ mod routes;
 mod target;
 mod visit;
 
-use answer::Headers;
+use answer::{Headers, Own};
 use body::Intake;
+use date::Date;
 use entry::Proved;
 use head::{Head, Once};
-use ids::{Ids, Trace};
+use ids::{Ids, Random, Trace};
 pub use in_flight::Held;
 use in_flight::{Full, InFlight};
 use routes::{Routes, Target};
@@ -80,6 +82,7 @@ pub(crate) struct Guard {
     headers: Headers,
     cors: Option<cors::Rules>,
     ids: Ids,
+    date: Date,
     addresses: Limiter,
     identities: Limiter,
     guesses: Limiter,
@@ -95,6 +98,7 @@ impl Guard {
             headers: Headers::new(&config, &parts.h3),
             cors: cors::Rules::new(&config.cors),
             ids: Ids::default(),
+            date: Date::default(),
             addresses: limiter(),
             identities: limiter(),
             guesses: limiter(),
@@ -105,9 +109,10 @@ impl Guard {
     }
 
     pub(crate) async fn answer(self: Arc<Self>, mut request: Request<Body>, peer: Peer) -> Response<Held> {
-        let (mut visit, sound) = self.arrive(&mut request, peer);
+        let guard = &*self;
+        let (mut visit, sound) = guard.arrive(&mut request, peer);
         // Whoever looks after the node asks how it is, however much else comes from there.
-        let counted = if routes::is_probe(request.uri().path()) { Ok(()) } else { self.count_address(&mut visit) };
+        let counted = if routes::is_probe(visit.uri.path()) { Ok(()) } else { self.count_address(&mut visit) };
         let answer = match counted.and(sound) {
             Err(problem) => self.refuse(&visit, problem),
             Ok(()) => {
@@ -128,18 +133,19 @@ impl Guard {
     }
 
     /// Reads the head, says what is wrong with it, and takes out what nobody further in should believe.
-    fn arrive(&self, request: &mut Request<Body>, peer: Peer) -> (Visit, Result<(), Problem>) {
+    fn arrive(&self, request: &mut Request<Body>, peer: Peer) -> (Visit<'_>, Result<(), Problem>) {
         let method = MethodClass::of(request.method());
         let head = Head::read(request.headers());
         let address = peer.address.ip();
         let trusted = self.proxies.trusts(address);
         let taken_over = head.request_id.one().filter(|id| trusted && ids::well_formed(id)).cloned();
         let renamed = taken_over.is_none() && !matches!(head.request_id, Once::Absent);
-        let trace = Trace::follow(head.traceparent.text());
+        let (arrived, mut random) = (SystemTime::now(), Random::draw());
+        let trace = Trace::follow(head.traceparent.text(), &random);
         let untraced = (head.tracestate || !matches!(head.traceparent, Once::Absent)) && !trace.followed;
-        let id = taken_over.unwrap_or_else(|| self.ids.next());
+        let id = taken_over.unwrap_or_else(|| self.ids.next(arrived, &mut random));
 
-        let mut visit = Visit::begin(peer, method, request.uri().clone(), id, trace, &self.parts.metrics);
+        let mut visit = Visit::begin(peer, method, arrived, id, trace, &self.parts.metrics);
         if trusted {
             visit.client = self.proxies.client(visit.client, request.headers());
         }
@@ -151,14 +157,15 @@ impl Guard {
             gzip: head.gzip,
             page: head.html && !head.json,
             json: head.json,
-            proves: head.credentials,
+            key: head.key,
+            bearer: head.bearer,
             origin: head.origin,
             preflight: head.preflight && method == MethodClass::Options,
         };
         visit.named = target::is_name(request.uri(), &head);
         let sound = self.examine(request, &head, &mut visit);
 
-        let (forwarded, credentials) = (head.forwarded, head.credentials);
+        let forwarded = head.forwarded;
         let headers = request.headers_mut();
         if forwarded {
             self.proxies.hush(trusted, headers);
@@ -170,16 +177,14 @@ impl Guard {
             headers.remove(TRACEPARENT);
             headers.remove(TRACESTATE);
         }
-        if credentials {
-            credentials::hide(headers);
-        }
         if request.uri().authority().is_some() {
             target::prefer_target(request);
         }
+        visit.uri = std::mem::take(request.uri_mut());
         (visit, sound)
     }
 
-    fn examine(&self, request: &Request<Body>, head: &Head<'_>, visit: &mut Visit) -> Result<(), Problem> {
+    fn examine(&self, request: &Request<Body>, head: &Head<'_>, visit: &mut Visit<'_>) -> Result<(), Problem> {
         let limits = &self.config.limits;
         if request.headers().len() > limits.fields || head.bytes > limits.head {
             return Err(Problem::FIELDS);
@@ -199,7 +204,7 @@ impl Guard {
         Ok(())
     }
 
-    fn count_address(&self, visit: &mut Visit) -> Result<(), Problem> {
+    fn count_address(&self, visit: &mut Visit<'_>) -> Result<(), Problem> {
         let Some(per_minute) = NonZeroU32::new(self.config.limits.per_address) else { return Ok(()) };
         let Some(key) = self.stranger(visit) else { return Ok(()) };
         self.count(&self.addresses, &key, per_minute, "address", visit).map_err(|()| Problem::RATE_ADDRESS)
@@ -207,13 +212,13 @@ impl Guard {
 
     /// What the request's address is counted by, if it is. This machine is no stranger: all clients of a proxy that nobody has
     /// called trusted would count as one. One that is trusted names its clients; where it does not, they count as one.
-    fn stranger(&self, visit: &Visit) -> Option<Key> {
+    fn stranger(&self, visit: &Visit<'_>) -> Option<Key> {
         let is_own = visit.client.to_canonical().is_loopback() && !self.proxies.trusts(visit.peer.address.ip());
         (!is_own).then(|| address_key(visit.client))
     }
 
     /// Counts the request; whoever comes close to the limit is told with the answer, and whoever is past it is refused.
-    fn count(&self, limiter: &Limiter, key: &Key, limit: NonZeroU32, policy: &'static str, visit: &mut Visit) -> Result<(), ()> {
+    fn count(&self, limiter: &Limiter, key: &Key, limit: NonZeroU32, policy: &'static str, visit: &mut Visit<'_>) -> Result<(), ()> {
         let per_minute = limit.get();
         let (left, wait) = match limiter.take(key, limit, visit.started) {
             Ok(left) if left > per_minute / 10 => return Ok(()),
@@ -225,7 +230,7 @@ impl Guard {
     }
 
     /// The request goes from hand to hand as a reference: a future keeps what it is given, and each of these would keep all of it.
-    async fn pass(&self, visit: &mut Visit, request: &mut Request<Body>) -> Response<Body> {
+    async fn pass(&self, visit: &mut Visit<'_>, request: &mut Request<Body>) -> Response<Body> {
         let Some(rules) = self.cors.as_ref().filter(|_| visit.asks.origin) else { return self.route(visit, request).await };
         if visit.method == MethodClass::Options && !visit.asks.preflight {
             // `tower_http` takes every `OPTIONS` for a question about origins; this one is for the service.
@@ -246,13 +251,13 @@ impl Guard {
         }
     }
 
-    async fn route(&self, visit: &mut Visit, request: &mut Request<Body>) -> Response<Body> {
-        let path = request.uri().path();
+    async fn route(&self, visit: &mut Visit<'_>, request: &mut Request<Body>) -> Response<Body> {
+        let path = visit.uri.path();
         match self.routes.find(path, visit.peer.plane) {
             Some(Target::Mount(mount)) => self.mounted(visit, mount, request).await,
             Some(Target::Alive) => self.own(visit, health::alive),
             Some(Target::Ready) => {
-                let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|it| it.split('=').next() == Some("verbose")));
+                let verbose = visit.uri.query().is_some_and(|query| query.split('&').any(|it| it.split('=').next() == Some("verbose")));
                 let detail = match (verbose, visit.asks.json) {
                     (false, _) => Detail::Word,
                     (true, false) => Detail::Lines,
@@ -270,7 +275,7 @@ impl Guard {
     }
 
     /// What the port itself answers.
-    fn own(&self, visit: &Visit, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
+    fn own(&self, visit: &Visit<'_>, answer: impl FnOnce() -> Response<Body>) -> Response<Body> {
         match visit.method {
             MethodClass::Get | MethodClass::Head => answer(),
             MethodClass::Options => allowing(OWN_METHODS),
@@ -290,7 +295,7 @@ impl Guard {
         answer
     }
 
-    async fn mounted(&self, visit: &mut Visit, mount: &Mount, request: &mut Request<Body>) -> Response<Body> {
+    async fn mounted(&self, visit: &mut Visit<'_>, mount: &Mount, request: &mut Request<Body>) -> Response<Body> {
         let mut known = None;
         // Administration is how maintenance ends, and how a node that is overwhelmed is looked after.
         if mount.plane != Plane::Cluster {
@@ -314,13 +319,16 @@ impl Guard {
         if visit.length > limit {
             return self.refuse(visit, Problem::BODY_TOO_LARGE);
         }
-        let Ok(below) = routes::below(request.uri(), mount.prefix()) else { return self.refuse(visit, Problem::PATH) };
+        let Ok(below) = routes::below(&visit.uri, mount.prefix()) else { return self.refuse(visit, Problem::PATH) };
         *request.uri_mut() = below;
         if *request.method() == Method::HEAD {
             *request.method_mut() = Method::GET;
         }
-        if *mount.access() != Access::Public {
-            credentials::remove(request.headers_mut());
+        if visit.asks.proves() {
+            match mount.access() {
+                Access::Public => credentials::hide(request.headers_mut()),
+                Access::Scope(_) => credentials::remove(request.headers_mut(), visit.asks),
+            }
         }
         let context = context(visit, &proved);
         let extensions = request.extensions_mut();
@@ -348,7 +356,7 @@ impl Guard {
     }
 
     /// A service's errors without a text are said in the one form, and its methods where they were asked for.
-    fn settle(&self, visit: &Visit, answer: Response<Body>) -> Response<Body> {
+    fn settle(&self, visit: &Visit<'_>, answer: Response<Body>) -> Response<Body> {
         let status = answer.status();
         if !(status.is_client_error() || status.is_server_error()) {
             return answer;
@@ -374,12 +382,12 @@ impl Guard {
     }
 
     /// Who is let through all the same. Proved here, so that nobody is looked up and counted twice.
-    async fn bypasses(&self, visit: &mut Visit, prepared: &Prepared, headers: &HeaderMap) -> Option<Proved> {
-        let scope = prepared.notice.bypass.as_ref().filter(|_| visit.asks.proves)?;
+    async fn bypasses(&self, visit: &mut Visit<'_>, prepared: &Prepared, headers: &HeaderMap) -> Option<Proved> {
+        let scope = prepared.notice.bypass.as_ref().filter(|_| visit.asks.proves())?;
         self.prove(visit, headers).await.ok().filter(|proved| proved.may(scope))
     }
 
-    fn maintenance(&self, visit: &Visit, prepared: &Prepared) -> Response<Body> {
+    fn maintenance(&self, visit: &Visit<'_>, prepared: &Prepared) -> Response<Body> {
         let problem = Problem::MAINTENANCE;
         let mut answer = self.refuse(visit, problem);
         let (kind, body) = if visit.asks.page {
@@ -394,14 +402,14 @@ impl Guard {
     }
 
     /// Counts the refusal and says it.
-    fn refuse(&self, visit: &Visit, problem: Problem) -> Response<Body> {
+    fn refuse(&self, visit: &Visit<'_>, problem: Problem) -> Response<Body> {
         if let Some(reason) = problem.reason {
             self.parts.metrics.refused(reason, Some(visit.peer.version));
         }
         problem.answer(visit.id(), visit.trace.id)
     }
 
-    fn leave(&self, mut visit: Visit, mut answer: Response<Body>) -> Response<Held> {
+    fn leave(&self, mut visit: Visit<'_>, mut answer: Response<Body>) -> Response<Held> {
         if visit.method != MethodClass::Head {
             answer = answer.map(|body| body::counted(body, &self.parts.metrics, visit.peer.version));
         }
@@ -409,22 +417,22 @@ impl Guard {
         if visit.method == MethodClass::Head {
             answer::behead(&mut answer);
         }
+        let took = visit.started.elapsed();
+        let own = Own {
+            date: self.date.at(visit.arrived.checked_add(took).unwrap_or(visit.arrived)),
+            id: visit.id.clone(),
+            trace: visit.trace.header(),
+        };
         let headers = answer.headers_mut();
-        self.headers.put(visit.peer, visit.named, headers);
+        self.headers.put(visit.peer, visit.named, own, headers);
         if self.cors.as_ref().is_some_and(|rules| rules.varies) {
             answer::vary(headers, "origin", HeaderValue::from_static("origin"));
-        }
-        for (name, mut value) in [(X_REQUEST_ID, visit.id.clone()), (TRACEPARENT, visit.trace.header())] {
-            // No two requests have it alike: in the table of HTTP/2's header compression it would push out what all answers
-            // have in common. This keeps it out.
-            value.set_sensitive(true);
-            headers.insert(name, value);
         }
         if let Some(budget) = visit.budget {
             budget.tell(headers);
         }
         let permit = visit.permit.take();
-        visit.end(answer.status());
+        visit.end(answer.status(), took);
         answer.map(|body| Held::new(body, permit))
     }
 }
@@ -466,7 +474,7 @@ fn whose(proved: &Proved, key: &str) -> Box<str> {
 }
 
 /// What goes with every call that the service makes for this request. A user is named only when a token proved it.
-fn context(visit: &Visit, proved: &Proved) -> CallContext {
+fn context(visit: &Visit<'_>, proved: &Proved) -> CallContext {
     let (user, token) = match proved.user.as_ref().map(|principal| &principal.proof) {
         Some(Proof::Token { user, token }) => (Some(user.clone()), Some(token.clone())),
         Some(Proof::Key { .. }) | None => (None, None),

@@ -60,7 +60,6 @@ pub(crate) struct Inner {
     drain: Drain,
     runtime: Handle,
     table: Arc<table::Table>,
-    date: request::Date,
 }
 
 impl Http3 {
@@ -70,7 +69,7 @@ impl Http3 {
     /// What answers requests, and the runtime on which that is done.
     pub fn new(app: App, config: Arc<Config>, metrics: Metrics, drain: Drain, runtime: Handle) -> Self {
         let table = table::Table::new(config.limits.connections, config.limits.connections_per_address, &config.trusted_proxies);
-        Self(Arc::new(Inner { app, config, metrics, drain, runtime, table, date: request::Date::default() }))
+        Self(Arc::new(Inner { app, config, metrics, drain, runtime, table }))
     }
 
     /// What an endpoint that listens for `plane` hands its connections of ALPN `h3` to.

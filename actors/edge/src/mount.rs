@@ -1,10 +1,15 @@
 //! What other crates hand in to be served.
 
-use std::{convert::Infallible, fmt, sync::Arc};
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use horos_wire::principal::Scope;
 use tower::{Service, ServiceExt as _};
 
@@ -86,14 +91,18 @@ impl Mount {
         if prefix != "/" && (!is_path || prefix.split('/').any(|part| part == "." || part == "..")) {
             return Err(MountError::Prefix(prefix.into()));
         }
+        let answer = |answer: Result<http::Response<B>, Infallible>| match answer {
+            Ok(response) => response.map(Body::new),
+            Err(never) => match never {},
+        };
         let serve = move |request| -> BoxFuture<'static, http::Response<Body>> {
-            let service = service.clone();
-            Box::pin(async move {
-                match service.oneshot(request).await {
-                    Ok(response) => response.map(Body::new),
-                    Err(never) => match never {},
-                }
-            })
+            let mut service = service.clone();
+            // Nearly all are ready at once, and then only what they answer with has to be kept, and not the request too.
+            match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(())) => Box::pin(service.call(request).map(answer)),
+                Poll::Ready(Err(never)) => match never {},
+                Poll::Pending => Box::pin(service.oneshot(request).map(answer)),
+            }
         };
         Ok(Self { prefix: prefix.into(), access, plane, body_limit: None, serve: Arc::new(serve) })
     }

@@ -12,6 +12,7 @@
 //! - A drain answers whatever was accepted before its end: the kernel's queue is emptied, then nothing more is taken.
 
 mod answer;
+mod begun;
 mod connection;
 mod frames;
 mod io;

@@ -14,7 +14,7 @@ use crate::{
     asked::{self, PREFIX, SCOPE},
     machine::{SERVER_CORE, pin},
     program,
-    server::{CERTIFICATE, CERTIFICATE_KEY, Ready},
+    server::{self, CERTIFICATE, CERTIFICATE_KEY, Ready},
 };
 
 /// How the node's threads share the work.
@@ -34,7 +34,7 @@ const SETTINGS: [(&str, &str); 3] =
 pub(crate) fn start(directory: &Path, data: &Path, layout: Layout) -> anyhow::Result<(Child, Ready)> {
     program::set_up(data)?;
     let log = directory.join("node.log");
-    let mut child = Command::new(std::env::current_exe()?)
+    let mut child = server::again()?
         .args(["bo", "--json", "--data"])
         .arg(data)
         .envs(SETTINGS)

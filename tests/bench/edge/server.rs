@@ -84,9 +84,19 @@ pub(crate) fn set_up(directory: &Path) -> anyhow::Result<()> {
     Ok(key.write_all(signed.signing_key.serialize_pem().as_bytes())?)
 }
 
+/// This program again, under the profiler that `HOROS_BENCH_UNDER` names with its arguments, if any.
+pub(crate) fn again() -> anyhow::Result<Command> {
+    let program = std::env::current_exe()?;
+    let under = std::env::var("HOROS_BENCH_UNDER").unwrap_or_default();
+    let mut words = under.split_whitespace();
+    let Some(first) = words.next() else { return Ok(Command::new(program)) };
+    let mut command = Command::new(first);
+    command.args(words).arg(program);
+    Ok(command)
+}
+
 fn start_floor(directory: &Path) -> anyhow::Result<(Child, Ready)> {
-    let mut child =
-        Command::new(std::env::current_exe()?).arg("--floor").arg(directory).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut child = again()?.arg("--floor").arg(directory).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("stdout is piped")?).read_line(&mut line)?;
     Ok((child, serde_json::from_str(&line).context("the floor did not start")?))

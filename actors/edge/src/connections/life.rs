@@ -30,6 +30,8 @@ pub(crate) enum Command {
 
 /// No request, in [`Life::begun`].
 const NONE: u32 = u32::MAX;
+/// An answer's part that nobody has seen wait: most are gone before anybody looks, and need no look at the clock.
+const FRESH: u64 = u64::MAX;
 
 /// What is known of a connection. Times are milliseconds since the table's epoch, 0 for never or not now: they fit an
 /// atomic, an `Instant` does not. All are written by the connection's tasks and read by whoever looks; each stands for
@@ -62,14 +64,22 @@ pub(crate) struct Life {
     suspect: AtomicU8,
     /// The request that HTTP/2 has just begun, for the task that is about to be spawned for it.
     begun: AtomicU32,
-    answers: Mutex<Vec<Answer>>,
+    answers: Mutex<Answers>,
+}
+
+/// The answers of HTTP/2 that are in the making.
+#[derive(Debug, Default)]
+struct Answers {
+    places: Vec<Answer>,
+    /// All places before this one are taken.
+    free: usize,
 }
 
 /// An answer of HTTP/2 in the making.
 #[derive(Debug, Default)]
 struct Answer {
     is_taken: bool,
-    /// A part of it has waited for room in the stream's window since then.
+    /// A part of it has waited for room in the stream's window since then, or since before whoever looks next ([`FRESH`]).
     waits: u64,
     task: Option<AbortHandle>,
 }
@@ -174,7 +184,7 @@ impl Life {
     pub(crate) fn cut(&self) {
         self.command.store(2, Relaxed);
         self.waker.wake();
-        for answer in &mut *self.answers.lock() {
+        for answer in &mut self.answers.lock().places {
             if let Some(task) = answer.task.take() {
                 task.abort();
             }
@@ -271,21 +281,27 @@ impl Life {
             return Hold { life: self.clone(), answer: NONE, waits: false };
         }
         let mut answers = self.answers.lock();
-        let free = answers.iter().position(|answer| !answer.is_taken).unwrap_or_else(|| {
-            answers.push(Answer::default());
-            answers.len() - 1
-        });
-        answers[free].is_taken = true;
+        let Answers { places, free: from } = &mut *answers;
+        let free = places.iter().skip(*from).position(|answer| !answer.is_taken).map_or(places.len(), |further| *from + further);
+        if free == places.len() {
+            places.push(Answer::default());
+        }
+        places[free].is_taken = true;
+        *from = free + 1;
         let answer = u32::try_from(free).expect("as many as there are streams");
         self.begun.store(answer, Relaxed);
         Hold { life: self.clone(), answer, waits: false }
     }
 
-    /// The task for the request that was begun last. HTTP/2 calls the service and spawns what it answered without a
-    /// break, from the connection's one task.
-    pub(crate) fn adopt(&self, task: AbortHandle) {
-        let begun = self.begun.swap(NONE, Relaxed);
-        if let Some(answer) = self.answers.lock().get_mut(begun as usize)
+    /// The request that was begun last, for [`Life::adopt`]. HTTP/2 calls the service and says what is to run for it without
+    /// a break, from the connection's one task.
+    pub(crate) fn begun(&self) -> u32 {
+        self.begun.swap(NONE, Relaxed)
+    }
+
+    /// The task for a request that was begun and is still in hand.
+    pub(crate) fn adopt(&self, begun: u32, task: AbortHandle) {
+        if let Some(answer) = self.answers.lock().places.get_mut(begun as usize)
             && answer.is_taken
         {
             answer.task = Some(task);
@@ -298,8 +314,10 @@ impl Life {
             return 0;
         }
         let mut ended = 0;
-        for answer in &mut *self.answers.lock() {
-            if answer.waits != 0
+        for answer in &mut self.answers.lock().places {
+            if answer.waits == FRESH {
+                answer.waits = millis(self.epoch, now);
+            } else if answer.waits != 0
                 && self.since(answer.waits, now) > limit
                 && let Some(task) = answer.task.take()
             {
@@ -322,7 +340,7 @@ pub(crate) struct Hold {
 impl Hold {
     /// A part of the answer was handed on, and nobody asks for the next until it is taken.
     pub(crate) fn waits(&mut self) {
-        self.set(self.life.now());
+        self.set(FRESH);
         self.waits = true;
     }
 
@@ -335,7 +353,7 @@ impl Hold {
 
     fn set(&self, at: u64) {
         if self.answer != NONE
-            && let Some(answer) = self.life.answers.lock().get_mut(self.answer as usize)
+            && let Some(answer) = self.life.answers.lock().places.get_mut(self.answer as usize)
         {
             answer.waits = at;
         }
@@ -346,19 +364,26 @@ impl Drop for Hold {
     fn drop(&mut self) {
         if self.answer != NONE {
             let mut answers = self.life.answers.lock();
-            if let Some(answer) = answers.get_mut(self.answer as usize) {
+            let Answers { places, free } = &mut *answers;
+            if let Some(answer) = places.get_mut(self.answer as usize) {
                 *answer = Answer::default();
             }
-            while answers.last().is_some_and(|answer| !answer.is_taken) {
-                answers.pop();
+            while places.last().is_some_and(|answer| !answer.is_taken) {
+                places.pop();
             }
+            *free = (*free).min(self.answer as usize).min(places.len());
             // An idle connection keeps no room for what it once had in hand.
-            if answers.is_empty() && answers.capacity() > 4 {
-                *answers = Vec::new();
+            if places.is_empty() && places.capacity() > 4 {
+                *places = Vec::new();
             }
         }
-        self.life.quiet.store(self.life.now(), Relaxed);
-        self.life.active.fetch_sub(1, Relaxed);
+        // Whoever is the last says when it went quiet, and says it before it does.
+        let _ = self.life.active.fetch_update(Relaxed, Relaxed, |active| {
+            if active == 1 {
+                self.life.quiet.store(self.life.now(), Relaxed);
+            }
+            active.checked_sub(1)
+        });
     }
 }
 

@@ -136,13 +136,14 @@ fn an_answer_that_waits_too_long_is_ended_alone() {
         let [mut stalled, mut flowing] = [(); 2].map(|()| {
             let hold = life.begin();
             let task = tokio::spawn(std::future::pending::<()>());
-            life.adopt(task.abort_handle());
+            life.adopt(life.begun(), task.abort_handle());
             (hold, task)
         });
         stalled.0.waits();
         flowing.0.waits();
         flowing.0.is_taken();
-        let later = Instant::now() + HOUR;
+        let (now, later) = (Instant::now(), Instant::now() + HOUR);
+        assert_eq!(life.end_stalled(now, Duration::from_secs(30)), 0, "it has waited since now");
         assert_eq!(life.end_stalled(later, Duration::from_secs(30)), 1);
         assert!(stalled.1.await.unwrap_err().is_cancelled());
         assert!(!flowing.1.is_finished());

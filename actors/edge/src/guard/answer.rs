@@ -7,19 +7,21 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
     header::{
         ACCEPT_ENCODING, ACCEPT_RANGES, ALT_SVC, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
-        CONTENT_TYPE, ETAG, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, VARY, X_CONTENT_TYPE_OPTIONS,
+        CONTENT_TYPE, DATE, ETAG, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, VARY, X_CONTENT_TYPE_OPTIONS,
     },
 };
 use http_body::Body as _;
 use tower::{ServiceExt as _, service_fn};
 use tower_http::{CompressionLevel, compression::Compression};
 
+use super::{TRACEPARENT, X_REQUEST_ID};
 use crate::{Body, Config, Peer, Plane, Version};
 
 /// Smaller answers are sent as they are: they fit a packet or two, and gzip's own frame eats what it saves.
 const WORTH_IT: u64 = 1024;
 
-/// What every answer says, as heads to begin with: copied whole, they cost a third of putting each field in.
+/// What every answer says, as heads to begin with: copied whole, they cost a third of putting each field in. What differs from
+/// one answer to the next has its place in them already, since filling that costs half of making it.
 #[derive(Debug)]
 pub(crate) struct Headers {
     /// Over plain HTTP.
@@ -27,6 +29,14 @@ pub(crate) struct Headers {
     /// With TLS, to who asks an address or this machine, and to who asks a host by its name: only the latter is told to insist
     /// on it (RFC 6797 §8.1.1), for else a development node would shut a browser out of all others on its machine.
     tls: [Secured; 2],
+}
+
+/// What an answer says of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Own {
+    pub(crate) date: Option<HeaderValue>,
+    pub(crate) id: HeaderValue,
+    pub(crate) trace: HeaderValue,
 }
 
 /// With TLS.
@@ -54,6 +64,9 @@ const DATA: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-an
 impl Headers {
     pub(crate) fn new(config: &Config, h3: &[(Plane, u16)]) -> Self {
         let mut plain = HeaderMap::with_capacity(ROOM);
+        for place in [CONTENT_TYPE, CONTENT_LENGTH, DATE, X_REQUEST_ID, TRACEPARENT] {
+            plain.insert(place, HeaderValue::from_static(""));
+        }
         plain.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         plain.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
         plain.insert(CONTENT_SECURITY_POLICY, DATA);
@@ -80,7 +93,7 @@ impl Headers {
     }
 
     /// Adds what is missing: what a service said itself stays. `named` is whether the host was asked by a name.
-    pub(crate) fn put(&self, peer: Peer, named: bool, headers: &mut HeaderMap) {
+    pub(crate) fn put(&self, peer: Peer, named: bool, own: Own, headers: &mut HeaderMap) {
         let secured = &self.tls[usize::from(named)];
         let common = match (peer.tls, peer.version, peer.plane) {
             (false, ..) => &self.plain,
@@ -90,15 +103,32 @@ impl Headers {
             (true, _, Plane::Both) => &secured.offering[2],
         };
         let said = std::mem::replace(headers, common.clone());
-        if said.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
+        let kind = said.get(CONTENT_TYPE);
+        if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
             // Browsers heed these of a page and of nothing else, so an answer of data goes without them.
             headers.insert(CONTENT_SECURITY_POLICY, PAGE);
             headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
             headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
             headers.insert(PERMISSIONS_POLICY, HeaderValue::from_static("camera=(), geolocation=(), microphone=(), payment=(), usb=()"));
         }
+        if kind.is_none() {
+            headers.remove(CONTENT_TYPE);
+        }
+        if !said.contains_key(CONTENT_LENGTH) {
+            headers.remove(CONTENT_LENGTH);
+        }
+        match own.date {
+            Some(date) => headers.insert(DATE, date),
+            None => headers.remove(DATE),
+        };
         // A field that a service said replaces ours, all its lines in their order.
         headers.extend(said);
+        for (name, mut value) in [(X_REQUEST_ID, own.id), (TRACEPARENT, own.trace)] {
+            // No two requests have it alike: in the table of HTTP/2's header compression it would push out what all answers
+            // have in common. This keeps it out.
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
     }
 }
 

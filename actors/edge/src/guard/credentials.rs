@@ -5,6 +5,7 @@ use http::{
     header::{AUTHORIZATION, GetAll},
 };
 
+use super::visit::Asks;
 use crate::Credential;
 
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -27,10 +28,16 @@ pub(crate) struct Shown {
 pub(crate) struct Malformed;
 
 impl Shown {
-    pub(crate) fn read(headers: &HeaderMap) -> Result<Self, Malformed> {
+    /// What `headers` show, where `asks` says that they show something.
+    pub(crate) fn read(headers: &HeaderMap, asks: Asks) -> Result<Self, Malformed> {
         let mut shown = Self::default();
-        if let Some(value) = single(headers.get_all(X_API_KEY))? {
+        if asks.key
+            && let Some(value) = single(headers.get_all(X_API_KEY))?
+        {
             shown.key = Some(Credential::Key(text(value, MAX_KEY)?.into()));
+        }
+        if !asks.bearer {
+            return Ok(shown);
         }
         let Some(value) = single(headers.get_all(AUTHORIZATION))? else { return Ok(shown) };
         // RFC 9110 §11.4: the scheme in any case, then spaces; RFC 6750 §2.1.
@@ -58,13 +65,23 @@ fn single(values: GetAll<'_, HeaderValue>) -> Result<Option<&HeaderValue>, Malfo
 }
 
 fn text(value: &HeaderValue, most: usize) -> Result<&str, Malformed> {
-    check(value.to_str().map_err(|_| Malformed)?, most)
+    // Checked as bytes, the characters are all of ASCII: what `to_str` would look for, byte by byte, is known then.
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| Malformed)?;
+    check(text, most)
 }
 
 /// The characters of keys and tokens, `token68` of RFC 9110 §11.2: a list of two is none.
 fn check(text: &str, most: usize) -> Result<&str, Malformed> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
-    if (1..=most).contains(&text.len()) && text.bytes().all(plain) { Ok(text) } else { Err(Malformed) }
+    /// By byte, because each request's key goes through here.
+    const PLAIN: [bool; 256] = {
+        let (mut plain, mut byte) = ([false; 256], 0_u8);
+        while byte < 128 {
+            plain[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=');
+            byte += 1;
+        }
+        plain
+    };
+    if (1..=most).contains(&text.len()) && text.bytes().all(|byte| PLAIN[usize::from(byte)]) { Ok(text) } else { Err(Malformed) }
 }
 
 /// Nothing shows them from here on: neither `Debug` of the head, nor a table of HTTP/2's compression.
@@ -77,21 +94,27 @@ pub(crate) fn hide(headers: &mut HeaderMap) {
 }
 
 /// They have proved what they can, and go no further.
-pub(crate) fn remove(headers: &mut HeaderMap) {
-    headers.remove(X_API_KEY);
-    headers.remove(AUTHORIZATION);
+pub(crate) fn remove(headers: &mut HeaderMap, asks: Asks) {
+    if asks.key {
+        headers.remove(X_API_KEY);
+    }
+    if asks.bearer {
+        headers.remove(AUTHORIZATION);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const BOTH: Asks = Asks { key: true, bearer: true, gzip: false, page: false, json: false, origin: false, preflight: false };
+
     fn shown(lines: &[(&'static str, &str)]) -> Result<Shown, Malformed> {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(*name, value.parse().unwrap());
         }
-        Shown::read(&headers)
+        Shown::read(&headers, BOTH)
     }
 
     fn both(key: Option<&str>, token: Option<&str>) -> Result<Shown, Malformed> {
@@ -136,7 +159,7 @@ mod tests {
         headers.append("x-api-key", "secret".parse().unwrap());
         hide(&mut headers);
         assert!(!format!("{headers:?}").contains("secret"));
-        remove(&mut headers);
+        remove(&mut headers, BOTH);
         assert!(headers.is_empty());
     }
 }

@@ -66,7 +66,7 @@ impl Guard {
     /// Lets in who has what `access` wants; does not look at credentials where it wants none, or where it is `known` who asks.
     pub(super) async fn admit(
         &self,
-        visit: &mut Visit,
+        visit: &mut Visit<'_>,
         access: &Access,
         headers: &HeaderMap,
         known: Option<Proved>,
@@ -86,11 +86,11 @@ impl Guard {
     }
 
     /// Who sent the request, by what it shows; counts what proves nobody, and what somebody asks.
-    pub(super) async fn prove(&self, visit: &mut Visit, headers: &HeaderMap) -> Result<Proved, Problem> {
-        if !visit.asks.proves {
+    pub(super) async fn prove(&self, visit: &mut Visit<'_>, headers: &HeaderMap) -> Result<Proved, Problem> {
+        if !visit.asks.proves() {
             return Err(self.unknown(Failure::Missing));
         }
-        let shown = Shown::read(headers);
+        let shown = Shown::read(headers, visit.asks);
         let per_minute = NonZeroU32::new(self.config.limits.guesses_per_address).unwrap_or(NonZeroU32::MIN);
         let address = address_key(visit.client);
         let mut guess = Guess { limiter: &self.guesses, address, per_minute, now: visit.started, counted: false };
@@ -166,7 +166,7 @@ impl Guard {
         answer.map_err(Unproved::Denied)
     }
 
-    fn count_identity(&self, visit: &mut Visit, principal: Option<&Principal>) -> Result<(), Problem> {
+    fn count_identity(&self, visit: &mut Visit<'_>, principal: Option<&Principal>) -> Result<(), Problem> {
         let Some(principal) = principal else { return Ok(()) };
         let limit = match principal.per_minute {
             None if self.config.limits.per_identity == 0 => return Ok(()),

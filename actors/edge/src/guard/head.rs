@@ -49,8 +49,10 @@ pub(crate) struct Head<'a> {
     pub(crate) origin: bool,
     /// Asks what may be asked (Fetch standard §3.2.2).
     pub(crate) preflight: bool,
-    /// `Authorization` or `X-API-Key`.
-    pub(crate) credentials: bool,
+    /// `X-API-Key`.
+    pub(crate) key: bool,
+    /// `Authorization`.
+    pub(crate) bearer: bool,
     /// Something says where the request comes from: `Forwarded`, `X-Forwarded-…` and their like.
     pub(crate) forwarded: bool,
     pub(crate) gzip: bool,
@@ -75,7 +77,8 @@ impl<'a> Head<'a> {
                     head.html |= weigh(value, &["text/html"]);
                     head.json |= weigh(value, &["application/json", "application/problem+json"]);
                 }
-                "authorization" | "x-api-key" => head.credentials = true,
+                "authorization" => head.bearer = true,
+                "x-api-key" => head.key = true,
                 "origin" => head.origin = true,
                 "traceparent" => head.traceparent.see(value),
                 "tracestate" => head.tracestate = true,
@@ -142,7 +145,7 @@ mod tests {
         let head = Head::read(&headers);
         assert_eq!(head.host.text(), Some("a"));
         assert!(matches!(head.traceparent, Once::Repeated) && head.traceparent.one().is_none());
-        assert!(head.forwarded && !head.credentials);
+        assert!(head.forwarded && !head.key && !head.bearer);
         assert_eq!(head.bytes, 4 + 1 + 2 * (11 + 1) + 17 + 5 + 4 * FIELD);
     }
 }

@@ -17,22 +17,42 @@ const MAX_ID: usize = 128;
 #[derive(Debug, Default)]
 pub(crate) struct Ids(Mutex<Uuid7s>);
 
-/// The thread's own generator, which the system seeds.
-struct Random;
+/// What one request needs of it, drawn at once from the thread's own generator, which the system seeds: three draws cost
+/// three times as much.
+pub(crate) struct Random {
+    id: [u8; 16],
+    trace: u128,
+    span: u64,
+}
+
+impl Random {
+    pub(crate) fn draw() -> Self {
+        let mut bytes = [0; 40];
+        rand::rng().fill_bytes(&mut bytes);
+        let (id, rest) = bytes.split_first_chunk().expect("16 of 40 bytes");
+        let (trace, rest) = rest.split_first_chunk().expect("16 of 24 bytes");
+        let (span, _) = rest.split_first_chunk().expect("the last 8 bytes");
+        Self { id: *id, trace: u128::from_le_bytes(*trace), span: u64::from_le_bytes(*span) }
+    }
+}
 
 impl Entropy for Random {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), EntropyError> {
-        rand::rng().fill_bytes(bytes);
+        match self.id.get(..bytes.len()) {
+            // An id takes less than this, and takes it once.
+            Some(drawn) => bytes.copy_from_slice(drawn),
+            None => rand::rng().fill_bytes(bytes),
+        }
         Ok(())
     }
 }
 
 impl Ids {
     /// The id of the next request: `req_` and a UUIDv7.
-    pub(crate) fn next(&self) -> HeaderValue {
-        let made = self.0.lock().next(UnixMillis::from(SystemTime::now()), &mut Random);
+    pub(crate) fn next(&self, now: SystemTime, random: &mut Random) -> HeaderValue {
+        let made = self.0.lock().next(UnixMillis::from(now), random);
         // The clock past the year 10889 is the one failure that is left, and no reason not to serve.
-        let Ok(uuid) = made else { return HeaderValue::try_from(format!("req_{:032x}", random())).unwrap_or(NO_ID) };
+        let Ok(uuid) = made else { return HeaderValue::try_from(format!("req_{:032x}", random.trace)).unwrap_or(NO_ID) };
         let mut text = [0; ID];
         text[..PREFIX.len()].copy_from_slice(PREFIX.as_bytes());
         uuid.hyphenated().encode_lower(&mut text[PREFIX.len()..]);
@@ -45,12 +65,6 @@ const PREFIX: &str = Request::PREFIX.as_str();
 const ID: usize = PREFIX.len() + 36;
 /// Letters and digits are a header's value; this stands for what cannot be.
 const NO_ID: HeaderValue = HeaderValue::from_static("req_0");
-
-fn random() -> u128 {
-    let mut bytes = [0; 16];
-    rand::rng().fill_bytes(&mut bytes);
-    u128::from_le_bytes(bytes)
-}
 
 /// Whether a request's id from a proxy can be taken over: what stands in logs, headers and rows must be plain.
 pub(crate) fn well_formed(id: &HeaderValue) -> bool {
@@ -71,12 +85,12 @@ pub(crate) struct Trace {
 
 impl Trace {
     /// Goes on with the trace of a valid `traceparent`, or begins one.
-    pub(crate) fn follow(parent: Option<&str>) -> Self {
+    pub(crate) fn follow(parent: Option<&str>, random: &Random) -> Self {
         // Zero means none, and is drawn once in 2^64.
-        let span = (random() as u64).max(1);
+        let span = random.span.max(1);
         match parent.and_then(parse) {
             Some((id, flags)) => Self { id, span, flags, followed: true },
-            None => Self { id: TraceId(random().max(1)), span, flags: 0, followed: false },
+            None => Self { id: TraceId(random.trace.max(1)), span, flags: 0, followed: false },
         }
     }
 
@@ -91,10 +105,17 @@ impl Trace {
 }
 
 fn hex(bytes: &[u8], into: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (byte, pair) in bytes.iter().zip(into.chunks_exact_mut(2)) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0xf)];
+    /// The two digits of each byte: one look-up for both.
+    const DIGITS: [[u8; 2]; 256] = {
+        let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
+        while byte < 256 {
+            pairs[byte] = [digits[byte >> 4], digits[byte & 0xf]];
+            byte += 1;
+        }
+        pairs
+    };
+    for (byte, pair) in bytes.iter().zip(into.as_chunks_mut().0) {
+        *pair = DIGITS[usize::from(*byte)];
     }
 }
 
@@ -144,7 +165,7 @@ mod tests {
     #[test]
     fn a_valid_trace_goes_on_with_a_span_of_its_own() {
         let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let trace = Trace::follow(Some(parent));
+        let trace = Trace::follow(Some(parent), &Random::draw());
         assert_eq!(trace.id.to_string(), "0af7651916cd43dd8448eb211c80319c");
         let header = trace.header();
         let text = header.to_str().unwrap();
@@ -176,7 +197,7 @@ mod tests {
             assert_eq!(parse(bad), None, "{bad}");
         }
         assert!(parse(&format!("01-{id}-b7ad6b7169203331-ff-more")).is_some_and(|(_, flags)| flags == 1));
-        let (one, other) = (Trace::follow(None), Trace::follow(Some("nonsense")));
+        let (one, other) = (Trace::follow(None, &Random::draw()), Trace::follow(Some("nonsense"), &Random::draw()));
         assert_ne!(one.id, other.id);
         assert!(!one.id.is_none() && parse(one.header().to_str().unwrap()).is_some());
     }
@@ -184,7 +205,7 @@ mod tests {
     #[test]
     fn ids_rise_and_only_plain_ones_are_taken_over() {
         let ids = Ids::default();
-        let made: Vec<String> = (0..1000).map(|_| ids.next().to_str().unwrap().to_owned()).collect();
+        let made: Vec<String> = (0..1000).map(|_| ids.next(SystemTime::now(), &mut Random::draw()).to_str().unwrap().to_owned()).collect();
         assert!(made.is_sorted() && made.iter().all(|id| id.parse::<horos_wire::id::Id<Request>>().is_ok()), "{}", made[0]);
         assert!(made.windows(2).all(|pair| pair[0] != pair[1]));
         for (id, taken) in

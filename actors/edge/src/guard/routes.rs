@@ -7,7 +7,7 @@
 use horos_wire::principal::Scope;
 use http::{
     Uri,
-    uri::{InvalidUri, PathAndQuery},
+    uri::{InvalidUri, Parts, PathAndQuery},
 };
 
 use crate::{Access, Mount, MountError, Plane};
@@ -87,7 +87,9 @@ pub(crate) fn below(uri: &Uri, prefix: &str) -> Result<Uri, InvalidUri> {
         [b'?', ..] => PathAndQuery::try_from(format!("/{rest}"))?,
         _ => PathAndQuery::try_from(rest)?,
     };
-    let mut parts = uri.clone().into_parts();
+    let mut parts = Parts::default();
+    parts.scheme = uri.scheme().cloned();
+    parts.authority = uri.authority().cloned();
     parts.path_and_query = Some(path);
     // Scheme and authority came together, and go together.
     Ok(Uri::from_parts(parts).unwrap_or_default())

@@ -1,6 +1,10 @@
 //! One request, from its head to the head of its answer: what the guard knows of it, and what counts it.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use horos_wire::principal::Principal;
 use http::{HeaderValue, StatusCode, Uri};
@@ -11,13 +15,16 @@ use crate::{Metrics, Peer, metrics::MethodClass};
 
 /// What is known of a request.
 #[derive(Debug)]
-pub(crate) struct Visit {
+pub(crate) struct Visit<'a> {
     pub(crate) peer: Peer,
+    /// When it came, by the wall's clock and by the one that only goes forward.
+    pub(crate) arrived: SystemTime,
     pub(crate) started: Instant,
     pub(crate) deadline: Instant,
     /// The client asked for a deadline sooner than the port's.
     pub(crate) hurried: bool,
     pub(crate) method: MethodClass,
+    /// What was asked for. The request itself goes on with what its service is to see of it.
     pub(crate) uri: Uri,
     pub(crate) client: IpAddr,
     pub(crate) id: HeaderValue,
@@ -33,7 +40,7 @@ pub(crate) struct Visit {
     pub(crate) budget: Option<Budget>,
     /// Its place among the requests in hand, until the answer takes it along.
     pub(crate) permit: Option<Permit>,
-    metrics: Metrics,
+    metrics: &'a Metrics,
     answered: bool,
 }
 
@@ -44,12 +51,21 @@ pub(crate) struct Asks {
     /// A page rather than data, as a person before a browser does.
     pub(crate) page: bool,
     pub(crate) json: bool,
-    /// Something comes with the head that can prove who sent it.
-    pub(crate) proves: bool,
+    /// A key in its own field comes with the head.
+    pub(crate) key: bool,
+    /// `Authorization` comes with it: a key or a token.
+    pub(crate) bearer: bool,
     /// It comes from a page of some origin.
     pub(crate) origin: bool,
     /// It asks what it may ask.
     pub(crate) preflight: bool,
+}
+
+impl Asks {
+    /// Something comes with the head that can prove who sent it.
+    pub(crate) fn proves(self) -> bool {
+        self.key || self.bearer
+    }
 }
 
 /// What is left of a limit.
@@ -62,17 +78,18 @@ pub(crate) struct Budget {
     pub(crate) wait: Option<u64>,
 }
 
-impl Visit {
-    pub(crate) fn begin(peer: Peer, method: MethodClass, uri: Uri, id: HeaderValue, trace: Trace, metrics: &Metrics) -> Self {
+impl<'a> Visit<'a> {
+    pub(crate) fn begin(peer: Peer, method: MethodClass, arrived: SystemTime, id: HeaderValue, trace: Trace, metrics: &'a Metrics) -> Self {
         metrics.started(peer.version);
         let now = Instant::now();
         Self {
             peer,
+            arrived,
             started: now,
             deadline: now,
             hurried: false,
             method,
-            uri,
+            uri: Uri::default(),
             client: peer.address.ip().to_canonical(),
             id,
             trace,
@@ -83,7 +100,7 @@ impl Visit {
             principal: None,
             budget: None,
             permit: None,
-            metrics: metrics.clone(),
+            metrics,
             answered: false,
         }
     }
@@ -93,10 +110,9 @@ impl Visit {
         self.id.to_str().unwrap_or_default()
     }
 
-    /// Says in the log and the metrics how it ended.
-    pub(crate) fn end(mut self, status: StatusCode) {
+    /// Says in the log and the metrics how it ended, `took` after it began.
+    pub(crate) fn end(mut self, status: StatusCode, took: Duration) {
         self.answered = true;
-        let took = self.started.elapsed();
         self.metrics.finished(self.peer.version, self.method, status, took);
         // What failed here is worth a line of itself. The rest is for whoever asks, and so is what a client can bring about
         // at will: whoever floods a node with requests is not to fill its disk with lines.
@@ -119,7 +135,7 @@ impl Visit {
     }
 }
 
-impl Drop for Visit {
+impl Drop for Visit<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.metrics.cancelled(self.peer.version);

@@ -1,12 +1,15 @@
 //! One HTTP/3 connection: its requests, how long it may be idle, and how it ends.
 //!
 //! A task on the edge's runtime, started by [`super::Door`]. It owns the tasks of its requests; all have ended when it has.
+//! Where its runtime has one thread, it asks each request once itself, for most are answered then and need no task; what
+//! has to wait becomes one (as with HTTP/2, `tcp::begun`).
 //! Told to leave (the node drains, or another connection needs the room), it says at first that it will (a GOAWAY with the
 //! highest id, RFC 9114 §5.2), serves what is still on its way, then says where it stops, finishes what is in hand, waits
 //! until the client has its answers, and closes.
 
 use std::{
-    pin::pin,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     time::{Duration, Instant},
@@ -17,7 +20,10 @@ use h3::{
     error::{Code, ConnectionError},
     server::{self, RequestResolver},
 };
-use tokio::task::{JoinError, JoinSet};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    task::{JoinSet, coop},
+};
 
 use super::{
     Inner,
@@ -65,8 +71,51 @@ enum Event {
     /// It is to leave, and to be gone by then.
     Leave(Instant),
     Alarm,
-    Done(Result<Outcome, JoinError>),
+    Done(Result<Outcome, Failed>),
     Accepted(Result<Option<RequestResolver<Quic, Bytes>>, ConnectionError>),
+}
+
+/// A request's own work panicked: ours, for what a service does wrong is caught where it is called.
+#[derive(Clone, Copy, Debug)]
+struct Failed;
+
+/// A request being served.
+type Task = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// How long requests are asked in a row before others on the thread have their turn: what a handler may hold a worker for.
+const LONGEST: Duration = Duration::from_micros(500);
+/// Requests between looks at the clock.
+const LOOK_EVERY: u32 = 8;
+
+/// The requests that were asked in a row.
+struct Row {
+    /// Whether this task asks them at all.
+    at_once: bool,
+    count: u32,
+    began: Instant,
+}
+
+impl Row {
+    fn new() -> Self {
+        let at_once = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
+        Self { at_once, count: 0, began: Instant::now() }
+    }
+
+    /// Others have had their turn.
+    fn again(&mut self) {
+        self.count = 0;
+    }
+
+    /// One more; whether it was long enough.
+    fn next(&mut self) -> bool {
+        self.count += 1;
+        match self.count % LOOK_EVERY {
+            1 if self.count == 1 => self.began = Instant::now(),
+            0 => return self.began.elapsed() >= LONGEST,
+            _ => {}
+        }
+        false
+    }
 }
 
 /// How it ends.
@@ -163,6 +212,7 @@ impl Session {
         let mut draining = pin!(draining(edge.drain.watch()));
         let mut alarm = pin!(tokio::time::sleep_until(self.next_look().into()));
         let gate = Gate::new();
+        let mut row = Row::new();
         loop {
             let event = std::future::poll_fn(|cx| {
                 let seldom = gate.poll(cx, |cx| {
@@ -181,13 +231,21 @@ impl Session {
                     return seldom;
                 }
                 if let Poll::Ready(Some(done)) = self.requests.poll_join_next(cx) {
-                    return Poll::Ready(Event::Done(done));
+                    return Poll::Ready(Event::Done(done.map_err(|_| Failed)));
                 }
-                pin!(self.h3.accept()).poll(cx).map(Event::Accepted)
+                let accepted = pin!(self.h3.accept()).poll(cx);
+                if accepted.is_pending() {
+                    row.again();
+                }
+                accepted.map(Event::Accepted)
             });
             match event.await {
                 Event::Done(outcome) => self.done(outcome),
-                Event::Accepted(Ok(Some(resolver))) => self.accepted(resolver),
+                Event::Accepted(Ok(Some(resolver))) => {
+                    if let Some(task) = self.accepted(resolver) {
+                        self.ask(task, &mut row).await;
+                    }
+                }
                 // The client will ask no more, and all that it asked is answered.
                 Event::Accepted(Ok(None)) => return End::Done,
                 Event::Accepted(Err(error)) => {
@@ -214,27 +272,45 @@ impl Session {
         }
     }
 
-    fn accepted(&mut self, resolver: RequestResolver<Quic, Bytes>) {
-        let Some(out) = self.h3.inner.conn.latest() else { return };
+    fn accepted(&mut self, resolver: RequestResolver<Quic, Bytes>) -> Option<Task> {
+        let out = self.h3.inner.conn.latest()?;
         let id = out.id().into_inner();
         if let Stage::Gone { first, .. } = self.stage
             && id >= first
         {
             // h3 lets one more pass than its GOAWAY says. Its client may send it again elsewhere.
             self.edge.metrics.refused(Reason::Draining, Some(Version::Http3));
-            return out.reset(Code::H3_REQUEST_REJECTED);
+            out.reset(Code::H3_REQUEST_REJECTED);
+            return None;
         }
         self.last = Some(id);
         if self.requests.is_empty() {
             self.place.busy();
         }
-        self.requests.spawn(request::serve(resolver, out, self.edge.clone(), self.shared.clone(), self.peer));
+        Some(Box::pin(request::serve(resolver, out, self.edge.clone(), self.shared.clone(), self.peer)))
     }
 
-    fn done(&mut self, outcome: Result<Outcome, JoinError>) {
+    async fn ask(&mut self, mut task: Task, row: &mut Row) {
+        let asked = match row.at_once {
+            true => std::future::poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))))).await,
+            false => Ok(Poll::Pending),
+        };
+        match asked {
+            Ok(Poll::Ready(outcome)) => self.done(Ok(outcome)),
+            Err(_panic) => self.done(Err(Failed)),
+            Ok(Poll::Pending) => drop(self.requests.spawn(task)),
+        }
+        coop::consume_budget().await;
+        if row.next() {
+            row.again();
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn done(&mut self, outcome: Result<Outcome, Failed>) {
         self.active = Instant::now();
         if self.requests.is_empty() {
-            self.place.idle();
+            self.place.idle(self.active);
         }
         match outcome {
             Ok(Outcome::Answered) => self.patience.answered(),
@@ -243,8 +319,8 @@ impl Session {
                     self.shared.end(Violation::ResetFlood);
                 }
             }
-            // What a service does wrong is caught where it is called: this is ours.
-            Err(error) => tracing::error!(peer = %self.peer.address, %error, "a request's task failed"),
+            // The panic's text is the panic hook's to print: it may hold anything.
+            Err(Failed) => tracing::error!(peer = %self.peer.address, "a request failed"),
         }
     }
 

@@ -3,7 +3,7 @@
 //! h3's own encoder takes an allocation and a walk over the bits for each name and value: five of the fourteen microseconds
 //! that a small request cost (measured). What is not saved is a fifth of a head that fits its packet all the same.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 /// Heads up to this size, as RFC 9114 §4.2.2 counts it, are written here. Larger ones are h3's, which knows what the client
@@ -14,6 +14,8 @@ const FIELD: usize = 32;
 /// A frame of type HEADERS, and a length of two bytes: no head is encoded larger than it counts.
 const HEADERS: u8 = 1;
 const LENGTH: u16 = 0x4000;
+/// Most that the header of a DATA frame takes.
+const DATA_HEADER: usize = 9;
 
 const INDEXED: u8 = 0b1100_0000;
 const NAMED: u8 = 0b0101_0000;
@@ -22,14 +24,14 @@ const LITERAL: u8 = 0b0010_0000;
 const NEVER_NAMED: u8 = 0b0010_0000;
 const NEVER_LITERAL: u8 = 0b0001_0000;
 
-/// The frame of a head; `None` when it is not small.
-pub(super) fn encode(status: StatusCode, headers: &HeaderMap) -> Option<Bytes> {
+/// The frame of a head, and behind it one of DATA with `rest` unless that is empty; `None` when the head is not small.
+pub(super) fn encode(status: StatusCode, headers: &HeaderMap, rest: &[u8]) -> Option<Bytes> {
     let size = headers.iter().fold(":status200".len() + FIELD, |size, (name, value)| size + name.as_str().len() + value.len() + FIELD);
     if size > SMALL {
         return None;
     }
-    let mut out = BytesMut::with_capacity(size);
-    out.put_slice(&[HEADERS, 0, 0, 0, 0]); // the length is put in at the end; a block without a dynamic table begins with zeros
+    let mut out = Vec::with_capacity(size + rest.len() + DATA_HEADER);
+    out.extend_from_slice(&[HEADERS, 0, 0, 0, 0]); // the length is put in at the end; a block without a dynamic table begins with zeros
     match status_index(status) {
         Some(index) => integer(&mut out, INDEXED, 6, index),
         None => {
@@ -48,34 +50,38 @@ pub(super) fn encode(status: StatusCode, headers: &HeaderMap) -> Option<Bytes> {
             }
             None => {
                 integer(&mut out, if never { LITERAL | NEVER_LITERAL } else { LITERAL }, 3, name.len());
-                out.put_slice(name.as_bytes());
+                out.extend_from_slice(name.as_bytes());
                 text(&mut out, value);
             }
         }
     }
     let length = u16::try_from(out.len() - 3).expect("a small head") | LENGTH;
     out[1..3].copy_from_slice(&length.to_be_bytes());
-    Some(out.freeze())
+    if !rest.is_empty() {
+        out.extend_from_slice(&super::frames::data_header(rest.len()));
+        out.extend_from_slice(rest);
+    }
+    Some(out.into())
 }
 
 /// An integer behind the bits of `first` (RFC 7541 §5.1).
-fn integer(out: &mut BytesMut, first: u8, bits: u32, value: usize) {
+fn integer(out: &mut Vec<u8>, first: u8, bits: u32, value: usize) {
     let most = (1 << bits) - 1;
     if value < most {
-        return out.put_u8(first | value as u8);
+        return out.push(first | value as u8);
     }
-    out.put_u8(first | most as u8);
+    out.push(first | most as u8);
     let mut rest = value - most;
     while rest >= 128 {
-        out.put_u8(rest as u8 | 128);
+        out.push(rest as u8 | 128);
         rest >>= 7;
     }
-    out.put_u8(rest as u8);
+    out.push(rest as u8);
 }
 
-fn text(out: &mut BytesMut, text: &[u8]) {
+fn text(out: &mut Vec<u8>, text: &[u8]) {
     integer(out, 0, 7, text.len());
-    out.put_slice(text);
+    out.extend_from_slice(text);
 }
 
 /// Any of the entries called `:status`.
@@ -160,7 +166,8 @@ mod tests {
         let mut secret = HeaderValue::from_static("s");
         secret.set_sensitive(true);
         headers.append("set-cookie", secret);
-        let frame = encode(StatusCode::OK, &headers).unwrap();
+        let frame = encode(StatusCode::OK, &headers, b"").unwrap();
+        assert_eq!(encode(StatusCode::OK, &headers, b"rest").unwrap(), [&frame[..], b"\0\x04rest"].concat());
         let block = [&[0, 0, 0xc0 | 25, 0xc0 | 46, 0x57, 3][..], b"\"1\"", &[0x27, 4], b"x-long-name", &[1, b'v', 0x7e, 1, b's']].concat();
         let expected = [&[1, 0x40, block.len() as u8][..], &block].concat();
         // The map has an order of its own.
@@ -169,14 +176,14 @@ mod tests {
         let mut sorted = [frame.to_vec(), expected];
         sorted.iter_mut().for_each(|bytes| bytes.sort_unstable());
         assert_eq!(sorted[0], sorted[1]);
-        assert_eq!(encode(StatusCode::IM_A_TEAPOT, &HeaderMap::new()).unwrap()[3..], *b"\0\0\x5f\x0a\x03418");
+        assert_eq!(encode(StatusCode::IM_A_TEAPOT, &HeaderMap::new(), b"").unwrap()[3..], *b"\0\0\x5f\x0a\x03418");
     }
 
     #[test]
     fn integers_grow_past_their_prefix() {
         // RFC 7541, appendix C.1.
         for (bits, value, expected) in [(5, 10, &[10][..]), (5, 1337, &[31, 154, 10]), (8, 42, &[42]), (4, 15, &[15, 0])] {
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             integer(&mut out, 0, bits, value);
             assert_eq!(out, expected, "{value}");
         }
@@ -186,8 +193,8 @@ mod tests {
     fn a_large_head_is_left_to_h3() {
         let mut headers = HeaderMap::new();
         headers.append("x-fill", HeaderValue::try_from("a".repeat(1900)).unwrap());
-        assert_eq!(encode(StatusCode::OK, &headers).unwrap().len(), 1 + 2 + 2 + 1 + 1 + 6 + 3 + 1900);
+        assert_eq!(encode(StatusCode::OK, &headers, b"").unwrap().len(), 1 + 2 + 2 + 1 + 1 + 6 + 3 + 1900);
         headers.append("x-more", HeaderValue::try_from("a".repeat(100)).unwrap());
-        assert_eq!(encode(StatusCode::OK, &headers), None);
+        assert_eq!(encode(StatusCode::OK, &headers, b""), None);
     }
 }

@@ -23,6 +23,7 @@ use quinn::{StoppedError, WriteError};
 
 use super::{
     quic::{Shared, lost, stream_id},
+    request::within,
     violation::varint,
 };
 
@@ -144,7 +145,7 @@ impl Outgoing {
             }
             let chunks = &mut chunks[first..];
             let some = std::future::poll_fn(|cx| pin!(self.half.lock().stream.write_chunks(chunks)).poll(cx));
-            match tokio::time::timeout(stalled, some).await {
+            match within(stalled, pin!(some)).await {
                 Ok(Ok(written)) => first += written.chunks,
                 Ok(Err(
                     WriteError::Stopped(_) | WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected,

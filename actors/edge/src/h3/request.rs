@@ -19,9 +19,10 @@ use h3::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
-    header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRANSFER_ENCODING, UPGRADE},
 };
 use http_body::Body as _;
+use tokio::time::error::Elapsed;
 
 use super::{
     Inner,
@@ -35,6 +36,9 @@ use crate::{Held, Peer, Reason, Version};
 /// Fields of one hop of HTTP/1.1, which mean nothing here (RFC 9114 §4.2).
 const HOP: [HeaderName; 5] =
     [CONNECTION, HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), TRANSFER_ENCODING, UPGRADE];
+
+/// Bodies up to this size are copied behind their head.
+const SMALL: usize = 1024;
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +78,7 @@ pub(super) async fn serve(
 ) -> Outcome {
     let refused = |reason| edge.metrics.refused(reason, Some(Version::Http3));
     let stalled = edge.config.timeouts.stalled;
-    let (request, stream) = match tokio::time::timeout(edge.config.timeouts.head, resolver.resolve_request()).await {
+    let (request, stream) = match within(edge.config.timeouts.head, pin!(resolver.resolve_request())).await {
         Ok(Ok(resolved)) => resolved,
         Ok(Err(StreamError::HeaderTooBig { .. })) => {
             refused(Reason::HeadTooLarge);
@@ -106,10 +110,10 @@ pub(super) async fn serve(
         let sent = answer_to(&mut answer, response.map(Held::from), false, pin!(out.stopped())).await;
         return answer.outcome(sent, &edge, peer);
     }
-    let mut body = match content_length(request.headers()) {
-        Ok(length) if is_wellformed(request.headers()) => RequestBody::new(recv, out.clone(), length, edge.config.limits.fields),
-        length => {
-            refused(if length.is_err() { Reason::BadLength } else { Reason::BadField });
+    let mut body = match check(request.headers()) {
+        Ok(length) => RequestBody::new(recv, out.clone(), length, edge.config.limits.fields),
+        Err(reason) => {
+            refused(reason);
             out.reset(Code::H3_MESSAGE_ERROR);
             return Outcome::Wasted;
         }
@@ -130,19 +134,33 @@ pub(super) async fn serve(
     // Not begun until the service or the client makes us wait: most requests never need it.
     let mut stopped = pin!(async { out.stopped().await });
     let response = {
-        let mut handled = pin!(edge.app.handle(request.map(|()| body), peer));
+        // Boxed, so that what keeps this one has no room for both at once.
+        let mut handled = Box::pin(edge.app.handle(request.map(|()| body), peer));
         tokio::select! {
             biased;
-            response = &mut handled => response,
+            response = handled.as_mut() => response,
             _ = &mut stopped => {
                 out.reset(Code::H3_REQUEST_CANCELLED);
                 return Outcome::Wasted;
             }
         }
     };
-    let response = edge.dated(response);
     let sent = answer_to(&mut answer, response, is_head, stopped).await;
     answer.outcome(sent, &edge, peer)
+}
+
+/// Waits for `future` at most `limit`. Most are ready when they are first asked, and need neither a clock nor a timer.
+pub(super) async fn within<F: Future>(limit: Duration, mut future: Pin<&mut F>) -> Result<F::Output, Elapsed> {
+    let at_once = std::future::poll_fn(|cx| {
+        Poll::Ready(match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    });
+    match at_once.await {
+        Some(output) => Ok(output),
+        None => tokio::time::timeout(limit, future).await,
+    }
 }
 
 /// An answer on its way.
@@ -204,9 +222,11 @@ async fn answer_to(
     mut stopped: Pin<&mut impl Future>,
 ) -> Result<(), Broken> {
     let (mut head, mut body) = response.into_parts();
-    strip(&mut head.headers);
+    if head.headers.keys().any(is_of_one_hop) {
+        strip(&mut head.headers);
+    }
     let is_bodiless = is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) || head.status.is_informational();
-    let mut left = content_length(&head.headers).unwrap_or_default();
+    let mut left = content_length(&head.headers);
     if let (None, Some(exact), false) = (left, body.size_hint().exact(), is_bodiless) {
         head.headers.insert(CONTENT_LENGTH, exact.into());
         left = Some(exact);
@@ -217,14 +237,27 @@ async fn answer_to(
     } else {
         look(&mut body).await?
     };
-    let written = match head::encode(head.status, &head.headers) {
-        Some(frame) => frame,
+    // A small body that is whole goes into the same piece: fewer pieces cost less on their way into packets.
+    let rest = match &mut part {
+        Some(Part::Data(data)) if data.len() <= SMALL && body.is_end_stream() && left == Some(data.len() as u64) => std::mem::take(data),
+        _ => Bytes::new(),
+    };
+    if !rest.is_empty() {
+        (part, left) = (Some(Part::End), None);
+    }
+    let mut with_rest = false;
+    let written = match head::encode(head.status, &head.headers, &rest) {
+        Some(frames) => frames,
         None => {
             answer.send.send_response(Response::from_parts(head, ())).await.map_err(|error| Broken::Service(error.into()))?;
+            with_rest = !rest.is_empty();
             answer.out.heads()
         }
     };
     let mut chunks = [written, Bytes::new(), Bytes::new()];
+    if with_rest {
+        (chunks[1], chunks[2]) = (frames::data_header(rest.len()), rest);
+    }
     loop {
         let here = match part.take() {
             Some(part) => part,
@@ -292,47 +325,39 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a request is without what makes it malformed (RFC 9114 §4.2).
-fn is_wellformed(headers: &HeaderMap) -> bool {
-    HOP.iter().all(|name| !headers.contains_key(name)) && headers.get_all(TE).iter().all(|value| value == "trailers")
+fn is_of_one_hop(name: &HeaderName) -> bool {
+    HOP.contains(name)
 }
 
-/// The length that a head says its body has.
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, ()> {
+/// Whether a request is without what makes it malformed (RFC 9114 §4.2), and the length that it says its body has.
+fn check(headers: &HeaderMap) -> Result<Option<u64>, Reason> {
+    // One pass over a few fields costs less than a look for each of those names.
+    let (mut length, mut sound) = (None, true);
+    for (name, value) in headers {
+        match name {
+            name if *name == CONTENT_LENGTH => {
+                let said = digits(value).ok_or(Reason::BadLength)?;
+                if length.replace(said).is_some_and(|before| before != said) {
+                    return Err(Reason::BadLength);
+                }
+            }
+            name if *name == TE => sound &= value == "trailers",
+            name => sound &= !is_of_one_hop(name),
+        }
+    }
+    if sound { Ok(length) } else { Err(Reason::BadField) }
+}
+
+/// The length that an answer's head says its body has, where it says so as it should.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(first) = values.next() else { return Ok(None) };
-    if values.any(|value| value != first) || first.is_empty() || !first.as_bytes().iter().all(u8::is_ascii_digit) {
-        return Err(());
-    }
-    first.to_str().ok().and_then(|length| length.parse().ok()).map(Some).ok_or(())
+    let first = digits(values.next()?)?;
+    values.all(|value| digits(value) == Some(first)).then_some(first)
 }
 
-/// The second that it is, as heads say it (RFC 9110 §6.6.1).
-#[derive(Debug, Default)]
-pub(super) struct Date(parking_lot::Mutex<(i64, Option<HeaderValue>)>);
-
-impl Inner {
-    /// Puts the date into a head that has none, as hyper does for the other versions.
-    fn dated(&self, mut response: Response<Held>) -> Response<Held> {
-        if !response.headers().contains_key(DATE)
-            && let Some(date) = self.date.now()
-        {
-            response.headers_mut().insert(DATE, date);
-        }
-        response
-    }
-}
-
-impl Date {
-    fn now(&self) -> Option<HeaderValue> {
-        let now = jiff::Timestamp::now();
-        let mut date = self.0.lock();
-        if date.0 != now.as_second() || date.1.is_none() {
-            let text = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now).ok()?;
-            *date = (now.as_second(), HeaderValue::from_str(&text).ok());
-        }
-        date.1.clone()
-    }
+fn digits(value: &HeaderValue) -> Option<u64> {
+    let text = value.to_str().ok()?;
+    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 #[cfg(test)]
@@ -358,28 +383,20 @@ mod tests {
 
     #[test]
     fn a_request_with_fields_of_one_hop_is_malformed() {
-        assert!(is_wellformed(&headers(&[(TE, "trailers"), (HOST, "x")])));
+        assert_eq!(check(&headers(&[(TE, "trailers"), (HOST, "x")])), Ok(None));
         for field in [(TE, "gzip"), (CONNECTION, "close"), (TRANSFER_ENCODING, "chunked"), (UPGRADE, "h2c")] {
-            assert!(!is_wellformed(&headers(std::slice::from_ref(&field))), "{field:?}");
+            assert_eq!(check(&headers(std::slice::from_ref(&field))), Err(Reason::BadField), "{field:?}");
         }
     }
 
     #[test]
     fn a_length_is_one_number() {
-        let length =
-            |values: &[&'static str]| content_length(&headers(&values.iter().map(|value| (CONTENT_LENGTH, *value)).collect::<Vec<_>>()));
+        let length = |values: &[&'static str]| check(&headers(&values.iter().map(|value| (CONTENT_LENGTH, *value)).collect::<Vec<_>>()));
         assert_eq!(length(&[]), Ok(None));
         assert_eq!(length(&["12"]), Ok(Some(12)));
         assert_eq!(length(&["12", "12"]), Ok(Some(12)));
         for wrong in [&["12", "13"][..], &["+12"], &["-1"], &[""], &["12, 12"], &["99999999999999999999"]] {
-            assert_eq!(length(wrong), Err(()), "{wrong:?}");
+            assert_eq!(length(wrong), Err(Reason::BadLength), "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn the_date_is_written_as_http_writes_it() {
-        let date = Date::default().now().unwrap();
-        let date = date.to_str().unwrap();
-        assert!(date.ends_with(" GMT") && date.len() == "Sun, 06 Nov 1994 08:49:37 GMT".len(), "{date}");
     }
 }

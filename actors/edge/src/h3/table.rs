@@ -91,8 +91,11 @@ impl Table {
         }
         inner.next += 1;
         let id = inner.next;
-        let entry =
-            Arc::new(Entry { idle_since: AtomicU64::new(self.now()), is_to_leave: AtomicBool::new(false), waker: AtomicWaker::new() });
+        let entry = Arc::new(Entry {
+            idle_since: AtomicU64::new(self.millis(Instant::now())),
+            is_to_leave: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
         inner.open.insert(id, entry.clone());
         Ok(Place { id, prefix, entry, table: self.clone() })
     }
@@ -113,8 +116,8 @@ impl Table {
         }
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX).max(1)
     }
 }
 
@@ -159,8 +162,8 @@ impl Place {
     }
 
     /// There is none.
-    pub(super) fn idle(&self) {
-        self.entry.idle_since.store(self.table.now(), Relaxed);
+    pub(super) fn idle(&self, now: Instant) {
+        self.entry.idle_since.store(self.table.millis(now), Relaxed);
     }
 
     /// Ready when it is to make room.

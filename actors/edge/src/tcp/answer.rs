@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header};
 use http_body::{Frame, SizeHint};
-use hyper::{body::Incoming, rt::Executor, service::Service};
+use hyper::{body::Incoming, service::Service};
 use tokio::{runtime::Handle, time::timeout};
 
 use super::connection::{LINGER, LINGER_BYTES};
@@ -47,8 +47,10 @@ impl Service<Request<Incoming>> for Serve {
         // Boxed: hyper keeps a place for the future in every HTTP/1.1 connection, idle or not.
         let version = self.peer.version;
         let request = request.map(|body| match version {
-            Version::Http2 if !http_body::Body::is_end_stream(&body) => Body::new(Asked(Some(body))),
-            Version::Http1 | Version::Http2 | Version::Http3 => Body::new(body),
+            // Most have none, and need no box to say so.
+            _ if http_body::Body::is_end_stream(&body) => Body::empty(),
+            Version::Http2 => Body::new(Asked(Some(body))),
+            Version::Http1 | Version::Http3 => Body::new(body),
         });
         let answer = Box::pin(self.app.handle(request, self.peer));
         Answering { answer, hold: Some(hold), drain: self.drain.clone(), version }
@@ -211,19 +213,5 @@ impl http_body::Body for Answer {
         }
         hint.set_lower(hint.lower() + rest);
         hint
-    }
-}
-
-/// Spawns the tasks of HTTP/2's requests, where the connection's [`Life`] can end them one by one.
-#[derive(Clone, Debug)]
-pub(super) struct Spawn(pub(super) Arc<Life>);
-
-impl<F> Executor<F> for Spawn
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.adopt(tokio::spawn(future).abort_handle());
     }
 }

@@ -15,7 +15,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     TcpDoor,
-    answer::{Serve, Spawn},
+    answer::Serve,
+    begun::Spawn,
     frames::Frames,
     io::{Io, Left, Socket, Stream},
     tls::{ACME, H2},
@@ -58,9 +59,9 @@ pub(super) fn http1(limits: &Limits) -> http1::Builder {
     builder
 }
 
-fn http2(door: &TcpDoor, life: Arc<Life>) -> http2::Builder<Spawn> {
+fn http2(door: &TcpDoor, spawn: Spawn) -> http2::Builder<Spawn> {
     let (limits, timeouts) = (&door.inside.config.limits, &door.inside.config.timeouts);
-    let mut builder = http2::Builder::new(Spawn(life));
+    let mut builder = http2::Builder::new(spawn);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
@@ -177,13 +178,19 @@ async fn serve_http2(door: &TcpDoor, life: &Arc<Life>, stream: Box<Stream>, left
         door.inside.metrics.clone(),
         left,
     ));
-    let mut connection = http2(door, life.clone()).serve_connection(io, inner(door, life, Version::Http2));
+    let (spawn, begun) = Spawn::new(life.clone());
+    let mut connection = http2(door, spawn).serve_connection(io, inner(door, life, Version::Http2));
     drive(life, |cx, leaves| {
         let mut connection = Pin::new(&mut connection);
         if leaves {
             connection.as_mut().graceful_shutdown();
         }
-        connection.poll(cx)
+        let polled = connection.poll(cx);
+        if let (Some(begun), Poll::Pending) = (&begun, &polled) {
+            // An answer wakes this task, which then writes it together with the others.
+            begun.ask(life, cx);
+        }
+        polled
     })
     .await
 }

@@ -12,6 +12,27 @@ fn peer(version: Version, tls: bool) -> Peer {
     Peer { address: SocketAddr::from(([192, 0, 2, 1], 1)), version, plane: Plane::Both, tls }
 }
 
+fn own() -> Own {
+    let text = HeaderValue::from_static;
+    Own { date: Some(text("then")), id: text("req_1"), trace: text("00-1") }
+}
+
+#[test]
+fn what_differs_has_its_place_and_what_nobody_said_is_not_there() {
+    let headers = Headers::new(&Config::default(), &[]);
+    let mut bare = HeaderMap::new();
+    headers.put(peer(Version::Http2, true), false, own(), &mut bare);
+    assert_eq!([&bare[DATE], &bare[X_REQUEST_ID], &bare[TRACEPARENT]], ["then", "req_1", "00-1"]);
+    assert!(bare[X_REQUEST_ID].is_sensitive() && bare[TRACEPARENT].is_sensitive() && !bare[DATE].is_sensitive());
+    assert!(bare.values().all(|value| !value.is_empty()), "{bare:?}");
+    assert!(!bare.contains_key(CONTENT_TYPE) && !bare.contains_key(CONTENT_LENGTH));
+    let mut said = answer("text/plain", "");
+    said.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("9"));
+    said.headers_mut().insert(DATE, HeaderValue::from_static("now"));
+    headers.put(peer(Version::Http2, true), false, Own { date: None, ..own() }, said.headers_mut());
+    assert_eq!([&said.headers()[DATE], &said.headers()[CONTENT_LENGTH], &said.headers()[CONTENT_TYPE]], ["now", "9", "text/plain"]);
+}
+
 #[tokio::test]
 async fn what_is_worth_it_is_compressed_and_comes_back_as_it_was() {
     let text = "lorem ipsum ".repeat(1000);
@@ -72,7 +93,7 @@ fn browsers_are_told_what_not_to_do_and_a_service_may_say_otherwise() {
     let headers = Headers::new(&Config::default(), &[]);
     let mut data = answer("application/json", "{}");
     data.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("origin"));
-    headers.put(peer(Version::Http1, false), true, data.headers_mut());
+    headers.put(peer(Version::Http1, false), true, own(), data.headers_mut());
     assert_eq!(data.headers()[CONTENT_SECURITY_POLICY], "default-src 'none'; frame-ancestors 'none'");
     assert_eq!(data.headers()[REFERRER_POLICY], "origin");
     for (name, of_data) in [
@@ -84,7 +105,7 @@ fn browsers_are_told_what_not_to_do_and_a_service_may_say_otherwise() {
         assert_eq!(data.headers().contains_key(name), of_data, "{name}");
     }
     let mut page = answer("text/html; charset=utf-8", "");
-    headers.put(peer(Version::Http1, false), true, page.headers_mut());
+    headers.put(peer(Version::Http1, false), true, own(), page.headers_mut());
     for name in ["referrer-policy", "cross-origin-opener-policy", "permissions-policy"] {
         assert!(page.headers().contains_key(name), "{name}");
     }
@@ -96,7 +117,7 @@ fn https_is_insisted_on_only_over_tls_and_http3_offered_only_where_it_is() {
     let offered = |config: &Config, version, tls, plane| {
         let mut headers = HeaderMap::new();
         let peer = Peer { plane, ..peer(version, tls) };
-        Headers::new(config, &[(Plane::Both, 8443), (Plane::Public, 443)]).put(peer, true, &mut headers);
+        Headers::new(config, &[(Plane::Both, 8443), (Plane::Public, 443)]).put(peer, true, own(), &mut headers);
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
         (text(STRICT_TRANSPORT_SECURITY), text(ALT_SVC))
     };
@@ -120,7 +141,7 @@ fn nobody_is_told_to_insist_on_https_of_an_address_or_of_this_machine() {
     for version in Version::ALL {
         let told = |named| {
             let mut put = HeaderMap::new();
-            headers.put(peer(version, true), named, &mut put);
+            headers.put(peer(version, true), named, own(), &mut put);
             (put.contains_key(STRICT_TRANSPORT_SECURITY), put.contains_key(ALT_SVC))
         };
         assert_eq!([told(false), told(true)], [(false, version != Version::Http3), (true, version != Version::Http3)], "{version}");
