@@ -2,14 +2,17 @@
 
 use std::net::UdpSocket;
 use std::path::Path;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::harness::clients::Client;
+use crate::harness::http::{Answer, Ask};
 use crate::harness::node::text;
-use crate::harness::{HOROS, Process, cli, data_dir, poll_state};
+use crate::harness::{HOROS, Process, Site, cli, data_dir, poll_state};
 
 /// A BO, an FO and a cluster's keys, in a debug build.
 const BOTH: Duration = Duration::from_secs(20);
@@ -21,7 +24,12 @@ fn up(data: &Path, ports: [&str; 2]) -> Process {
 
 /// Starts it on ports of the system's choice and gives the nodes' addresses.
 async fn running(data: &Path) -> (Process, String, String) {
-    let mut process = up(data, ["0", "0"]);
+    let process = up(data, ["0", "0"]);
+    told(process).await
+}
+
+/// Waits for the nodes' addresses.
+async fn told(mut process: Process) -> (Process, String, String) {
     let mut address = async |node: &str| {
         let line = process.wait_for_line(node, BOTH, |line| line.starts_with(&format!("{node} on "))).await;
         line.rsplit(' ').next().unwrap().to_owned()
@@ -137,4 +145,154 @@ async fn up_says_which_port_is_taken_and_what_to_do() {
     assert_eq!(tea(&data, &bo).await, 40);
     process.signal(Signal::SIGINT);
     assert_eq!(process.wait(Duration::from_secs(20)).await.code(), Some(0));
+}
+
+/// The commands of the README's block of shell in which `mark` stands, one after the other: a line that ends with a backslash
+/// goes on in the next.
+fn readme(mark: &str) -> Vec<String> {
+    let blocks = include_str!("../README.md").split("```sh\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+    let block = blocks.into_iter().find(|block| block.contains(mark)).expect("the README has such a block");
+    block.replace("\\\n", " ").lines().map(str::to_owned).collect()
+}
+
+/// Somebody who follows the README: in the directory in which `up` was started, with `horos` on the path.
+struct Reader<'a> {
+    dir: &'a Path,
+    /// Where the FO is, in place of the README's 7401.
+    port: u16,
+}
+
+/// What a command came to.
+#[derive(Debug)]
+struct Said {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Said {
+    /// The version and the status of curl's answer.
+    fn answer(&self) -> &str {
+        assert_eq!(self.code, 0, "{self:?}");
+        self.stdout.lines().last().unwrap_or_default()
+    }
+
+    /// The body of curl's answer.
+    fn json(&self) -> Value {
+        let body = self.stdout.rsplit_once('\n').unwrap_or_default().0;
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl Reader<'_> {
+    /// Types `commands` into one shell.
+    async fn types(&self, commands: &[&str]) -> Vec<Said> {
+        let out = data_dir();
+        let file = |kind: &str, number: usize| out.path().join(format!("{kind}-{number}"));
+        // curl tells the version and the status of each answer, without a word of that in the README.
+        std::fs::write(out.path().join(".curlrc"), "silent\nshow-error\nmax-time = 20\nwrite-out = \"\\n%{http_version} %{http_code}\"\n")
+            .unwrap();
+        let mut script = String::new();
+        for (number, command) in commands.iter().enumerate() {
+            let command = command.replace(":7401", &format!(":{}", self.port));
+            let [stdout, stderr, code] = ["out", "err", "code"].map(|kind| file(kind, number));
+            script += &format!("{{ {command}\n}} >{} 2>{}; echo $? >{}\n", text(&stdout), text(&stderr), text(&code));
+        }
+        let mut bash = Command::new("bash");
+        bash.args(["--norc", "-u", "-c", &script]).current_dir(self.dir);
+        #[expect(clippy::disallowed_methods, reason = "the reader's own path, with `horos` on it")]
+        let path = std::env::var("PATH").unwrap_or_default();
+        bash.env("PATH", format!("{}:{path}", text(Path::new(HOROS).parent().unwrap())));
+        bash.env("CURL_HOME", out.path()).env("no_proxy", "*");
+        cli::run(bash).await.expect_code(0);
+        let read = |kind, number| std::fs::read_to_string(file(kind, number)).unwrap();
+        let said =
+            |number| Said { code: read("code", number).trim().parse().unwrap(), stdout: read("out", number), stderr: read("err", number) };
+        (0..commands.len()).map(said).collect()
+    }
+}
+
+#[tokio::test]
+async fn what_the_readme_types_while_up_runs_does_what_the_readme_says() {
+    let dir = data_dir();
+    let mut command = Command::new(HOROS);
+    command.args(["up", "--no-tree", "--bo-port", "0", "--fo-port", "0"]).current_dir(dir.path());
+    let (_process, _, fo) = told(Process::spawn("up", command).unwrap()).await;
+    let fo: std::net::SocketAddr = fo.parse().unwrap();
+    let reader = Reader { dir: dir.path(), port: fo.port() };
+
+    // The first block: the shop, the tree, a drill.
+    let first = readme("horos tree");
+    let first: Vec<&str> = first.iter().map(String::as_str).collect();
+    poll_state("the shop is open", BOTH, async || {
+        let said = reader.types(&first[..2]).await;
+        if said.iter().all(|it| it.code == 0) { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await;
+    for (said, line) in reader.types(&first[2..]).await.iter().zip(&first[2..]) {
+        assert!(said.code == 0 && !said.stdout.is_empty() || line.starts_with("horos crash"), "{line}: {said:?}");
+    }
+
+    // The second: the same over HTTP.
+    let lines = readme("curl --cacert");
+    let line = |wanted: &dyn Fn(&str) -> bool| {
+        let mut found = lines.iter().map(String::as_str).filter(|line| wanted(line));
+        let line = found.next().expect("the README types it");
+        assert!(found.next().is_none(), "{line} is not the only one");
+        line
+    };
+    let (key, ca) = (line(&|it| it.starts_with("KEY=$(horos keys create")), line(&|it| it.starts_with("CA=")));
+    let http2 = line(&|it| it.contains("curl") && it.contains("$KEY") && !it.contains("--http"));
+    let http1 = line(&|it| it.contains("--http1.1"));
+    let http3 = line(&|it| it.contains("--http3-only"));
+    let ready = line(&|it| it.contains("readyz"));
+    let revoke = line(&|it| it.contains("horos keys revoke"));
+    assert_eq!(lines.len(), 7, "each line of the block is typed here: {lines:#?}");
+
+    // A replica that is not there yet knows of no key that it is none, and says 503.
+    let guess = format!("KEY=hk_{}", "0".repeat(64));
+    poll_state("the FO knows the keys", BOTH, async || {
+        let said = reader.types(&[&guess, ca, http2]).await;
+        if said[2].answer() == "2 401" { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await;
+    let keyless = |line: &str| {
+        let without = line.replace(r#"-H "Authorization: Bearer $KEY" "#, "");
+        assert_ne!(without, line, "it shows the key");
+        without
+    };
+    let (http2_keyless, http1_keyless) = (keyless(http2), keyless(http1));
+    let said = reader.types(&[key, ca, "echo $KEY", http2, http1, http2, ready, &http2_keyless, &http1_keyless]).await;
+    let secret = said[2].stdout.trim().to_owned();
+    assert!(secret.starts_with("hk_") && secret.len() == 67, "{said:?}");
+    let tea = |levels: &Value| levels.as_array().into_iter().flatten().find(|it| it["sku"] == "tea").map(|it| it["quantity"].as_i64());
+    assert_eq!((said[3].answer(), said[4].answer(), said[5].answer()), ("2 200", "1.1 201", "2 200"), "{said:?}");
+    let (before, after) = (tea(&said[3].json()), tea(&said[5].json()));
+    assert!(before.is_some() && after == before.map(|it| it.map(|it| it - 2)), "{before:?}, and {after:?} when two are sold");
+    assert_eq!(said[6].answer(), "2 200", "{said:?}");
+    assert_eq!((said[7].answer(), said[8].answer()), ("2 401", "1.1 401"), "{said:?}");
+
+    // HTTP/3: by the README's client, and by curl where that has it.
+    let site = Site { address: fo, name: "localhost".to_owned(), authority: dir.path().join("horos-data/fo/identity/ca.pem") };
+    let levels = Ask::get("/shop/levels");
+    let with_key = levels.clone().header("authorization", &format!("Bearer {secret}"));
+    let answers = Client::AioquicHttp3.ask(&site, &[with_key, levels]).await;
+    let seen = |answer: &Answer| (answer.version.clone(), answer.status);
+    assert_eq!(answers.iter().map(seen).collect::<Vec<_>>(), [("3".to_owned(), 200), ("3".to_owned(), 401)], "{answers:?}");
+    assert_eq!(tea(&answers[0].json()), after);
+    let assigned = format!("KEY={secret}");
+    if reader.types(&["curl --version"]).await[0].stdout.contains("HTTP3") {
+        let said = reader.types(&[&assigned, ca, http3]).await;
+        assert_eq!(said[2].answer(), "3 200", "{said:?}");
+    }
+
+    let revoked = reader.types(&[revoke]).await;
+    let began = Instant::now();
+    assert_eq!(revoked[0].code, 0, "{revoked:?}");
+    poll_state("the key opens nothing", Duration::from_secs(5), async || {
+        let said = reader.types(&[&assigned, ca, http2]).await;
+        if said[2].answer() == "2 401" { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }

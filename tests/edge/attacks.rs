@@ -5,6 +5,7 @@
 
 mod ends;
 mod frames;
+mod guessing;
 mod strikes;
 
 use std::net::IpAddr;
@@ -87,7 +88,7 @@ pub(super) enum Frame {
 pub(super) struct Order {
     pub(super) attack: Attack,
     pub(super) site: Site,
-    /// A key, for attacks by somebody who has one.
+    /// A key, for attacks by somebody who has one; the form of one, for who guesses.
     pub(super) key: String,
     /// How many attackers at once.
     pub(super) amount: u64,

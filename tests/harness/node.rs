@@ -39,10 +39,17 @@ impl Cluster {
 
     /// A BO and an FO of `program`, running and linked.
     pub(crate) async fn pair(program: impl Into<PathBuf>) -> (Self, Node, Node) {
+        Self::pair_with(program, |_| ()).await
+    }
+
+    /// The same, set up by `prepare` before their start.
+    pub(crate) async fn pair_with(program: impl Into<PathBuf>, prepare: impl Fn(&mut Node)) -> (Self, Node, Node) {
         let cluster = Self::of(program);
         let mut bo = cluster.first("bo-1", [127, 0, 0, 1]).await;
+        prepare(&mut bo);
         bo.start().await;
         let mut fo = cluster.join("fo-1", "fo", [127, 0, 0, 2], &[bo.address()]).await;
+        prepare(&mut fo);
         fo.start().await;
         bo.sees("fo-1", "up").await;
         fo.sees("bo-1", "up").await;

@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 use super::ends::{Each, Once, answered, drips, ended, floods, reset, together};
 use super::frames::*;
 use super::{Attack, DRIP, Frame, HOSTS, World, host};
-use crate::harness::http::{Ask, Session, Speaks};
+use crate::harness::http::Speaks;
 
 /// More than anybody takes.
 const GIB: u64 = 1 << 30;
@@ -304,27 +304,8 @@ impl World {
         }
     }
 
-    /// Key after key on one connection from an address of its own.
-    async fn guess(&self, number: u64, first: &mut bool) -> Result<()> {
-        let site = &self.order.site;
-        let stream = site.stream_from(&self.http2, Some(host(number))).await?;
-        let mut session = Session::http2(site, stream).await?;
-        self.begun(first);
-        for guess in 0..u64::MAX {
-            let key = format!("hk_{:032x}{number:016x}{guess:016x}", self.order.seconds);
-            let answer = session.ask(&Ask::get("/drill/echo").key(&key)).await?;
-            let place = match answer.status {
-                401 => 0,
-                429 => 1,
-                _ => 2,
-            };
-            self.tally.answers[place].fetch_add(1, Relaxed);
-        }
-        Ok(())
-    }
-
     /// An HTTP/2 connection that has been greeted.
-    async fn http2(&self, number: u64) -> Result<TlsStream<TcpStream>> {
+    pub(super) async fn http2(&self, number: u64) -> Result<TlsStream<TcpStream>> {
         let mut stream = self.order.site.stream_from(&self.http2, Some(host(number))).await?;
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
         stream.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
@@ -341,7 +322,7 @@ impl World {
     }
 
     /// A request's fields in HPACK, without the use of any table.
-    fn fields(&self, method: u8, path: &str) -> Vec<u8> {
+    pub(super) fn fields(&self, method: u8, path: &str) -> Vec<u8> {
         let mut fields = vec![method, 0x87, 0x04];
         fields.extend(hpack_text(path));
         fields.push(0x01);
