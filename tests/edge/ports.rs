@@ -59,9 +59,9 @@ async fn a_public_address_that_is_taken_is_named_too() {
     bo.set("LISTEN__PUBLIC", public.to_string());
     let taken = TcpListener::bind(public).unwrap();
     bo.spawn();
+    let named = format!("TCP {public} is taken");
+    bo.process().wait_for_line(&named, Duration::from_secs(15), |line| line.contains(&named)).await;
     assert_eq!(bo.process().wait(Duration::from_secs(15)).await.code(), Some(6));
-    let said = bo.process().lines().join("\n");
-    assert!(said.contains(&format!("TCP {public} is taken")), "{said}");
     drop(taken);
     bo.start().await;
 }

@@ -135,6 +135,11 @@ async def work(number, wanted, nodes, tally, stop):
     clients, used, turn = {}, Counter(), number
     while not stop.is_set():
         ready = [node for node in nodes if node.ready]
+        # Its connections end with a node that leaves. httpx reads a connection only while it asks something, so one kept
+        # until the node is back would meet the GOAWAY, and h2 takes the PING behind that for a fault of the node's.
+        for node in nodes:
+            if not node.ready and node.name in clients:
+                await clients.pop(node.name).close()
         if not ready:
             await asyncio.sleep(LOOK / 10)
             continue
