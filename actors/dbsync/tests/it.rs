@@ -14,4 +14,8 @@ mod it {
     mod filter_random;
     mod filter_tables;
     pub(crate) mod filter_world;
+    mod proxy_forward;
+    mod proxy_reads;
+    mod proxy_smuggling;
+    pub(crate) mod proxy_world;
 }

@@ -207,10 +207,18 @@ impl Rewriter {
     /// Makes the head of an answer what the client is to see.
     ///
     /// # Errors
-    /// [`Failure::Nonsense`]: the connection would become something else.
+    /// [`Failure::Nonsense`]: the connection would become something else, or the body something that nobody asked for.
     pub(super) fn inbound(&self, parts: &mut response::Parts) -> Result<(), Failure> {
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failure::Nonsense);
+        }
+        // Nobody was asked for another coding, and the field goes no further: what it says of the body would be lost.
+        let codings: Vec<&str> = parts.headers.get_all(TRANSFER_ENCODING).iter().flat_map(tokens).collect();
+        match codings[..] {
+            [] => {}
+            // Where both are said the length is not true (RFC 9112 §6.3).
+            [coding] if coding.eq_ignore_ascii_case("chunked") => drop(parts.headers.remove(CONTENT_LENGTH)),
+            _ => return Err(Failure::Nonsense),
         }
         strip(&mut parts.headers);
         // About the owner's own port: here they would name a port that nobody has, and promise what is not the owner's to promise.

@@ -41,7 +41,7 @@ pub trait Positions: Send + Sync + 'static {
         &'a self,
         publication: &'a ActorName,
         position: &'a Position,
-        deadline: Instant,
+        deadline: std::time::Instant,
     ) -> BoxFuture<'a, Result<(), NotReached>>;
 }
 
@@ -135,7 +135,7 @@ impl Shared {
 
     /// Whether the replicas are at `marks`, now or soon.
     async fn there(&self, marks: &[(ActorName, Position)], until: Instant, client: Option<IpAddr>) -> bool {
-        let waits = marks.iter().map(|(name, position)| self.positions.wait_for(name, position, until));
+        let waits = marks.iter().map(|(name, position)| self.positions.wait_for(name, position, until.into_std()));
         let mut waiting = Box::pin(try_join_all(waits));
         // Nearly always the replica is there, and then nobody is counted.
         let at_once = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx))).await;

@@ -218,12 +218,12 @@ fn no_address_of_the_owner_becomes_one_of_somebody_else() {
     for (location, seen) in [
         ("https://bo.example.org:7400//evil.example/x", "/.//evil.example/x"),
         ("https://bo.example.org:7400/\\evil.example", "/./\\evil.example"),
-        ("https://bo.example.org:7400\\\\evil.example", "/.\\\\evil.example"),
+        ("https://bo.example.org:7400\\\\evil.example", "/./\\\\evil.example"),
         ("https://bo.example.org:7400/\t/evil.example", "/.//evil.example"),
     ] {
         let local = located(location, "/", "/");
         assert!(local.starts_with('/') && !local[1..].starts_with(['/', '\\', '\t']), "{location:?} became {local:?}");
-        assert_eq!(local.replace("/\\\\", "/.\\\\"), seen.replace("/\\\\", "/.\\\\"), "{location}");
+        assert_eq!(local, seen, "{location}");
     }
     assert_eq!(located("/api//evil.example", "/", "/api"), "/.//evil.example");
 }
@@ -244,6 +244,12 @@ fn what_is_about_the_owners_own_port_stays_there() {
     assert_eq!(parts.headers.len(), 3);
     assert_eq!(text(&parts.headers, "set-cookie"), ["a=b; Secure; Domain=bo.example.org", "c=d; HttpOnly"]);
     assert_eq!(text(&parts.headers, "content-location"), ["/x"]);
+    let chunked = Response::builder().header("transfer-encoding", "Chunked").header("content-length", "7").body(()).unwrap();
+    let mut parts = chunked.into_parts().0;
+    rewriter().inbound(&mut parts).unwrap();
+    assert!(parts.headers.is_empty());
+    let mut coded = Response::builder().header("transfer-encoding", "gzip, chunked").body(()).unwrap().into_parts().0;
+    assert_eq!(rewriter().inbound(&mut coded), Err(Failure::Nonsense));
     let mut switched = Response::builder().status(101).body(()).unwrap().into_parts().0;
     assert_eq!(rewriter().inbound(&mut switched), Err(Failure::Nonsense));
 }

@@ -1,0 +1,598 @@
+//! What passes through the write proxy, what does not, and what is said when the owner's answer is not to be had.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use horos_dbsync::proxy::{Body, BoxError, Owner, Why};
+use horos_wire::{CallContext, Role};
+use http::{Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::{Notify, mpsc},
+};
+use tower::ServiceExt as _;
+
+use super::proxy_world::{
+    Cluster, Handler, Server, Speaks, ask, config, eventually, full, get, handler, nothing, of, post, proxy, raw, read, read_head, scale,
+    speaking,
+};
+
+const BOTH: [Speaks; 2] = [Speaks::Http1, Speaks::Http2];
+
+/// Answers with what was asked.
+fn echo() -> Handler {
+    handler(|request| async move {
+        let head = format!("{} {} {:?}", request.method(), request.uri().path_and_query().unwrap(), request.headers());
+        let body = request.into_body().collect().await?.to_bytes();
+        Ok(Response::new(full(format!("{head}\n{}", String::from_utf8_lossy(&body)))))
+    })
+}
+
+/// Counts what it does, and answers.
+fn counting(count: &Arc<AtomicU64>) -> Handler {
+    let count = count.clone();
+    handler(move |request| {
+        let count = count.clone();
+        async move {
+            request.into_body().collect().await?;
+            count.fetch_add(1, Relaxed);
+            Ok(Response::new(full("done")))
+        }
+    })
+}
+
+fn streamed(parts: mpsc::Receiver<Result<&'static str, BoxError>>) -> Body {
+    let parts = futures_util::stream::unfold(parts, |mut parts| async {
+        let part = parts.recv().await?;
+        Some((part.map(|text| Frame::data(Bytes::from_static(text.as_bytes()))), parts))
+    });
+    StreamBody::new(parts).boxed_unsync()
+}
+
+#[tokio::test]
+async fn a_write_reaches_the_owner_and_its_answer_the_client() {
+    let cluster = Cluster::new(&[(Role::Bo, "bo-1"), (Role::Fo, "fo-1")]);
+    for speaks in BOTH {
+        for tls in [false, true] {
+            let accepting = tls.then(|| cluster.server("bo-1"));
+            let server = Server::open_on("127.0.0.1:0".parse().unwrap(), speaks, accepting, echo()).await;
+            let mut config = speaking(&server.url(), speaks);
+            if tls {
+                config.owner = server.url().replace("http", "https").parse().unwrap();
+                config.tls = Some(cluster.client("fo-1", &cluster.id(Role::Bo, "bo-1")));
+                config.version = Default::default();
+            }
+            config.client = Arc::new(|extensions| extensions.get::<IpAddr>().copied());
+            let proxy = proxy(config);
+            for _ in 0..3 {
+                let mut request = post("two teas");
+                request.headers_mut().insert("authorization", "Bearer hk_1".parse().unwrap());
+                request.extensions_mut().insert(IpAddr::from([192, 0, 2, 1]));
+                let seen = ask(&proxy, request).await;
+                assert_eq!(seen.status, 200, "{speaks:?} {seen:?}");
+                let text = seen.text();
+                assert!(text.starts_with("POST /order ") && text.ends_with("\ntwo teas"), "{text}");
+                for field in ["\"authorization\": \"Bearer hk_1\"", "\"x-forwarded-for\": \"192.0.2.1\"", "\"content-length\": \"8\""] {
+                    assert!(text.contains(field), "{field} in {text}");
+                }
+                let host = format!("\"host\": \"{}\"", server.address);
+                assert_eq!(text.contains(&host), speaks == Speaks::Http1, "HTTP/2 has it elsewhere: {text}");
+            }
+            assert_eq!(server.connections(), 1, "{speaks:?}");
+            assert_eq!((proxy.stats().answered, proxy.stats().in_flight), (3, 0));
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_at_the_owners_address_and_is_not_the_owner_gets_nothing() {
+    let cluster = Cluster::new(&[(Role::Bo, "bo-1"), (Role::Bo, "bo-2"), (Role::Fo, "fo-1")]);
+    let other = Cluster::new(&[(Role::Bo, "bo-1")]);
+    let count = Arc::new(AtomicU64::new(0));
+    for stranger in [cluster.server("bo-2"), cluster.server("fo-1"), other.server("bo-1")] {
+        let server = Server::open_on("127.0.0.1:0".parse().unwrap(), Speaks::Http2, Some(stranger), counting(&count)).await;
+        let mut config = config(&server.url().replace("http", "https"));
+        config.tls = Some(cluster.client("fo-1", &cluster.id(Role::Bo, "bo-1")));
+        let proxy = proxy(config);
+        let seen = ask(&proxy, post("secret")).await;
+        assert_eq!((seen.status, &*seen.problem("effect"), &*seen.problem("code")), (502, "none", "owner_not_known"));
+        assert!(matches!(*proxy.owner().borrow(), Owner::Away { why: Why::Stranger, .. }));
+    }
+    assert_eq!(count.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn bodies_stream_both_ways_part_by_part() {
+    for speaks in BOTH {
+        let server =
+            Server::open(speaks, handler(|request| async { Ok(Response::new(request.into_body().map_err(Into::into).boxed_unsync())) }));
+        let server = server.await;
+        let proxy = proxy(speaking(&server.url(), speaks));
+        let (sender, parts) = mpsc::channel(1);
+        let request = Request::post("/").body(streamed(parts)).unwrap();
+        let Ok(answer) = proxy.oneshot(request).await;
+        let mut body = answer.into_body();
+        for part in ["one", "two", "three"] {
+            // The next part is not there yet when this one comes back.
+            sender.send(Ok(part)).await.unwrap();
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), part, "{speaks:?}");
+        }
+        drop(sender);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "", "nothing but the end");
+    }
+}
+
+#[tokio::test]
+async fn a_body_larger_than_the_limit_is_refused_said_or_not() {
+    for speaks in BOTH {
+        let count = Arc::new(AtomicU64::new(0));
+        let server = Server::open(speaks, counting(&count)).await;
+        let mut config = speaking(&server.url(), speaks);
+        config.limits.body = 10;
+        let proxy = proxy(config);
+        assert_eq!(ask(&proxy, post("0123456789")).await.status, 200);
+        let seen = ask(&proxy, post("0123456789a")).await;
+        assert_eq!((seen.status, &*seen.problem("effect")), (413, "none"));
+        let connections = server.connections();
+
+        let (sender, parts) = mpsc::channel(8);
+        for part in ["01234", "56789", "a"] {
+            sender.send(Ok(part)).await.unwrap();
+        }
+        let seen = ask(&proxy, Request::post("/").body(streamed(parts)).unwrap()).await;
+        assert_eq!((seen.status, &*seen.problem("effect")), (413, "unknown"), "the owner has seen its beginning");
+        assert_eq!(seen.header("x-sync-position"), "unknown");
+        assert_eq!(count.load(Relaxed), 1, "the owner never saw the end of it, and did nothing");
+        assert_eq!(ask(&proxy, post("x")).await.status, 200, "the next request has another connection or stream");
+        assert!(server.connections() <= connections + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_the_client_breaks_off_is_no_whole_body_for_the_owner() {
+    for speaks in BOTH {
+        let count = Arc::new(AtomicU64::new(0));
+        let server = Server::open(speaks, counting(&count)).await;
+        let proxy = proxy(speaking(&server.url(), speaks));
+        let (sender, parts) = mpsc::channel(8);
+        sender.send(Ok("half of")).await.unwrap();
+        sender.send(Err("the client is gone".into())).await.unwrap();
+        let seen = ask(&proxy, Request::post("/").body(streamed(parts)).unwrap()).await;
+        assert_eq!((seen.status, &*seen.problem("code")), (400, "body_cut"), "{speaks:?}");
+        assert_eq!(count.load(Relaxed), 0);
+    }
+}
+
+#[tokio::test]
+async fn no_more_is_in_flight_than_may_be_and_the_rest_is_told_at_once() {
+    for speaks in BOTH {
+        let go = Arc::new(Notify::new());
+        let waiting = go.clone();
+        let server = Server::open(
+            speaks,
+            handler(move |_| {
+                let go = waiting.clone();
+                async move {
+                    go.notified().await;
+                    Ok(Response::new(full("done")))
+                }
+            }),
+        );
+        let server = server.await;
+        let mut config = speaking(&server.url(), speaks);
+        config.limits.in_flight = 4;
+        config.limits.connections = 2;
+        let proxy = proxy(config);
+        let held: Vec<_> = (0..4)
+            .map(|_| {
+                tokio::spawn({
+                    let proxy = proxy.clone();
+                    async move { ask(&proxy, post("x")).await }
+                })
+            })
+            .collect();
+        eventually("four in flight", || proxy.stats().in_flight == 4).await;
+        let asked = Instant::now();
+        let seen = ask(&proxy, post("x")).await;
+        assert_eq!((seen.status, &*seen.problem("effect"), seen.header("retry-after")), (503, "none", "1"));
+        assert!(asked.elapsed() < Duration::from_secs(2));
+        for held in held {
+            while !held.is_finished() {
+                go.notify_waiters();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(held.await.unwrap().status, 200);
+        }
+        assert_eq!((proxy.stats().full, proxy.stats().in_flight), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_flight_is_counted_until_its_end_or_until_nobody_wants_it() {
+    for speaks in BOTH {
+        let (sender, parts) = mpsc::channel(8);
+        let parts = Arc::new(parking_lot::Mutex::new(Some(parts)));
+        let server = Server::open(
+            speaks,
+            handler(move |_| {
+                let parts = parts.lock().take();
+                async move { Ok(Response::new(parts.map_or_else(nothing, streamed))) }
+            }),
+        );
+        let server = server.await;
+        let proxy = proxy(speaking(&server.url(), speaks));
+        let Ok(answer) = proxy.clone().oneshot(post("x")).await;
+        sender.send(Ok("part")).await.unwrap();
+        assert_eq!(proxy.stats().in_flight, 1);
+        drop(answer);
+        assert_eq!(proxy.stats().in_flight, 0);
+        // The owner learns that nobody reads on.
+        eventually("the owner's stream is closed", || sender.is_closed()).await;
+        assert_eq!(ask(&proxy, post("x")).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn many_requests_share_few_connections_of_http_2() {
+    let server = Server::open(Speaks::Http2, echo()).await;
+    let mut config = speaking(&server.url(), Speaks::Http2);
+    config.limits.in_flight = 256;
+    config.limits.connections = 4;
+    let proxy = proxy(config);
+    for _ in 0..4 {
+        let asked = (0..256).map(|_| {
+            let proxy = proxy.clone();
+            tokio::spawn(async move { ask(&proxy, post("x")).await.status })
+        });
+        for status in futures_util::future::join_all(asked).await {
+            assert_eq!(status.unwrap(), 200);
+        }
+    }
+    assert!((1..=4).contains(&server.connections()), "{}", server.connections());
+    assert_eq!(proxy.stats().connections, server.connections());
+}
+
+#[tokio::test]
+async fn an_owner_that_is_away_is_told_at_once_and_one_that_is_back_is_found_again() {
+    for speaks in BOTH {
+        let count = Arc::new(AtomicU64::new(0));
+        let mut server = Server::open(speaks, counting(&count)).await;
+        let address = server.address;
+        let proxy = proxy(speaking(&server.url(), speaks));
+        assert_eq!(ask(&proxy, post("x")).await.status, 200);
+        server.kill().await;
+        // The connection from the pool is dead: a second one is tried, and that is refused.
+        let mut last = ask(&proxy, post("x")).await;
+        for _ in 0..20 {
+            assert_eq!((last.status, &*last.problem("effect")), (503, "none"), "{speaks:?} {last:?}");
+            assert!(last.headers.contains_key("retry-after") && !last.headers.contains_key("x-sync-position"));
+            last = ask(&proxy, post("x")).await;
+        }
+        assert!(matches!(*proxy.owner().borrow(), Owner::Away { why: Why::Unreachable, .. }));
+        let _server = Server::open_on(address, speaks, None, counting(&count)).await;
+        let end = Instant::now() + Duration::from_secs(10);
+        while ask(&proxy, post("x")).await.status != 200 {
+            assert!(Instant::now() < end, "not found again");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(count.load(Relaxed), 2, "each that was answered was done once");
+    }
+}
+
+#[tokio::test]
+async fn while_the_owner_is_away_few_dials_find_out_for_all() {
+    let (listener, address) = raw().await;
+    let dials = Arc::new(AtomicU64::new(0));
+    let counted = dials.clone();
+    let _closing = tokio::spawn(async move {
+        loop {
+            drop(listener.accept().await.unwrap());
+            counted.fetch_add(1, Relaxed);
+        }
+    });
+    let cluster = Cluster::new(&[(Role::Bo, "bo-1"), (Role::Fo, "fo-1")]);
+    let mut config = config(&format!("https://{address}"));
+    config.tls = Some(cluster.client("fo-1", &cluster.id(Role::Bo, "bo-1")));
+    let proxy = proxy(config);
+    let started = Instant::now();
+    let asked = (0..1000).map(|_| async {
+        let seen = ask(&proxy, post("x")).await;
+        assert!(seen.status == 503, "{seen:?}");
+    });
+    futures_util::future::join_all(asked).await;
+    // 50, 100, 200, 400, 800, 1000 … ms apart; the first few at once.
+    let most = 8 + (started.elapsed().as_millis() / 50) as u64;
+    assert!(dials.load(Relaxed) <= most, "{} dials in {:?}", dials.load(Relaxed), started.elapsed());
+}
+
+#[tokio::test]
+async fn a_connection_that_the_owner_closed_meanwhile_costs_no_request() {
+    let rounds = scale(20, 500);
+    for speaks in BOTH {
+        let count = Arc::new(AtomicU64::new(0));
+        let mut server = Server::open(speaks, counting(&count)).await;
+        let address = server.address;
+        let proxy = proxy(speaking(&server.url(), speaks));
+        for _ in 0..rounds {
+            assert_eq!(ask(&proxy, post("x")).await.status, 200, "{speaks:?}");
+            server.kill().await;
+            server = Server::open_on(address, speaks, None, counting(&count)).await;
+        }
+        assert_eq!(count.load(Relaxed), rounds, "each was done once");
+    }
+}
+
+#[tokio::test]
+async fn an_owner_that_dies_with_a_request_in_hand_is_never_asked_twice() {
+    for speaks in BOTH {
+        for method in ["POST", "PUT", "DELETE", "GET"] {
+            let count = Arc::new(AtomicU64::new(0));
+            let counted = count.clone();
+            let dies = handler(move |request| {
+                let count = counted.clone();
+                async move {
+                    request.into_body().collect().await?;
+                    count.fetch_add(1, Relaxed);
+                    Err("no answer".into())
+                }
+            });
+            let server = Server::open(speaks, dies).await;
+            let proxy = proxy(speaking(&server.url(), speaks));
+            let seen = ask(&proxy, Request::builder().method(method).uri("/").body(full("x")).unwrap()).await;
+            assert_eq!((seen.status, &*seen.problem("effect"), &*seen.problem("code")), (502, "unknown", "answer_lost"), "{speaks:?}");
+            assert_eq!(count.load(Relaxed), 1, "{speaks:?} {method}");
+            assert_eq!(seen.headers.contains_key("x-sync-position"), method != "GET");
+            assert!(!seen.text().contains("127.0.0.1"), "nothing of what is behind");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_owner_that_dies_in_the_middle_of_an_answer_leaves_no_half_answer_that_looks_whole() {
+    for speaks in BOTH {
+        for announced in [false, true] {
+            let server = Server::open(
+                speaks,
+                handler(move |_| async move {
+                    let (sender, parts) = mpsc::channel(2);
+                    sender.try_send(Ok("half of"))?;
+                    sender.try_send(Err("the owner dies".into()))?;
+                    let mut answer = Response::new(streamed(parts));
+                    if announced {
+                        answer.headers_mut().insert("content-length", "100".parse()?);
+                    }
+                    Ok(answer)
+                }),
+            );
+            let server = server.await;
+            let proxy = proxy(speaking(&server.url(), speaks));
+            let Ok(answer) = proxy.clone().oneshot(post("x")).await;
+            if answer.status() == StatusCode::OK {
+                let seen = read(answer).await;
+                assert!(seen.body.is_err(), "{speaks:?} {seen:?}");
+                assert_eq!(proxy.stats().broken, 1);
+            } else {
+                assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "it may break before its head is read");
+            }
+            // The same through the front office's port: the client sees that it broke.
+            let front = super::proxy_world::front(proxy).await;
+            let mut tcp = tokio::net::TcpStream::connect(front.address).await.unwrap();
+            tcp.write_all(b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            let mut seen = Vec::new();
+            let _ = tcp.read_to_end(&mut seen).await;
+            let seen = String::from_utf8_lossy(&seen);
+            assert!(!seen.contains("\r\n0\r\n\r\n"), "an end where there is none: {seen}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_stalls_is_broken_off() {
+    for speaks in BOTH {
+        let server = Server::open(
+            speaks,
+            handler(move |_| async move {
+                let (sender, parts) = mpsc::channel(1);
+                sender.try_send(Ok("part"))?;
+                // Never another, and never the end.
+                std::mem::forget(sender);
+                Ok(Response::new(streamed(parts)))
+            }),
+        );
+        let server = server.await;
+        let mut config = speaking(&server.url(), speaks);
+        config.timeouts.stalled = Duration::from_millis(50);
+        let proxy = proxy(config);
+        let seen = ask(&proxy, post("x")).await;
+        assert_eq!(seen.body.unwrap_err(), "the answer stopped coming", "{speaks:?}");
+        assert_eq!((proxy.stats().in_flight, proxy.stats().broken), (0, 1));
+    }
+}
+
+#[tokio::test]
+async fn the_callers_deadline_travels_and_a_slow_owner_is_told_from_one_that_was_not_reached() {
+    for speaks in BOTH {
+        let heard = Arc::new(parking_lot::Mutex::new(String::new()));
+        let told = heard.clone();
+        let server = Server::open(
+            speaks,
+            handler(move |request| {
+                *told.lock() = format!("{:?}", request.headers().get("request-timeout"));
+                std::future::pending()
+            }),
+        );
+        let server = server.await;
+        let proxy = proxy(speaking(&server.url(), speaks));
+        let mut request = post("x");
+        let deadline = Instant::now() + Duration::from_millis(500);
+        request.extensions_mut().insert(CallContext { deadline: Some(deadline), ..CallContext::default() });
+        let seen = ask(&proxy, request).await;
+        assert!(Instant::now() < deadline + Duration::from_secs(1));
+        assert_eq!((seen.status, &*seen.problem("effect"), &*seen.problem("code")), (504, "unknown", "no_answer_in_time"));
+        assert_eq!(seen.header("x-sync-position"), "unknown");
+        assert!(seen.header("set-cookie").starts_with("horos-sync-position.fo-1=unknown; "));
+        let patience: f64 = heard.lock().split('"').nth(1).unwrap().parse().unwrap();
+        assert!(patience > 0.1 && patience <= 0.45, "{patience}");
+        assert_eq!(proxy.stats().timed_out, 1);
+    }
+    // Somebody who takes connections and says nothing.
+    let (_listener, address) = raw().await;
+    let cluster = Cluster::new(&[(Role::Bo, "bo-1"), (Role::Fo, "fo-1")]);
+    let mut config = config(&format!("https://{address}"));
+    config.tls = Some(cluster.client("fo-1", &cluster.id(Role::Bo, "bo-1")));
+    config.timeouts.answer = Duration::from_millis(100);
+    let seen = ask(&proxy(config.clone()), post("x")).await;
+    assert_eq!((seen.status, &*seen.problem("effect"), &*seen.problem("code")), (504, "none", "not_sent_in_time"));
+    config.timeouts.answer = Duration::from_secs(30);
+    config.timeouts.connect = Duration::from_millis(100);
+    let seen = ask(&proxy(config), post("x")).await;
+    assert_eq!((seen.status, &*seen.problem("effect"), &*seen.problem("code")), (503, "none", "owner_away"));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_takes_its_request_along() {
+    for speaks in BOTH {
+        let (begun, ended) = (Arc::new(Notify::new()), Arc::new(AtomicU64::new(0)));
+        let (telling, counting) = (begun.clone(), ended.clone());
+        struct Ends(Arc<AtomicU64>);
+        impl Drop for Ends {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Relaxed);
+            }
+        }
+        let server = Server::open(
+            speaks,
+            handler(move |_| {
+                let ends = Ends(counting.clone());
+                telling.notify_one();
+                async move {
+                    let _ends = ends;
+                    std::future::pending().await
+                }
+            }),
+        );
+        let server = server.await;
+        let proxy = proxy(speaking(&server.url(), speaks));
+        let asking = tokio::spawn({
+            let proxy = proxy.clone();
+            async move { ask(&proxy, post("x")).await }
+        });
+        begun.notified().await;
+        asking.abort();
+        eventually("the owner's handler has ended", || ended.load(Relaxed) == 1).await;
+        eventually("nothing in flight", || proxy.stats().in_flight == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn clients_that_do_not_take_their_answers_hold_up_nobody_elses() {
+    let endless = handler(|request| async move {
+        if request.uri().path() != "/endless" {
+            return Ok(Response::new(full("done")));
+        }
+        let chunk = Bytes::from(vec![0; 64 * 1024]);
+        let parts = futures_util::stream::repeat_with(move || Ok::<_, BoxError>(Frame::data(chunk.clone())));
+        Ok(Response::new(StreamBody::new(parts).boxed_unsync()))
+    });
+    let server = Server::open(Speaks::Http2, endless).await;
+    let mut config = speaking(&server.url(), Speaks::Http2);
+    (config.limits.connections, config.limits.in_flight) = (1, 32);
+    let proxy = proxy(config);
+    let mut held = Vec::new();
+    for _ in 0..31 {
+        let Ok(answer) = proxy.clone().oneshot(get("/endless")).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        held.push(answer);
+    }
+    for _ in 0..10 {
+        let asked = tokio::time::timeout(Duration::from_secs(10), ask(&proxy, post("x"))).await;
+        assert_eq!(asked.expect("nobody holds it up").text(), "done");
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_answer_is_not_passed_on_as_one() {
+    for nonsense in [
+        "nonsense\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nnobody asked for this",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        &format!("HTTP/1.1 200 OK\r\nx-long: {}\r\n\r\n", "x".repeat(200_000)),
+    ] {
+        let (listener, address) = raw().await;
+        let nonsense = nonsense.to_owned();
+        let answering = tokio::spawn(async move {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            read_head(&mut tcp).await;
+            let _ = tcp.write_all(nonsense.as_bytes()).await;
+            let _ = tcp.read_to_end(&mut Vec::new()).await;
+        });
+        let proxy = proxy(config(&format!("http://{address}")));
+        let seen = ask(&proxy, Request::post("/").body(nothing()).unwrap()).await;
+        assert_eq!((seen.status, &*seen.problem("effect")), (502, "unknown"), "{seen:?}");
+        drop(proxy);
+        answering.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn two_nodes_that_take_each_other_for_the_owner_do_not_ask_in_circles() {
+    let (listener, address) = raw().await;
+    drop(listener);
+    let circle = proxy(config(&format!("http://{address}")));
+    let _server = Server::open_on(address, Speaks::Http1, None, of(circle.clone())).await;
+    let seen = ask(&circle, post("x")).await;
+    assert_eq!((seen.status, &*seen.problem("effect")), (508, "none"));
+}
+
+#[tokio::test]
+async fn the_owner_is_ready_by_its_own_word_and_by_no_other_answer() {
+    let status = Arc::new(AtomicU64::new(200));
+    let told = status.clone();
+    let says = handler(move |request| {
+        let status = if request.uri().path() == "/readyz" { told.load(Relaxed) } else { 500 };
+        async move { Ok(Response::builder().status(status as u16).body(nothing())?) }
+    });
+    let mut server = Server::open(Speaks::Http2, says.clone()).await;
+    let address = server.address;
+    let mut config = speaking(&server.url(), Speaks::Http2);
+    config.timeouts.probe = Duration::from_millis(5);
+    let proxy = proxy(config);
+    assert_eq!(*proxy.owner().borrow(), Owner::Unknown);
+    let watched = proxy.clone();
+    let _watching = tokio::spawn(async move { watched.watch().await });
+    let mut owner = proxy.owner();
+    let within = Duration::from_secs(20);
+    for answer in [200, 503, 200, 404, 401, 302] {
+        status.store(answer, Relaxed);
+        let expected = |owner: &Owner| match owner {
+            Owner::Ready { .. } => answer == 200,
+            Owner::Away { why: Why::Status(status), .. } => u64::from(status.as_u16()) == answer,
+            _ => false,
+        };
+        tokio::time::timeout(within, owner.wait_for(expected)).await.expect("it is noticed").unwrap();
+    }
+    let since = |owner: Owner| match owner {
+        Owner::Away { since, .. } => since,
+        other => panic!("{other:?}"),
+    };
+    let away = since(*owner.borrow());
+    server.kill().await;
+    let gone = |owner: &Owner| matches!(owner, Owner::Away { why: Why::Unreachable | Why::Silent, .. });
+    tokio::time::timeout(within, owner.wait_for(gone)).await.expect("it is noticed").unwrap();
+    assert_eq!(since(*owner.borrow()), away, "away since it was first away, whatever else became of it");
+    status.store(200, Relaxed);
+    let _server = Server::open_on(address, Speaks::Http2, None, says).await;
+    tokio::time::timeout(within, owner.wait_for(Owner::is_ready)).await.expect("it is noticed").unwrap();
+}
