@@ -135,6 +135,28 @@ async fn administration_stays_on_the_clusters_address() {
 }
 
 #[tokio::test]
+async fn a_node_on_every_address_tells_others_where_it_can_be_dialled_or_nothing() {
+    let one = One::new();
+    for (advertise, told) in [("127.0.0.1, [::1]:7499", Some("[::1]:7499")), ("localhost:7498", Some("127.0.0.1:7498")), ("", None)] {
+        let node = one.start(&[("listen.cluster", "0.0.0.0:0"), ("http.tls", "cluster"), ("listen.advertise", advertise)]).await;
+        let addresses = node.doors.endpoint.peers().addresses();
+        match told {
+            None => assert_eq!(addresses, []),
+            Some(told) => assert!(addresses.contains(&told.parse().unwrap()), "{addresses:?}"),
+        }
+        if advertise.starts_with("127") {
+            assert_eq!(addresses[0], SocketAddr::from(([127, 0, 0, 1], node.address().port())), "the port that was bound");
+        }
+        node.stop().await;
+    }
+    let sources = Sources { data: one.data().to_owned(), ..Sources::default() }
+        .flag("listen.cluster", Some("127.0.0.1:0"), "--listen")
+        .flag("listen.advertise", Some("bo-1.invalid:7400"), "HOROS__LISTEN__ADVERTISE");
+    let error = RunningNode::start(Config::load(&sources).unwrap(), &program()).await.err().unwrap();
+    assert!(matches!(error, NodeError::Advertise(_)) && error.to_string().contains("bo-1.invalid:7400"), "{error}");
+}
+
+#[tokio::test]
 async fn maintenance_is_ordered_told_kept_and_ended() {
     let one = One::new();
     let node = one.start(&[]).await;
