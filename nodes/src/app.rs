@@ -21,7 +21,7 @@ use tokio::runtime::Handle as Runtime;
 use crate::{
     databases::{Database, Databases},
     mounts,
-    sync::{Party, Publication, Replica, SyncLayout},
+    sync::{NodeSync, Party, Publication, Replica, SyncLayout},
     threads::Threads,
 };
 
@@ -85,6 +85,7 @@ pub(crate) struct Parts {
     pub(crate) databases: Databases,
     pub(crate) data: Arc<PathBuf>,
     pub(crate) capacity: usize,
+    pub(crate) sync: Arc<NodeSync>,
 }
 
 /// What a service is opened with.

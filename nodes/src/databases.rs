@@ -14,7 +14,7 @@ use horos_store::{
 };
 use horos_supervision::{OpenError, SupervisorHandle};
 use horos_wire::ActorName;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use crate::config::{Store, Synchronous};
 
@@ -46,11 +46,13 @@ struct Inner {
     config: Store,
     supervisor: SupervisorHandle,
     open: Mutex<HashMap<Box<str>, (Migrations, Database)>>,
+    /// Told of each that is opened.
+    opened: Notify,
 }
 
 impl Databases {
     pub(crate) fn new(data: &Path, config: Store, supervisor: SupervisorHandle) -> Self {
-        Self(Arc::new(Inner { data: data.to_owned(), config, supervisor, open: Mutex::default() }))
+        Self(Arc::new(Inner { data: data.to_owned(), config, supervisor, open: Mutex::default(), opened: Notify::new() }))
     }
 
     /// How the database in `file` is opened.
@@ -108,6 +110,21 @@ impl Databases {
         }
         let database = Database { writer, readers };
         open.insert(name.into(), (migrations, database.clone()));
+        self.0.opened.notify_waiters();
         Ok(database)
+    }
+
+    /// This node's writer of the database called `name`, once a service has opened it.
+    pub(crate) async fn writer(&self, name: &str) -> Writer {
+        loop {
+            let opened = self.0.opened.notified();
+            tokio::pin!(opened);
+            // From here on none is missed.
+            opened.as_mut().enable();
+            if let Some((_, database)) = self.0.open.lock().await.get(name) {
+                return database.writer.clone();
+            }
+            opened.await;
+        }
     }
 }

@@ -17,7 +17,7 @@ use horos_supervision::{ChildSpec, Context, OpenError, Vitals};
 use horos_wire::tree::Kind;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tower::{Service, ServiceExt as _, util::Oneshot};
+use tower::{Layer as _, Service, ServiceExt as _, util::Oneshot};
 
 use crate::app::Parts;
 
@@ -36,7 +36,10 @@ where
     B::Error: Into<BoxError>,
 {
     let place = Place::<S>::default();
-    let mount = Mount::new(prefix, access, PLANE, place.clone())?;
+    let mount = match parts.sync.stamps() {
+        Some(stamps) => Mount::new(prefix, access, PLANE, stamps.layer(place.clone()))?,
+        None => Mount::new(prefix, access, PLANE, place.clone())?,
+    };
     let name = name(prefix);
     let vitals = Vitals::new(&name, Kind::Worker, Duration::from_secs(5));
     vitals.set_protocol(&format!("http {prefix}"));

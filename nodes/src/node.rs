@@ -6,7 +6,8 @@
 //! │  ├─ store      the databases' writers and readers, each file apart
 //! │  ├─ keys       the replica of the keys; on the owner of control.db, horos.keys
 //! │  ├─ services   the users' services, on threads of their own
-//! │  └─ http       opens what users serve over HTTP
+//! │  ├─ http       opens what users serve over HTTP
+//! │  └─ sync       publications, with a feed for each subscriber, and replicas
 //! ├─ node          horos.node and horos.cluster
 //! ├─ certificates  takes up renewed certificates and deny lists
 //! ├─ memory        writes down where the peers are, for the next life
@@ -68,6 +69,10 @@ pub(crate) enum NodeError {
     Endpoint(#[from] horos_link::EndpointError),
     #[error(transparent)]
     Register(#[from] horos_supervision::exchange::RegisterError),
+    #[error(transparent)]
+    Layout(#[from] crate::sync::LayoutError),
+    #[error(transparent)]
+    Publish(#[from] horos_dbsync::publisher::PublisherError),
     #[error(transparent)]
     Start(#[from] horos_supervision::StartError),
     #[error(transparent)]

@@ -22,6 +22,7 @@ use crate::{
     keys::{self, NodeKeys},
     maintenance::Maintenance,
     memory,
+    sync::{self, SyncLayout},
     threads::{HttpThreads, MAX_DEFAULT, Threads},
 };
 
@@ -52,13 +53,19 @@ impl RunningNode {
         // list: a supervisor that is started anew begins with just those.
         let store = SupervisorSpec::new("store", Strategy::OneForOne, Vec::new());
         let sessions = SupervisorSpec::new("sessions", Strategy::OneForOne, Vec::new());
+        let databases = Databases::new(&config.data, config.store.clone(), store.handle());
+        let layout = horos.sync(config.node.role).join(SyncLayout::load(&config.data)?)?;
+        layout.write_down(&config.data).map_err(|source| NodeError::Io { action: "write down what is published", source })?;
+        let (node_sync, syncing) = sync::lay(&layout, &exchange, &Handle::current(), &config.data, &databases, &conditions)?;
+        let syncing = SupervisorSpec::new("sync", Strategy::OneForOne, syncing);
         let parts = Parts {
             exchange: exchange.clone(),
             threads: threads.clone(),
             http: http_threads.handle().clone(),
-            databases: Databases::new(&config.data, config.store.clone(), store.handle()),
+            databases,
             data: Arc::new(config.data.clone()),
             capacity: config.limits.mailbox as usize,
+            sync: Arc::new(node_sync),
         };
         let NodeKeys { authenticator, children } = keys::lay(&config, &exchange, &parts.databases, &conditions)?;
         let keys = SupervisorSpec::new("keys", Strategy::OneForOne, children);
@@ -112,12 +119,13 @@ impl RunningNode {
             ("root/data/keys", keys.handle()),
             ("root/data/services", services.handle()),
             ("root/data/http", mounted.handle()),
+            ("root/data/sync", syncing.handle()),
             ("root/node", admin.handle()),
             ("root/edge", edge.handle()),
             ("root/link", link.handle()),
             ("root/link/sessions", sessions.handle()),
         ];
-        let by_data = vec![store.into_child(), keys.into_child(), services.into_child(), mounted.into_child()];
+        let by_data = vec![store.into_child(), keys.into_child(), services.into_child(), mounted.into_child(), syncing.into_child()];
         let data = SupervisorSpec::new("data", Strategy::RestForOne, by_data);
         branches.push(("root/data", data.handle()));
         // The doors last: whoever comes in finds everything in its place.

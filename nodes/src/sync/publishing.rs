@@ -1,0 +1,131 @@
+//! The publications of a node, at work: a publisher a database file, and how far their logs have got for whoever just wrote.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{BoxFuture, try_join_all};
+use horos_dbsync::{
+    proxy::{BoxError, Heads, StampPosition, Stamps},
+    publisher::{Audience, Publication as Published, Publisher, PublisherError, PublisherLimits},
+    source::{Source, SourceConfig},
+};
+use horos_edge::Conditions;
+use horos_supervision::{ChildSpec, Exchange, worker};
+use horos_wire::{ActorName, protocol::sync::Position};
+use tokio::runtime::Handle;
+
+use super::{Party, SyncLayout, layout::DIRECTORY};
+use crate::databases::Databases;
+
+/// For the head of a log: a look at the file takes a millisecond or two.
+const HEAD: Duration = Duration::from_secs(1);
+
+/// Between two signs of life of what only waits.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// What a node publishes.
+pub(super) struct Publishing {
+    publishers: Vec<Publisher>,
+    heads: Arc<LogHeads>,
+}
+
+/// Registers the publications of `layout`. Nothing runs before the children do.
+///
+/// # Errors
+/// [`PublisherError`].
+pub(super) fn lay(
+    layout: &SyncLayout,
+    exchange: &Exchange,
+    runtime: &Handle,
+    data: &Path,
+    databases: &Databases,
+    conditions: &Conditions,
+) -> Result<(Publishing, Vec<ChildSpec>), PublisherError> {
+    let mut files: BTreeMap<&ActorName, Vec<(&String, Published)>> = BTreeMap::new();
+    for (name, publication) in &layout.publications {
+        let mut published = Published::new(name, publication.filter.clone());
+        published.to = publication.to.iter().map(audience).collect();
+        files.entry(&publication.database).or_default().push((name, published));
+    }
+    let (mut publishers, mut children, mut sources) = (Vec::new(), Vec::new(), Vec::new());
+    for (file, published) in files {
+        let told = conditions.clone();
+        let told = move |what: &str, wrong: Option<&str>| {
+            let name = format!("sync:{what}");
+            match wrong {
+                // Replicas serve what they have; who looks at the node should know.
+                Some(wrong) => told.note(&name, wrong),
+                None => told.clear(&name),
+            }
+        };
+        let config = SourceConfig::new(file.as_str(), data.join(file.as_str()), data.join(DIRECTORY));
+        let names: Vec<ActorName> = published.iter().filter_map(|(name, _)| name.parse().ok()).collect();
+        let published = published.into_iter().map(|(_, published)| published).collect();
+        let publisher = Publisher::new(exchange, runtime, config, published, &PublisherLimits::default(), Arc::new(told))?;
+        children.push(publisher.child());
+        children.push(follow(file, publisher.source().clone(), databases.clone()));
+        sources.push((names, publisher.source().clone()));
+        publishers.push(publisher);
+    }
+    Ok((Publishing { publishers, heads: Arc::new(LogHeads(sources)) }, children))
+}
+
+fn audience(party: &Party) -> Audience {
+    match party {
+        Party::Role(role) => Audience::Role(*role),
+        Party::Node(name) => Audience::Node(name.clone()),
+    }
+}
+
+/// Has the file looked at after each commit of this node's own writer, once there is one: whichever service opens it.
+fn follow(file: &ActorName, source: Source, databases: Databases) -> ChildSpec {
+    let file = file.clone();
+    worker(&format!("follow-{file}"), move |vitals| {
+        let (source, databases, file) = (source.clone(), databases.clone(), file.clone());
+        async move {
+            let following = async {
+                // Nobody may ever open it here: it is looked at anyway.
+                let writer = databases.writer(file.as_str()).await;
+                source.follow(&writer).await;
+            };
+            tokio::pin!(following);
+            let mut beats = tokio::time::interval(BEAT);
+            loop {
+                tokio::select! {
+                    () = &mut following => return,
+                    _ = beats.tick() => vitals.progressed(Instant::now()),
+                }
+            }
+        }
+    })
+}
+
+impl Publishing {
+    /// See [`super::NodeSync::stamps`].
+    pub(super) fn stamps(&self) -> Option<StampPosition> {
+        (!self.publishers.is_empty()).then(|| StampPosition::new(self.heads.clone(), Stamps::Writes))
+    }
+
+    /// The publishers, for metrics.
+    pub(super) fn publishers(&self) -> &[Publisher] {
+        &self.publishers
+    }
+}
+
+/// The logs of a node's published files, with the publications that each carries.
+struct LogHeads(Vec<(Vec<ActorName>, Source)>);
+
+impl Heads for LogHeads {
+    fn head(&self) -> BoxFuture<'_, Result<Vec<(ActorName, Position)>, BoxError>> {
+        Box::pin(async move {
+            let until = Instant::now() + HEAD;
+            let heads = try_join_all(self.0.iter().map(|(_, source)| source.head(until))).await?;
+            let each = self.0.iter().zip(heads).flat_map(|((names, _), head)| names.iter().map(move |name| (name.clone(), head)));
+            Ok(each.collect())
+        })
+    }
+}
