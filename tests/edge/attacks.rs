@@ -154,8 +154,8 @@ struct World {
 async fn attacker() {
     let Some(order) = std::env::var_os("ATTACK") else { return };
     let order: Order = serde_json::from_str(order.to_str().unwrap()).unwrap();
-    // Each attacker is a socket or two, and the node has raised its own limit in the same way.
-    open_files(order.amount * 2 + 256);
+    // A socket for each attacker, or two for each of a few; the node has raised its own limit in the same way.
+    open_files(order.amount + 512);
     let (amount, until) = (order.amount, Instant::now() + Duration::from_secs(order.seconds));
     let tls = |alpn: &str| Arc::new(order.site.tls(&[alpn], None));
     let world = Arc::new(World {
