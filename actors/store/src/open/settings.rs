@@ -49,7 +49,10 @@ impl Setter<'_> {
             if let Some(pages) = options.max_pages {
                 self.set("max_page_count", i64::from(pages))?;
             }
-            self.connection.pragma_update(None, "optimize", OPTIMIZE_AT_OPEN).or_else(benign).map_err(|e| self.failed(e))?;
+            if options.access == Access::Owner {
+                // It may leave `sqlite_stat1` behind: a guest leaves that to the owner.
+                self.connection.pragma_update(None, "optimize", OPTIMIZE_AT_OPEN).or_else(benign).map_err(|e| self.failed(e))?;
+            }
         } else {
             self.demand_application(options)?;
             self.set("query_only", 1)?;
