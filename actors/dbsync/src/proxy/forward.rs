@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use horos_wire::CallContext;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header::CONTENT_LENGTH, request, uri::PathAndQuery};
 use http_body::Body as _;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -36,6 +37,8 @@ const MARGIN: Duration = Duration::from_millis(50);
 const MAX_WAIT: Duration = Duration::from_millis(100);
 /// How long a look at the owner may take.
 const PROBE: Duration = Duration::from_secs(2);
+/// Bytes that are read of what it answers then.
+const PROBE_BODY: usize = 4096;
 
 /// Passes requests on to the owner. Cheap to clone: all clones share connections and limits.
 #[derive(Clone)]
@@ -83,7 +86,8 @@ impl WriteProxy {
         }
     }
 
-    /// How the owner is doing, and whoever waits for it hears of changes. [`Owner::Unknown`] until [`Self::watch`] runs.
+    /// How the owner is doing, and whoever waits for it hears of changes. That it is away, requests notice too; that it is ready,
+    /// [`Self::watch`] alone.
     pub fn owner(&self) -> watch::Receiver<Owner> {
         self.0.owner.subscribe()
     }
@@ -241,7 +245,8 @@ impl Inner {
                     Some(request) if again => {
                         again = false;
                         self.counters.again.count();
-                        outgoing = self.unform(request, fate);
+                        lease.closed();
+                        outgoing = unform(request, fate);
                     }
                     Some(_) => return Err(Failure::Away),
                     None => return Err(fate.failure().unwrap_or_else(|| lost(&error.into_error()))),
@@ -283,27 +288,32 @@ impl Inner {
         Ok(request)
     }
 
-    /// The other way round, for a request that was not sent.
-    #[expect(clippy::unused_self, reason = "the counterpart of `form`")]
-    fn unform(&self, request: Request<Sending>, fate: Fate) -> Outgoing {
-        let (mut parts, body) = request.into_parts();
-        parts.headers.remove(http::header::HOST);
-        let target = parts.uri.into_parts().path_and_query.unwrap_or(PathAndQuery::from_static("/"));
-        Outgoing { method: parts.method, headers: parts.headers, target, body, fate }
-    }
-
     async fn probe(&self) -> Result<(), Why> {
         let body = Sending::none();
         let question =
             Outgoing { method: Method::GET, headers: HeaderMap::new(), target: self.config.probe.clone(), body, fate: Fate::default() };
-        match self.exchange(question, Instant::now() + PROBE).await {
-            Ok((_, answer)) if answer.status() == StatusCode::OK => Ok(()),
-            Ok((_, answer)) => Err(Why::Status(answer.status())),
+        let until = Instant::now() + PROBE;
+        match self.exchange(question, until).await {
+            Ok((lease, answer)) => {
+                let status = answer.status();
+                // Read to its end, so that the connection can be used again; a long answer is not worth one.
+                let body = Receiving::new(answer.into_body(), PROBE, lease, Box::new(|| {}), ());
+                let _whole = tokio::time::timeout_at(until, Limited::new(body, PROBE_BODY).collect()).await;
+                if status == StatusCode::OK { Ok(()) } else { Err(Why::Status(status)) }
+            }
             Err(Failure::Away) => Err(Why::Unreachable),
             Err(Failure::Stranger) => Err(Why::Stranger),
             Err(_) => Err(Why::Silent),
         }
     }
+}
+
+/// The other way round than `Inner::form`, for a request that was not sent.
+fn unform(request: Request<Sending>, fate: Fate) -> Outgoing {
+    let (mut parts, body) = request.into_parts();
+    parts.headers.remove(http::header::HOST);
+    let target = parts.uri.into_parts().path_and_query.unwrap_or(PathAndQuery::from_static("/"));
+    Outgoing { method: parts.method, headers: parts.headers, target, body, fate }
 }
 
 /// What is said of a body's length, which must be the truth as far as that can be told.
@@ -323,13 +333,19 @@ fn lost(error: &hyper::Error) -> Failure {
     tracing::debug!(%error, "a request to the owner was lost");
     let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
     while let Some(error) = cause {
-        // RFC 9113 §8.7: nothing was done.
-        if error.downcast_ref::<h2::Error>().is_some_and(|error| error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)) {
+        if error.downcast_ref::<h2::Error>().is_some_and(not_taken) {
             return Failure::Away;
         }
         cause = error.source();
     }
     if error.is_parse() || error.is_user() { Failure::Nonsense } else { Failure::Lost }
+}
+
+/// Whether the owner says of a stream that it has not looked at it, and never will (RFC 9113 §8.7): it refused the stream, or it has
+/// said goodbye and the stream is behind the last that it took. To those before that one h2 does not give this error.
+fn not_taken(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (refused || error.is_go_away())
 }
 
 #[cfg(test)]

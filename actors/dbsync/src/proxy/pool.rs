@@ -92,7 +92,7 @@ enum Waited {
 }
 
 enum Look {
-    Lease(Lease),
+    Lease(Held),
     Dial,
     Wait,
     Pause(Instant, DialError),
@@ -106,12 +106,12 @@ impl State {
         let least = self.shared.iter().min_by_key(|it| Arc::strong_count(&it.streams));
         let room = least.is_some_and(|it| Arc::strong_count(&it.streams) <= limits.streams());
         if let Some(least) = least.filter(|_| room || self.shared.len() >= limits.connections) {
-            return Look::Lease(Lease(Held::Shared { sender: least.sender.clone(), _stream: least.streams.clone() }));
+            return Look::Lease(Held::Shared { sender: least.sender.clone(), stream: least.streams.clone() });
         }
         // The one that was used last is the least likely to have been closed meanwhile.
         while let Some(idle) = self.idle.pop() {
             if idle.sender.is_ready() && now - idle.since < keep {
-                return Look::Lease(Lease(Held::Own { sender: idle.sender, pool: None }));
+                return Look::Lease(Held::Own { sender: idle.sender });
             }
         }
         if let Some(outage) = self.outage.as_ref().filter(|outage| now < outage.until || waited == Waited::Yes) {
@@ -166,7 +166,7 @@ impl Pool {
             dialed.as_mut().enable();
             let look = self.state.lock().look(&self.limits, self.keep, waited);
             match look {
-                Look::Lease(lease) => return Ok(lease.of(self)),
+                Look::Lease(held) => return Ok(Lease { held, pool: self.clone() }),
                 Look::Pause(until, why) => return Err(Unreached::Away(until, why)),
                 // Nobody's own: whoever wanted it may give up, and the next request finds it all the same.
                 Look::Dial => drop(tokio::spawn(dial(Dialing(self.clone())))),
@@ -235,24 +235,20 @@ impl fmt::Debug for Pool {
 
 /// A connection while it carries one request. Dropped before the answer's end, it takes the request with it: the stream is reset, a
 /// connection of HTTP/1.1 closed.
-pub(super) struct Lease(Held);
+pub(super) struct Lease {
+    held: Held,
+    pool: Arc<Pool>,
+}
 
 enum Held {
-    Shared { sender: http2::SendRequest<Sending>, _stream: Arc<()> },
-    Own { sender: http1::SendRequest<Sending>, pool: Option<Arc<Pool>> },
+    Shared { sender: http2::SendRequest<Sending>, stream: Arc<()> },
+    Own { sender: http1::SendRequest<Sending> },
 }
 
 impl Lease {
-    fn of(mut self, of: &Arc<Pool>) -> Self {
-        if let Held::Own { pool, .. } = &mut self.0 {
-            *pool = Some(of.clone());
-        }
-        self
-    }
-
     /// Whether several requests share the connection: HTTP/2.
     pub(super) fn is_shared(&self) -> bool {
-        matches!(self.0, Held::Shared { .. })
+        matches!(self.held, Held::Shared { .. })
     }
 
     /// Sends `request`, whose form must be that of [`Self::is_shared`].
@@ -260,15 +256,15 @@ impl Lease {
     /// # Errors
     /// With the request in it: it was not sent. Else it may have been.
     pub(super) async fn send(&mut self, request: Request<Sending>) -> Result<Response<Incoming>, TrySendError<Request<Sending>>> {
-        match &mut self.0 {
+        match &mut self.held {
             Held::Shared { sender, .. } => sender.try_send_request(request).await,
-            Held::Own { sender, .. } => sender.try_send_request(request).await,
+            Held::Own { sender } => sender.try_send_request(request).await,
         }
     }
 
     /// The answer has ended.
     pub(super) fn give_back(self) {
-        let Held::Own { mut sender, pool: Some(pool) } = self.0 else { return };
+        let Self { held: Held::Own { mut sender }, pool } = self else { return };
         if sender.is_ready() {
             pool.keep(sender);
             return;
@@ -279,5 +275,14 @@ impl Lease {
                 pool.keep(sender);
             }
         });
+    }
+
+    /// The connection turned out to be closed. Those of HTTP/1.1 that are idle may well be too: the next try has a new one.
+    pub(super) fn closed(self) {
+        let mut state = self.pool.state.lock();
+        match self.held {
+            Held::Shared { stream, .. } => state.shared.retain(|it| !Arc::ptr_eq(&it.streams, &stream)),
+            Held::Own { .. } => state.idle.clear(),
+        }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! A table of fixed size: an address has one place in it, under a key that nobody outside knows, and shares it with one in
 //! [`PLACES`]. Nobody can fill it, and nothing in it has to be forgotten. An IPv6 /64 counts as one address, as it is one customer.
+//! This machine itself is no stranger, and all clients of a proxy on it that nobody has called trusted would count as one: as at the
+//! node's port it has no ration, only what all have together.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -33,17 +35,20 @@ struct Place {
     at: Instant,
 }
 
-/// A client's wait, while it lasts.
+/// A client's wait, while it lasts; of whoever has no ration, nothing.
 #[derive(Debug)]
-pub(super) struct Wait {
-    rations: Arc<Rations>,
-    place: usize,
-}
+pub(super) struct Wait(Option<(Arc<Rations>, usize)>);
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        self.rations.places[self.place].lock().waiting -= 1;
+        if let Some((rations, place)) = &self.0 {
+            rations.places[*place].lock().waiting -= 1;
+        }
     }
+}
+
+fn is_here(client: Option<IpAddr>) -> bool {
+    client.is_some_and(|client| client.to_canonical().is_loopback())
 }
 
 impl Rations {
@@ -65,17 +70,23 @@ impl Rations {
 
     /// Lets `client` wait, unless it does so often enough already.
     pub(super) fn wait(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Wait> {
+        if is_here(client) {
+            return Some(Wait(None));
+        }
         let place = self.place(client);
         let mut held = self.places[place].lock();
         if held.waiting >= self.waits {
             return None;
         }
         held.waiting += 1;
-        Some(Wait { rations: self.clone(), place })
+        Some(Wait(Some((self.clone(), place))))
     }
 
     /// Whether `client` may ask the owner once more.
     pub(super) fn ask(&self, client: Option<IpAddr>) -> bool {
+        if is_here(client) {
+            return true;
+        }
         let now = Instant::now();
         let mut place = self.places[self.place(client)].lock();
         place.left = self.burst.min(place.left + now.saturating_duration_since(place.at).as_secs_f64() * self.rate);
@@ -116,6 +127,15 @@ mod tests {
         assert!(held.iter().all(Option::is_some) && rations.wait(client("192.0.2.1")).is_none());
         drop(held);
         assert!(rations.wait(client("192.0.2.1")).is_some());
+    }
+
+    #[tokio::test]
+    async fn this_machine_has_no_ration_and_whoever_is_not_known_has_one() {
+        let rations = Arc::new(Rations::new(1, 1, 1));
+        let here: Vec<_> = (0..10).map(|_| rations.wait(client("127.0.0.1"))).collect();
+        assert!(here.iter().all(Option::is_some) && (0..10).all(|_| rations.ask(client("::1"))));
+        let _held = rations.wait(None);
+        assert!(rations.wait(None).is_none() && rations.ask(None) && !rations.ask(None));
     }
 
     #[tokio::test]

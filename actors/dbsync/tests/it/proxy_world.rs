@@ -30,6 +30,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
@@ -79,6 +80,7 @@ pub(crate) enum Speaks {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Arc<AtomicU64>,
+    drain: watch::Sender<()>,
     tasks: Option<JoinSet<()>>,
 }
 
@@ -97,6 +99,8 @@ impl Server {
             tls.alpn_protocols = vec![if speaks == Speaks::Http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
             TlsAcceptor::from(Arc::new(tls))
         });
+        let drain = watch::Sender::new(());
+        let draining = drain.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut served = JoinSet::new();
@@ -104,20 +108,20 @@ impl Server {
                 let Ok((tcp, _)) = listener.accept().await else { continue };
                 counted.fetch_add(1, Relaxed);
                 tcp.set_nodelay(true).unwrap();
-                let (tls, handler) = (tls.clone(), handler.clone());
+                let (tls, handler, drained) = (tls.clone(), handler.clone(), draining.subscribe());
                 served.spawn(async move {
                     match tls {
-                        None => serve(tcp, speaks, handler).await,
+                        None => serve(tcp, speaks, handler, drained).await,
                         Some(tls) => {
                             if let Ok(tls) = tls.accept(tcp).await {
-                                serve(tls, speaks, handler).await;
+                                serve(tls, speaks, handler, drained).await;
                             }
                         }
                     }
                 });
             }
         });
-        Self { address, connections, tasks: Some(tasks) }
+        Self { address, connections, drain, tasks: Some(tasks) }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -126,6 +130,11 @@ impl Server {
 
     pub(crate) fn connections(&self) -> u64 {
         self.connections.load(Relaxed)
+    }
+
+    /// Lets every connection end that is open now, as a node does that stops: with what is in hand, and nothing new.
+    pub(crate) fn drain(&self) {
+        self.drain.send_replace(());
     }
 
     /// Cuts every connection and takes no more.
@@ -141,21 +150,39 @@ impl Server {
 #[error("{0}")]
 struct Cut(String);
 
-async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T, speaks: Speaks, handler: Handler) {
+async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    io: T,
+    speaks: Speaks,
+    handler: Handler,
+    mut drained: watch::Receiver<()>,
+) {
     let service = service_fn(move |request| {
         let answer = handler(request);
         async move { answer.await.map_err(|error| Cut(error.to_string())) }
     });
-    // How a connection ends is what tests bring about.
-    let _ = match speaks {
+    macro_rules! run {
+        ($connection:expr) => {{
+            let connection = $connection;
+            tokio::pin!(connection);
+            // How a connection ends is what tests bring about.
+            let _ = tokio::select! {
+                ended = connection.as_mut() => ended,
+                _ = drained.changed() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+        }};
+    }
+    match speaks {
         Speaks::Http1 => {
-            hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(io), service).await
+            run!(hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(io), service))
         }
         Speaks::Http2 => {
             let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            builder.timer(TokioTimer::new()).max_concurrent_streams(512).serve_connection(TokioIo::new(io), service).await
+            run!(builder.timer(TokioTimer::new()).max_concurrent_streams(512).serve_connection(TokioIo::new(io), service));
         }
-    };
+    }
 }
 
 /// A front office's port: HTTP/1.1 before `service`.
