@@ -151,13 +151,16 @@ mod measured {
         let before = bo.process().rss();
         let order = Order { attack: Attack::Idle, site: bo.site(), key: key.clone(), amount, seconds: scale(60, 300) };
         let raid = Raid::begin(&order).await;
-        let open = metric(&metrics(&bo, &key).await, "horos_connections_open", &[]);
+        let open = poll_state("nearly all are open at once", Duration::from_secs(20), async || {
+            let open = metric(&metrics(&bo, &key).await, "horos_connections_open", &[]);
+            if open >= amount as f64 * 0.95 { Ok(open) } else { Err(format!("{open} of {amount} are open: {}", raid.tally())) }
+        })
+        .await;
         let under = p99(&bo, &key).await;
         let each = bo.process().rss().saturating_sub(before) / amount;
         eprintln!("{amount} idle connections: {open} open, {} KiB each, p99 {idle:?} before and {under:?} with them", each / 1024);
-        assert!(open >= amount as f64 * 0.9, "{open} of {amount} are open: {}", raid.tally());
-        // The benchmark holds a release build to 32 KiB; QUIC's in a debug build take more.
-        assert!(each <= 96 * 1024, "{each} bytes each");
+        // The benchmark holds those over TCP to 32 KiB in a release build; QUIC's take more, and so does a debug build.
+        assert!(each <= if optimised() { 64 } else { 96 } * 1024, "{each} bytes each");
         assert!(under <= bearable(idle), "p99 {under:?}, {idle:?} without");
         // Those over TCP; over QUIC it is the transport that ends whoever says nothing.
         poll_state("they are ended, and counted", Duration::from_secs(scale(40, 200)), async || {
