@@ -47,6 +47,7 @@ pub struct Mount {
     pub(crate) access: Access,
     pub(crate) plane: Plane,
     pub(crate) body_limit: Option<u64>,
+    pub(crate) keeps_credentials: bool,
     pub(crate) serve: Serve,
 }
 
@@ -104,13 +105,20 @@ impl Mount {
                 Poll::Pending => Box::pin(service.oneshot(request).map(answer)),
             }
         };
-        Ok(Self { prefix: prefix.into(), access, plane, body_limit: None, serve: Arc::new(serve) })
+        Ok(Self { prefix: prefix.into(), access, plane, body_limit: None, keeps_credentials: false, serve: Arc::new(serve) })
     }
 
     /// Takes bodies up to `bytes`, instead of up to [`crate::Limits::body`].
     #[must_use]
     pub fn with_body_limit(mut self, bytes: u64) -> Self {
         self.body_limit = Some(bytes);
+        self
+    }
+
+    /// Leaves in the head what proved who asks: for a service that passes requests on to where they are proved again.
+    #[must_use]
+    pub fn keeping_credentials(mut self) -> Self {
+        self.keeps_credentials = true;
         self
     }
 
