@@ -15,6 +15,7 @@ mod it {
     mod filter_tables;
     pub(crate) mod filter_world;
     mod proxy_forward;
+    mod proxy_outages;
     mod proxy_reads;
     mod proxy_smuggling;
     pub(crate) mod proxy_world;

@@ -167,8 +167,8 @@ fn carry(read: &mut Request<Body>, written: &super::proxy_world::Seen, browser: 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_wrote_reads_it_ten_thousand_times_while_the_replica_lags() {
-    let pairs = scale(10_000, 100_000);
+async fn whoever_wrote_reads_it_while_the_replica_lags() {
+    let pairs = scale(3_000, 100_000);
     let seed: u64 =
         std::env::var_os("HOROS_TEST_SEED").map_or_else(|| rand::rng().random(), |seed| seed.to_str().unwrap().parse().unwrap());
     eprintln!("seed {seed}: repeat with HOROS_TEST_SEED={seed}");

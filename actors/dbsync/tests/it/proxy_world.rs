@@ -21,7 +21,8 @@ use horos_link::{
 };
 use horos_wire::{NodeId, Role};
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Empty, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use jiff::Timestamp;
@@ -30,7 +31,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
@@ -345,4 +346,28 @@ pub(crate) async fn read_head(tcp: &mut TcpStream) -> String {
         head.extend(byte);
     }
     String::from_utf8(head).unwrap()
+}
+
+pub(crate) const BOTH: [Speaks; 2] = [Speaks::Http1, Speaks::Http2];
+
+/// Counts what it does, and answers.
+pub(crate) fn counting(count: &Arc<AtomicU64>) -> Handler {
+    let count = count.clone();
+    handler(move |request| {
+        let count = count.clone();
+        async move {
+            request.into_body().collect().await?;
+            count.fetch_add(1, Relaxed);
+            Ok(Response::new(full("done")))
+        }
+    })
+}
+
+/// A body that comes part by part, and ends with the first error.
+pub(crate) fn streamed(parts: mpsc::Receiver<Result<&'static str, BoxError>>) -> Body {
+    let parts = futures_util::stream::unfold(parts, |mut parts| async {
+        let part = parts.recv().await?;
+        Some((part.map(|text| Frame::data(Bytes::from_static(text.as_bytes()))), parts))
+    });
+    StreamBody::new(parts).boxed_unsync()
 }
