@@ -40,7 +40,7 @@ mod tests;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use horos_store::{Kind, StoreError};
@@ -49,10 +49,11 @@ use horos_wire::protocol::sync::{Epoch, Position};
 use crate::{capture, frames::FrameError, value::Malformed};
 
 pub(crate) use chunks::Page;
-pub(crate) use files::ReadableBy;
-pub(crate) use input::{Cut, Input, Source};
-pub(crate) use live::Applier;
-pub(crate) use state::{Standing, State};
+pub use files::ReadableBy;
+pub(crate) use input::{Cut, Source};
+use input::Input;
+pub(crate) use live::{Applier, Settings};
+pub(crate) use state::{Known, Standing, State};
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +170,8 @@ pub(crate) struct Done {
     pub(crate) mismatches: Vec<u32>,
     /// The tables that were changed; none when it was a snapshot, which changes all.
     pub(crate) tables: Option<Vec<String>>,
+    /// Whether it was a snapshot.
+    pub(crate) snapshot: bool,
     /// Rows and keys applied.
     pub(crate) rows: u64,
 }
@@ -182,6 +185,8 @@ pub(crate) struct Progress {
     stream_bytes: AtomicU64,
     /// Rows received or found to be here, of the snapshot in hand.
     rows: AtomicU64,
+    /// Whether there is one.
+    snapshot: AtomicBool,
 }
 
 impl Progress {
@@ -197,6 +202,15 @@ impl Progress {
         self.rows.load(Ordering::Relaxed)
     }
 
+    /// Whether a snapshot is being received.
+    pub(crate) fn receives_snapshot(&self) -> bool {
+        self.snapshot.load(Ordering::Relaxed)
+    }
+
+    fn receives(&self, snapshot: bool) {
+        self.snapshot.store(snapshot, Ordering::Relaxed);
+    }
+
     fn begin(&self) {
         self.stream_bytes.store(0, Ordering::Relaxed);
         self.rows.store(0, Ordering::Relaxed);
@@ -210,6 +224,11 @@ impl Progress {
     fn took(&self, rows: u32) {
         self.rows.fetch_add(u64::from(rows), Ordering::Relaxed);
     }
+}
+
+/// Bytes in the WAL of the live file at `path`.
+pub(crate) fn wal_bytes(path: &Path) -> u64 {
+    files::length(&files::beside(path, "-wal"))
 }
 
 /// As it goes between nodes.

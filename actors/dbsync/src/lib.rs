@@ -5,9 +5,9 @@
 //! - [`go`] speaks the Go system's protocol, both ways.
 //! - [`filter`] says what of a database is published, and refuses what could not be published faithfully or privately.
 //! - [`publisher`] keeps the replicas of what is published up to date, from the [`source`] that it is read from.
+//! - [`replica`] keeps what another node publishes in a file that is read while it changes.
 //! - [`proxy`] passes writes on to the owner by HTTP, and lets whoever wrote read what was written.
 
-#[allow(dead_code)]
 mod apply;
 #[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
 mod build;
@@ -22,6 +22,7 @@ pub mod go;
 mod frames;
 pub mod proxy;
 pub mod publisher;
+pub mod replica;
 pub mod source;
 mod spool;
 #[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]

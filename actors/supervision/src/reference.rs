@@ -5,7 +5,7 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Instant};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use horos_wire::{
-    Address, Bulk, CallContext, CallError, Format, NoEffect, Protocol, Request, Scope, Unknown,
+    Address, Bulk, CallContext, CallError, Format, NoEffect, NodeName, Protocol, Request, Scope, Unknown,
     codec::{self, CodecError},
     context::MAX_HOPS,
     control::DownReason,
@@ -152,6 +152,14 @@ impl<P: Protocol> Ref<P> {
         };
         let address = self.address.clone().map(|address| Address { scope: Scope::Node(node), ..address });
         Ok(Self { context: self.context.clone(), address, way: ArcSwapOption::new(Some(way)), protocol: PhantomData })
+    }
+
+    /// The node that its address names, as that of a [pinned](Ref::pinned) one does; none when that is a role or anybody.
+    pub fn node(&self) -> Option<&NodeName> {
+        match &self.address {
+            Ok(Address { scope: Scope::Node(node), .. }) => Some(node),
+            _ => None,
+        }
     }
 
     /// Opens a bulk body towards the actor's node. To be named in a message to the same reference, which

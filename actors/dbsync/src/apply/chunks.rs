@@ -59,12 +59,13 @@ pub(super) struct Have {
 }
 
 impl Applier {
-    /// The chunks that are here, page by page. The first page looks at all rows: at a few hundred MB a second.
+    /// The chunks that are here, page by page. The first page looks at all rows, at a few hundred MB a second.
     ///
     /// # Errors
     /// [`ApplyError`] when they cannot be read.
     pub(crate) fn offer(&mut self, from: Option<u64>, cancelled: &AtomicBool) -> Result<Page, ApplyError> {
-        if from.is_none() || self.have.is_none() {
+        // Nothing changes without that this is forgotten, so whoever gave up waiting finds it when he asks again.
+        if self.have.is_none() || files::exists(&self.paths.incoming)? {
             self.have = None;
             self.have = Some(self.look_through(cancelled)?);
         }

@@ -71,7 +71,7 @@ impl Applier {
         self.have = None;
         live.checkpoint_if_due();
         let tables = (!delta.dropped).then_some(tables);
-        Ok(Done { position: to, mismatches: delta.mismatches, tables, rows })
+        Ok(Done { position: to, mismatches: delta.mismatches, tables, snapshot: false, rows })
     }
 }
 

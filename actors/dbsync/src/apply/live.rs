@@ -153,7 +153,12 @@ impl Applier {
         }
         match header.base {
             Some(base) => self.delta(&header, super::position(&base), &mut input),
-            None => self.snapshot(&header, &mut input),
+            None => {
+                progress.receives(true);
+                let outcome = self.snapshot(&header, &mut input);
+                progress.receives(false);
+                outcome
+            }
         }
     }
 

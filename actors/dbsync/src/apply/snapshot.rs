@@ -62,7 +62,7 @@ impl Applier {
                 self.full_until = None;
                 files::remove(&self.paths.incoming)?;
                 files::remove(&self.paths.partial)?;
-                Ok(Done { position: to, mismatches: Vec::new(), tables: None, rows })
+                Ok(Done { position: to, mismatches: Vec::new(), tables: None, snapshot: true, rows })
             }
             Err(error) => {
                 self.abandon(&error);
