@@ -138,7 +138,8 @@ impl Feed {
         // The publication's own name was checked when it was made, so this one is an address, too.
         let name = replica_name(&published.publication.name).map_or_else(|_| String::new(), |name| name.to_string());
         let replica = published.context.at(&format!("{name}@{}", subscriber.node));
-        let sweeper = Sweeper::new(published.publication.verify_every, Instant::now());
+        let chunks = published.guessed_rows() / sweep::ROWS_A_CHUNK;
+        let sweeper = Sweeper::new(published.publication.verify_every, chunks, Instant::now());
         let view = published.source.view();
         {
             let mut progress = subscriber.progress.lock();
@@ -287,7 +288,11 @@ impl Feed {
                     }
                 }
                 self.sweeper.hinted(hints, now);
-                let run = self.subscriber.progress.lock().walk.as_ref().filter(|walk| !walk.done).map(|walk| walk.run);
+                // One that only waits for its last repairs is not begun again.
+                let run = match self.unverified {
+                    Some(_) => None,
+                    None => self.subscriber.progress.lock().walk.as_ref().filter(|walk| !walk.done).map(|walk| walk.run),
+                };
                 let sweep = if at.is_none() { 0 } else { self.sweeper.due(run, behind, now) };
                 if behind || sweep > 0 || !self.repairs.is_empty() {
                     return Some((loaded, opened, Due { sweep }));

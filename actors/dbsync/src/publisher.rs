@@ -51,6 +51,8 @@ pub type Conditions = Arc<dyn Fn(&str, Option<&str>) + Send + Sync>;
 
 /// Memory for pages of a feed's connection: deltas read few, and a snapshot reads each once.
 const CACHE_KIB: u32 = 1_024;
+/// Subscribers of a publication that may be asked for their chunks at once: a list is 10 MB at most.
+const ASKING: usize = 2;
 /// Between two looks at the leases.
 const LEASES: Duration = Duration::from_secs(1);
 
@@ -169,8 +171,10 @@ pub(crate) struct Published {
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// Deltas of the file that may be built now.
     pub(crate) builders: Arc<Semaphore>,
-    /// One snapshot at a time; the others wait.
-    pub(crate) snapshots: Semaphore,
+    /// One snapshot of the publication is built at a time; the others wait.
+    pub(crate) snapshots: Arc<Semaphore>,
+    /// Lists of chunks that are in memory, of [`sync::MAX_HAVE`] at most each.
+    pub(crate) asking: Arc<Semaphore>,
     pub(crate) spools: Arc<Spools>,
 }
 
@@ -315,7 +319,8 @@ impl Publisher {
                 feeds: feeds.handle(),
                 changing: tokio::sync::Mutex::default(),
                 builders: builders.clone(),
-                snapshots: Semaphore::new(1),
+                snapshots: Arc::new(Semaphore::new(1)),
+                asking: Arc::new(Semaphore::new(ASKING)),
                 spools: spools.clone(),
                 publication,
             });
@@ -384,3 +389,6 @@ impl Publisher {
         self.published.iter().map(metrics).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

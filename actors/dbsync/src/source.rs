@@ -3,7 +3,7 @@
 //! One [`Source`] a file, shared by all its publications, started under a supervisor by [`crate::publisher`]. It owns our triggers and
 //! tables in the file and the witness beside the node's data; nobody else attaches. What it promises:
 //!
-//! - A commit, by whichever process, is in [`View::head`] within a look's interval (20 ms), one by this node's own writer within some
+//! - A commit, by whichever process, is seen within a look's interval (20 ms), one by this node's own writer within some
 //!   two milliseconds ([`Source::follow`]). [`Source::head`] covers whatever was committed before it was called.
 //! - What fires no trigger is found by the sentinel and re-based; schema changes are followed within a look.
 //! - A filter that no longer fits its database stops that publication alone, and its reason is told.

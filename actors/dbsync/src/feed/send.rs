@@ -14,7 +14,7 @@ use horos_wire::{
 };
 use tokio::sync::oneshot;
 
-use super::{Due, Fault, Feed, Place, SENSELESS};
+use super::{Due, Fault, Feed, Place, SENSELESS, sweep::ROWS_A_CHUNK};
 use crate::{
     build::{self, BuildError, Built, Job, KeyRange, Request, Sweep, build},
     capture::{CaptureError, Position},
@@ -28,6 +28,8 @@ use crate::{
 const PLACE: Duration = Duration::from_secs(120);
 /// Compressed bytes that a slow disk puts in place in a second.
 const PLACED: u64 = 1 << 20;
+/// Longest that a subscriber may take to say which chunks it has: it reads all that it has for that.
+const HAVE: Duration = Duration::from_secs(300);
 /// How long the answer may lag behind a stream that broke, to say why.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
@@ -56,16 +58,14 @@ impl Feed {
     pub(super) async fn send(&mut self, loaded: &Arc<Loaded>, opened: u64, due: Due) -> Result<(), Fault> {
         let Place::At(base) = self.place else { return Ok(()) };
         let published = self.published.clone();
-        // Whoever waits for the place of a snapshot holds no other's.
-        let _place = match base {
-            None => published.snapshots.acquire().await.map(Some).unwrap_or(None),
-            Some(_) => None,
+        let asking = match base {
+            // The list is held until the build is over, so there are only so many of them.
+            None if self.resume => published.asking.clone().acquire_owned().await.ok(),
+            _ => None,
         };
-        let have = if base.is_none() && self.resume { have(&self.replica, &published.limits).await? } else { HashSet::new() };
-        let delta = match base {
-            Some(_) => published.builders.clone().acquire_owned().await.ok(),
-            None => None,
-        };
+        let have = if asking.is_some() { have(&self.replica, &published.limits).await? } else { HashSet::new() };
+        let places = if base.is_none() { &published.snapshots } else { &published.builders };
+        let place = places.clone().acquire_owned().await.ok();
         let job = Arc::new(Job::default());
         let _cancels = Cancels(job.clone());
         {
@@ -96,8 +96,8 @@ impl Feed {
         };
         let made = tokio::task::spawn_blocking(move || {
             let made = work.run(sink);
-            // The place is for what reads the database, not for what waits for a network.
-            drop(delta);
+            // The places are for what reads the database, not for what waits for a network.
+            drop((place, asking));
             made
         });
         let (built, applied) = match spooled.await {
@@ -184,7 +184,7 @@ impl Feed {
             progress.behind_since = Some(started);
         }
         let Some(swept) = &built.swept else { return };
-        let guessed = progress.total_rows / 512;
+        let guessed = progress.total_rows / ROWS_A_CHUNK;
         let wrong: Vec<KeyRange> =
             applied.mismatches.iter().filter_map(|id| swept.ranges.get(usize::try_from(*id).ok()?)).cloned().collect();
         let chunks = swept.ranges.len() as u64;
@@ -273,8 +273,9 @@ async fn push(
 async fn have(replica: &Ref<Replica>, limits: &PublisherLimits) -> Result<HashSet<[u8; 16]>, Fault> {
     let mut have = HashSet::new();
     let mut from = None;
+    let until = Instant::now() + HAVE;
     loop {
-        let page = replica.call(HaveAsk { from }, limits.apply).await.map_err(Fault::Ask)?;
+        let page = replica.call(HaveAsk { from }, until.min(Instant::now() + limits.apply)).await.map_err(Fault::Ask)?;
         let room = MAX_HAVE - have.len();
         have.extend(page.chunks.iter().take(room).map(|chunk| chunk.to_bytes()));
         // A page must lead on, or somebody who lies would keep this going.

@@ -20,6 +20,9 @@ const DUTY: u32 = 10;
 /// Longest that a batch in the background waits for a moment without changes, in intervals.
 const PATIENCE: u32 = 2;
 
+/// Rows of a chunk, on average ([`crate::chunk`]).
+pub(super) const ROWS_A_CHUNK: u64 = 512;
+
 /// Which cycle is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pace {
@@ -40,9 +43,10 @@ pub(super) struct Sweeper {
     cursor: Option<Cursor>,
     begun: Instant,
     next: Instant,
-    /// Chunks of the cycle so far, and of the last whole one.
+    /// Chunks of the cycle so far, and of the last whole one, or about how many there will be.
     chunks: u64,
     total: Option<u64>,
+    guess: u64,
     hints: Option<u64>,
     /// When a cycle may be begun early again.
     early_from: Instant,
@@ -59,20 +63,23 @@ pub(super) struct Batch {
 }
 
 impl Sweeper {
-    pub(super) fn new(every: Duration, now: Instant) -> Self {
-        // The first cycle begins at once: what was done to a replica while nobody looked is found early.
-        Self {
+    /// A cycle every `every`, of about `guess` chunks as long as none was counted.
+    pub(super) fn new(every: Duration, guess: u64, now: Instant) -> Self {
+        let mut sweeper = Self {
             every,
             pace: Pace::Background,
             cursor: None,
             begun: now,
-            next: now + every / 60,
+            next: now,
             chunks: 0,
             total: None,
+            guess,
             hints: None,
             early_from: now,
             wanted: false,
-        }
+        };
+        sweeper.next = now + sweeper.interval();
+        sweeper
     }
 
     /// Chunks of the last whole cycle.
@@ -130,7 +137,7 @@ impl Sweeper {
 
     /// Between two batches in the background.
     fn interval(&self) -> Duration {
-        let batches = self.total.map_or(60, |total| total.div_ceil(BACKGROUND as u64)).max(1);
+        let batches = self.total.unwrap_or(self.guess).div_ceil(BACKGROUND as u64).max(1);
         self.every / u32::try_from(batches).unwrap_or(u32::MAX)
     }
 
@@ -189,7 +196,7 @@ mod tests {
     #[test]
     fn a_cycle_takes_as_long_as_configured_spread_evenly() {
         let mut now = Instant::now();
-        let mut sweeper = Sweeper::new(HOUR, now);
+        let mut sweeper = Sweeper::new(HOUR, 400, now);
         cycle(&mut sweeper, &mut now, 400, None);
         let (took, batches) = cycle(&mut sweeper, &mut now, 400, None);
         assert_eq!(batches, 100);
@@ -199,7 +206,7 @@ mod tests {
     #[test]
     fn one_by_order_is_as_quick_as_it_is_answered_and_the_background_goes_on_after_it() {
         let mut now = Instant::now();
-        let mut sweeper = Sweeper::new(HOUR, now);
+        let mut sweeper = Sweeper::new(HOUR, 400, now);
         let (took, batches) = cycle(&mut sweeper, &mut now, 6_400, Some(7));
         assert_eq!((took, batches), (Duration::from_secs(1), 100));
         assert_eq!(sweeper.due(None, false, now), 0);
@@ -210,7 +217,7 @@ mod tests {
     fn commits_without_entries_begin_a_cycle_once_a_minute_and_a_tenth_of_the_time_at_most() {
         let mut now = Instant::now();
         let start = now;
-        let mut sweeper = Sweeper::new(HOUR, now);
+        let mut sweeper = Sweeper::new(HOUR, 400, now);
         let (mut busy, mut hints) = (Duration::ZERO, 0);
         while now - start < HOUR / 2 {
             hints += 1;
@@ -231,10 +238,10 @@ mod tests {
     #[test]
     fn changes_go_first_but_not_for_ever() {
         let mut now = Instant::now();
-        let mut sweeper = Sweeper::new(HOUR, now);
+        let mut sweeper = Sweeper::new(HOUR, 400, now);
         now = sweeper.next();
         assert_eq!((sweeper.due(None, true, now), sweeper.due(None, false, now)), (0, BACKGROUND));
-        now += HOUR / 60 * PATIENCE;
+        now += HOUR / 100 * PATIENCE;
         assert_eq!(sweeper.due(None, true, now), BACKGROUND);
     }
 }

@@ -32,12 +32,12 @@ impl Desk {
         Self { published }
     }
 
-    /// Nobody but those that it is for is told anything; operators and viewers are no nodes and look only.
+    /// Nobody but those that it is for is told anything, and this node itself; operators and viewers are no nodes and look only.
     fn admit(&self, cx: &Context) -> Result<(), SyncError> {
         let node = cx.caller().node();
         let admitted = match node.role {
             Role::Operator | Role::Viewer => true,
-            Role::Bo | Role::Fo => cx.caller().is_local() || self.published.publication.is_for(node),
+            Role::Bo | Role::Fo => node == cx.node() || self.published.publication.is_for(node),
         };
         if admitted { Ok(()) } else { Err(SyncError::NotForYou) }
     }
@@ -54,10 +54,12 @@ impl Service for Desk {
 
 impl Handle<Subscribe> for Desk {
     async fn handle(&mut self, ask: Subscribe, cx: &Context) -> Result<Subscribed, SyncError> {
-        self.admit(cx)?;
         let node = cx.caller().node();
         if !node.role.is_node() {
             return Err(SyncError::Invalid("only nodes keep replicas".into()));
+        }
+        if !self.published.publication.is_for(node) {
+            return Err(SyncError::NotForYou);
         }
         if ask.version != STREAM_VERSION {
             return Err(SyncError::Version(STREAM_VERSION));
