@@ -250,16 +250,10 @@ impl Connections {
     }
 
     fn cut_in(&self, table: &mut Table, life: &Life, reason: Reason) {
-        let had = life.command();
-        if had == Command::Cut || !table.open.contains_key(&life.id()) {
-            return;
+        if end_in(table, life) {
+            self.metrics.refused(reason, life.version());
+            tracing::debug!(peer = %life.peer(), reason = reason.as_str(), "connection cut off");
         }
-        if had == Command::Stay {
-            table.leaving += 1;
-        }
-        life.cut();
-        self.metrics.refused(reason, life.version());
-        tracing::debug!(peer = %life.peer(), reason = reason.as_str(), "connection cut off");
     }
 
     /// Looks at every connection once. Returns when the next look is due.
@@ -292,7 +286,11 @@ impl Connections {
             (Command::Leave, Phase::Draining { .. }) if self.has_said_farewell(life, now) => {
                 return self.cut_in(&mut self.table.lock(), life, Reason::Idle);
             }
-            (Command::Leave, _) if life.has_overstayed(now) => return self.cut_in(&mut self.table.lock(), life, Reason::Idle),
+            (Command::Leave, _) if life.has_overstayed(now) => {
+                // It was counted when it was told.
+                end_in(&mut self.table.lock(), life);
+                return;
+            }
             _ => {}
         }
         let Some(version) = life.version() else { return };
@@ -354,6 +352,19 @@ impl Connections {
             emptied.await;
         }
     }
+}
+
+/// Cuts a connection off, unless it was or has ended.
+fn end_in(table: &mut Table, life: &Life) -> bool {
+    let had = life.command();
+    if had == Command::Cut || !table.open.contains_key(&life.id()) {
+        return false;
+    }
+    if had == Command::Stay {
+        table.leaving += 1;
+    }
+    life.cut();
+    true
 }
 
 #[cfg(test)]
