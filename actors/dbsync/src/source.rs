@@ -174,6 +174,9 @@ impl fmt::Debug for Source {
     }
 }
 
+/// A publication and who follows it.
+type Subscription = (Box<str>, NodeName);
+
 pub(crate) struct Shared {
     pub(crate) config: SourceConfig,
     filters: BTreeMap<Box<str>, FilterSpec>,
@@ -185,7 +188,7 @@ pub(crate) struct Shared {
     served: watch::Sender<Served>,
     detached: AtomicBool,
     /// Who is where, so that nothing is trimmed that somebody still needs.
-    needs: Mutex<HashMap<(Box<str>, NodeName), Option<Position>>>,
+    needs: Mutex<HashMap<Subscription, Option<Position>>>,
     /// Locked by the look that runs: a life that was ended leaves its last look running.
     captor: Mutex<Option<Captor>>,
     looks: AtomicU64,

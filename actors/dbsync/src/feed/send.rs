@@ -295,7 +295,6 @@ fn verified(progress: &mut crate::publisher::Progress, run: Option<u64>) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "times for people and for other nodes are the clock's")]
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

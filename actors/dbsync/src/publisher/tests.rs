@@ -83,7 +83,7 @@ async fn a_commit_is_on_its_way_within_a_look() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_too_far_behind_gets_a_snapshot_and_who_is_dead_delays_nobody() {
     let dir = shop();
-    let setup = Setup { config: |config| crate::source::SourceConfig { keep: 100, ..config }, ..Setup::default() };
+    let setup = Setup { config: |config| crate::source::SourceConfig { keep: 500, ..config }, ..Setup::default() };
     let world = World::start_with(&dir, &[("shop", ITEMS)], setup).await;
     let dead = Fo::following(&world, "fo-1", "shop").await;
     let alive = Fo::following(&world, "fo-2", "shop").await;
