@@ -19,4 +19,5 @@ mod it {
     mod proxy_reads;
     mod proxy_smuggling;
     pub(crate) mod proxy_world;
+    mod publish_replica;
 }
