@@ -179,8 +179,8 @@ impl Feed {
             self.tell(&fault);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                // A subscriber that says something new is there again.
-                () = self.subscriber.told.notified(), if !fault.is_lasting() && pause > RETRY.base => {}
+                // A subscriber that says something new is there again, or was resumed.
+                () = self.subscriber.told.notified(), if pause > RETRY.base => {}
             }
         }
     }
