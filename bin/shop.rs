@@ -1,14 +1,19 @@
-//! The small shop of `horos up`: `stock` on the BO owns a table of goods; `shop` on the FO sells from it, to actors and,
-//! under `/shop`, to whoever comes over HTTP with a key for it.
+//! The small shop of `horos up`: `stock` on the BO owns a table of goods, of which the FO keeps a replica without what is nobody's
+//! business: what goods cost the shop, and those that are not yet sold. `shop` on the FO sells, to actors and, under `/shop`, to whoever
+//! comes over HTTP with a key for it: it reads from the replica and passes orders on to the BO.
 
 use std::time::{Duration, Instant};
 
 use horos_nodes::{
     Database, Horos, Opening,
+    dbsync::{
+        filter::{FilterSpec, PartialTable},
+        replica::Replica,
+    },
     http::{self, Access, Body, Method, Reply, Request, Response, StatusCode},
     store::{
         migrations::{Migration, Migrations},
-        rusqlite::{self, OptionalExtension as _, params},
+        rusqlite::{self, Connection, OptionalExtension as _, params},
         writer::WriteError,
     },
     supervision::{Context, Handle, OpenError, Ref, Restart, Service},
@@ -17,12 +22,33 @@ use horos_nodes::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-const MIGRATIONS: Migrations = Migrations::new(&[Migration {
-    version: 1,
-    name: "goods",
-    sql: "CREATE TABLE goods (sku TEXT PRIMARY KEY, quantity INTEGER NOT NULL CHECK (quantity >= 0)) STRICT, WITHOUT ROWID;
-          INSERT INTO goods VALUES ('tea', 40), ('coffee', 25), ('cups', 12);",
-}]);
+const MIGRATIONS: Migrations = Migrations::new(&[
+    Migration {
+        version: 1,
+        name: "goods",
+        sql: "CREATE TABLE goods (sku TEXT PRIMARY KEY, quantity INTEGER NOT NULL CHECK (quantity >= 0)) STRICT, WITHOUT ROWID;
+              INSERT INTO goods VALUES ('tea', 40), ('coffee', 25), ('cups', 12);",
+    },
+    Migration {
+        version: 2,
+        name: "prices",
+        sql: "ALTER TABLE goods ADD COLUMN price INTEGER NOT NULL DEFAULT 500;
+              ALTER TABLE goods ADD COLUMN cost INTEGER NOT NULL DEFAULT 300;
+              ALTER TABLE goods ADD COLUMN listed INTEGER NOT NULL DEFAULT 1;
+              INSERT INTO goods VALUES ('mystery-box', 3, 9900, 8000, 0);",
+    },
+]);
+
+/// The publication, and the replica's file.
+const PUBLICATION: &str = "shop";
+const REPLICA: &str = "public.db";
+
+/// What of the goods the FO has: those that are listed, without their cost.
+fn published() -> FilterSpec {
+    let goods =
+        PartialTable { columns: ["quantity", "price", "listed"].map(str::to_owned).into(), condition: Some("listed = 1".to_owned()) };
+    FilterSpec { partial_tables: [("goods".to_owned(), goods)].into(), ..FilterSpec::default() }
+}
 
 /// For the database to answer when the caller named no sooner time.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,24 +57,54 @@ pub(crate) fn register(n: &mut Horos) {
     let everyone = [Role::Bo, Role::Fo, Role::Operator];
     n.on(Role::Bo).service("stock", Restart::Permanent, Shelf::open).to(&everyone).only(&[Role::Viewer], &["levels"]);
     n.on(Role::Fo).service("shop", Restart::Permanent, |_: Opening| async { Ok::<_, OpenError>(Till) }).to(&everyone);
+    n.on(Role::Bo).publish(PUBLICATION, "app.db", published(), &[Role::Fo]);
+    n.on(Role::Fo).replica(PUBLICATION, REPLICA);
     let shop = Access::Scope("shop".parse().expect("a literal scope that keeps the rules"));
-    n.on(Role::Fo).http("/shop", shop, |opening: Opening| async move {
+    // Orders are the BO's to take, whichever node they come in by.
+    n.on(Role::Bo).http("/shop", shop.clone(), |opening: Opening| async move {
         let here = opening.context().clone();
         // What a request causes has its trace, its deadline and its user.
         Ok::<_, OpenError>(http::service_fn(move |request: Request<Body>| {
             let cx = here.clone().with_call(http::call_of(&request));
-            window(cx, request)
+            counter(cx, request)
         }))
+    });
+    n.on(Role::Fo).http_reads("/shop", shop, &[PUBLICATION], |opening: Opening| async move {
+        let goods = opening.replica(PUBLICATION)?;
+        Ok::<_, OpenError>(http::service_fn(move |request: Request<Body>| window(goods.clone(), request)))
     });
 }
 
 /// Largest order over HTTP, in bytes: a name and a number.
 const MAX_ORDER: usize = 4096;
 
-/// The shop's window to the web: `GET /shop` and `GET /shop/levels`, and `POST /shop/order` with an [`Order`].
-async fn window(cx: Context, request: Request<Body>) -> Reply {
+/// What the shop answers where it is asked for something else.
+const USAGE: &str = "GET /shop/levels, POST /shop/order.";
+
+/// The shop's window, on the FO: `GET /shop` and `GET /shop/levels`, from the replica. Nobody on the BO is asked.
+async fn window(goods: Replica, request: Request<Body>) -> Reply {
+    if !matches!(request.uri().path(), "/" | "/levels") {
+        return Ok(http::problem(StatusCode::NOT_FOUND, USAGE));
+    }
+    let deadline = http::call_of(&request).deadline.unwrap_or_else(|| Instant::now() + PATIENCE);
+    match goods.read(deadline, levels).await {
+        Ok(levels) => http::reply(StatusCode::OK, &levels),
+        // Nothing has arrived yet, or too many ask.
+        Err(_) => Ok(http::problem(StatusCode::SERVICE_UNAVAILABLE, "Nobody can look now; try again.")),
+    }
+}
+
+/// What is on the shelf, as the table says; the same on both nodes.
+fn levels(db: &Connection) -> rusqlite::Result<Vec<Level>> {
+    let mut goods = db.prepare_cached("SELECT sku, quantity, price FROM goods WHERE listed = 1 ORDER BY sku LIMIT 1000")?;
+    let levels = goods.query_map([], |row| Ok(Level { sku: row.get(0)?, quantity: row.get(1)?, price: row.get(2)? }))?;
+    levels.collect()
+}
+
+/// The shop's counter, on the BO: `POST /shop/order` with an [`Order`], and `GET /shop/levels` for who cannot wait for a replica.
+async fn counter(cx: Context, request: Request<Body>) -> Reply {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/" | "/levels") => match cx.at::<Stock>("stock@bo").call(Levels {}, PATIENCE).await {
+        (&Method::GET, "/" | "/levels") => match cx.at::<Stock>("stock").call(Levels {}, PATIENCE).await {
             Ok(levels) => http::reply(StatusCode::OK, &levels),
             Err(error) => {
                 Ok(http::unanswered(&error, |_| http::problem(StatusCode::SERVICE_UNAVAILABLE, "Nobody can look now; try again.")))
@@ -59,13 +115,14 @@ async fn window(cx: Context, request: Request<Body>) -> Reply {
                 Ok(order) => order,
                 Err(answer) => return Ok(answer),
             };
-            match cx.at::<Shop>("shop").call(order, PATIENCE).await {
-                Ok(receipt) => http::reply(StatusCode::CREATED, &receipt),
-                Err(error) => Ok(http::unanswered(&error, OrderError::answer)),
+            let sold = order.quantity;
+            match cx.at::<Stock>("stock").call(Reserve { sku: order.sku, quantity: sold }, PATIENCE).await {
+                Ok(level) => http::reply(StatusCode::CREATED, &Receipt { sold, left: level.quantity, sold_by: cx.node().name.to_string() }),
+                Err(error) => Ok(http::unanswered(&error, StockError::answer)),
             }
         }
-        (_, "/" | "/levels" | "/order") => Ok(http::problem(StatusCode::METHOD_NOT_ALLOWED, "GET /shop/levels, POST /shop/order.")),
-        _ => Ok(http::problem(StatusCode::NOT_FOUND, "GET /shop/levels, POST /shop/order.")),
+        (_, "/" | "/levels" | "/order") => Ok(http::problem(StatusCode::METHOD_NOT_ALLOWED, USAGE)),
+        _ => Ok(http::problem(StatusCode::NOT_FOUND, USAGE)),
     }
 }
 
@@ -78,6 +135,8 @@ pub(crate) struct Levels {}
 pub(crate) struct Level {
     sku: String,
     quantity: u32,
+    /// In cents.
+    price: u32,
 }
 
 /// Takes some off the shelf.
@@ -106,6 +165,19 @@ pub(crate) enum StockError {
     Database { reason: String },
     #[error("whether it was taken is not known: {reason}")]
     OutcomeUnknown { reason: String },
+}
+
+impl StockError {
+    fn answer(&self) -> Response<Body> {
+        match self {
+            Self::OutOfStock { .. } | Self::Unknown { .. } => http::problem(StatusCode::CONFLICT, &self.to_string()),
+            // Why is the operator's to know.
+            Self::Database { .. } => http::problem(StatusCode::SERVICE_UNAVAILABLE, "Nothing was sold; try again."),
+            Self::OutcomeUnknown { .. } => {
+                http::problem(StatusCode::BAD_GATEWAY, "The order may have gone through; look before you try again.")
+            }
+        }
+    }
 }
 
 protocol! {
@@ -145,17 +217,6 @@ pub(crate) enum OrderError {
     Unknown { reason: String },
 }
 
-impl OrderError {
-    fn answer(&self) -> Response<Body> {
-        match self {
-            Self::Refused { reason } => http::problem(StatusCode::CONFLICT, reason),
-            // Why is the operator's to know.
-            Self::NotNow { .. } => http::problem(StatusCode::SERVICE_UNAVAILABLE, "Nothing was sold; try again."),
-            Self::Unknown { .. } => http::problem(StatusCode::BAD_GATEWAY, "The order may have gone through; look before you try again."),
-        }
-    }
-}
-
 protocol! {
     /// What the FO's till answers.
     pub(crate) Shop = "shop" v1 {
@@ -176,13 +237,15 @@ impl Shelf {
     async fn change(&self, cx: &Context, sku: String, by: i64) -> Result<Level, StockError> {
         let deadline = cx.call().deadline.unwrap_or_else(|| Instant::now() + PATIENCE);
         let changed = self.goods.writer.transaction(deadline, move |tx| {
-            let left: Option<u32> = tx.query_row("SELECT quantity FROM goods WHERE sku = ?1", [&sku], |row| row.get(0)).optional()?;
-            let Some(left) = left else { return Ok(Err(StockError::Unknown { sku: sku.clone() })) };
+            let known = tx
+                .query_row("SELECT quantity, price FROM goods WHERE sku = ?1 AND listed = 1", [&sku], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let Some((left, price)): Option<(u32, u32)> = known else { return Ok(Err(StockError::Unknown { sku: sku.clone() })) };
             let Some(quantity) = i64::from(left).checked_add(by).and_then(|sum| u32::try_from(sum).ok()) else {
                 return Ok(Err(StockError::OutOfStock { sku: sku.clone(), left }));
             };
             tx.execute("UPDATE goods SET quantity = ?2 WHERE sku = ?1", params![sku, quantity])?;
-            Ok::<_, rusqlite::Error>(Ok(Level { sku: sku.clone(), quantity }))
+            Ok::<_, rusqlite::Error>(Ok(Level { sku: sku.clone(), quantity, price }))
         });
         match changed.await {
             Ok(outcome) => outcome,
@@ -199,11 +262,7 @@ impl Service for Shelf {
 impl Handle<Levels> for Shelf {
     async fn handle(&mut self, _: Levels, cx: &Context) -> Result<Vec<Level>, StockError> {
         let deadline = cx.call().deadline.unwrap_or_else(|| Instant::now() + PATIENCE);
-        let read = self.goods.readers.read(deadline, |db| {
-            let mut goods = db.prepare_cached("SELECT sku, quantity FROM goods ORDER BY sku LIMIT 1000")?;
-            let levels = goods.query_map([], |row| Ok(Level { sku: row.get(0)?, quantity: row.get(1)? }))?;
-            levels.collect::<Result<Vec<_>, rusqlite::Error>>()
-        });
+        let read = self.goods.readers.read(deadline, levels);
         read.await.map_err(|error| StockError::Database { reason: error.to_string() })
     }
 }

@@ -20,8 +20,8 @@ use tokio::runtime::Handle as Runtime;
 
 use crate::{
     databases::{Database, Databases},
-    mounts,
-    sync::{NodeSync, Party, Publication, Replica, SyncLayout},
+    mounts::{self, LayError},
+    sync::{NodeSync, Owner, Party, Publication, Replica, Replicas, SyncLayout},
     threads::Threads,
 };
 
@@ -67,8 +67,8 @@ pub(crate) struct Mounted {
     lay: Box<LayMount>,
 }
 
-/// Lays out an HTTP service's place and its child for one node.
-type LayMount = dyn Fn(&Parts) -> Result<(Mount, ChildSpec), MountError> + Send + Sync;
+/// Lays out an HTTP service's place and its children for one node.
+type LayMount = dyn Fn(&Parts) -> Result<(Mount, Vec<ChildSpec>), LayError> + Send + Sync;
 
 impl std::fmt::Debug for Mounted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -86,6 +86,15 @@ pub(crate) struct Parts {
     pub(crate) data: Arc<PathBuf>,
     pub(crate) capacity: usize,
     pub(crate) sync: Arc<NodeSync>,
+    pub(crate) owner: Owner,
+}
+
+impl Parts {
+    /// Makes what services of this node are opened with.
+    fn opening(&self) -> impl Fn(Context) -> Opening + Send + Sync + 'static + use<> {
+        let (data, databases, replicas) = (self.data.clone(), self.databases.clone(), self.sync.replicas.clone());
+        move |context| Opening { context, data: data.clone(), databases: databases.clone(), replicas: replicas.clone() }
+    }
 }
 
 /// What a service is opened with.
@@ -94,6 +103,7 @@ pub struct Opening {
     context: Context,
     data: Arc<PathBuf>,
     databases: Databases,
+    replicas: Replicas,
 }
 
 impl Opening {
@@ -114,6 +124,17 @@ impl Opening {
     /// When it cannot be opened, or another service asked for it with other migrations.
     pub async fn database(&self, name: &str, migrations: Migrations) -> Result<Database, OpenError> {
         self.databases.open(name, migrations).await
+    }
+
+    /// This node's replica of the publication `name`, to be read. It may be empty yet: [`Replica::position`] says so.
+    ///
+    /// # Errors
+    /// When the node keeps none of that name.
+    ///
+    /// [`Replica::position`]: horos_dbsync::replica::Replica::position
+    pub fn replica(&self, name: &str) -> Result<horos_dbsync::replica::Replica, OpenError> {
+        let found = self.replicas.get(name).cloned();
+        found.ok_or_else(|| format!("this node keeps no replica of {name:?}; the program or sync.yaml says which it keeps").into())
     }
 }
 
@@ -163,9 +184,14 @@ impl Horos {
     }
 
     /// The HTTP services of a node of `role`, and the children that open them.
-    pub(crate) fn mounts(&self, role: Role, parts: &Parts) -> Result<(Vec<Mount>, Vec<ChildSpec>), MountError> {
-        let mounted = self.mounted.iter().filter(|mounted| mounted.role == role).map(|mounted| (mounted.lay)(parts));
-        Ok(mounted.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
+    pub(crate) fn mounts(&self, role: Role, parts: &Parts) -> Result<(Vec<Mount>, Vec<ChildSpec>), LayError> {
+        let (mut mounts, mut children) = (Vec::new(), Vec::new());
+        for mounted in self.mounted.iter().filter(|mounted| mounted.role == role) {
+            let (mount, own) = (mounted.lay)(parts)?;
+            mounts.push(mount);
+            children.extend(own);
+        }
+        Ok((mounts, children))
     }
 
     /// What the program has nodes of `role` publish and replicate.
@@ -288,6 +314,42 @@ impl<'a> On<'a> {
         O: Fn(Opening) -> F + Send + Sync + 'static,
         F: Future<Output = Result<S, OpenError>> + Send + 'static,
     {
+        let (under, wanted) = (Box::<str>::from(prefix), access.clone());
+        let open = opening(open);
+        self.mount(prefix, access, Box::new(move |parts| mounts::lay(parts, &under, wanted.clone(), open(parts))));
+    }
+
+    /// As [`On::http`] for what only reads (`GET`, `HEAD`, `OPTIONS`), from replicas of `publications`; all else is passed on to the
+    /// node that owns the data, which serves it under the same prefix. Whoever wrote reads what was written: a read that brings
+    /// back the position of its write waits for the replica, and where that takes too long the owner answers.
+    ///
+    /// Who the owner is, `owner` in `sync.yaml` says, or the first BO among the seeds. It proves key and token itself once more.
+    pub fn http_reads<S, B, O, F>(self, prefix: &str, access: Access, publications: &[&str], open: O)
+    where
+        S: tower::Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+        O: Fn(Opening) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<S, OpenError>> + Send + 'static,
+    {
+        let names: Result<Vec<ActorName>, _> = publications.iter().map(|name| name.parse()).collect();
+        let names = match names {
+            Ok(names) => names,
+            Err(error) => return self.horos.problems.push(format!("http {prefix}: {error}")),
+        };
+        let (under, wanted) = (Box::<str>::from(prefix), access.clone());
+        let open = opening(open);
+        self.mount(prefix, access, Box::new(move |parts| mounts::lay_reads(parts, &under, wanted.clone(), &names, open(parts))));
+    }
+
+    /// Passes on whatever comes below `prefix` to the node that owns the data, which serves it under the same prefix.
+    pub fn pass_on(self, prefix: &str, access: Access) {
+        let (under, wanted) = (Box::<str>::from(prefix), access.clone());
+        self.mount(prefix, access, Box::new(move |parts| mounts::lay_pass_on(parts, &under, wanted.clone())));
+    }
+
+    fn mount(self, prefix: &str, access: Access, lay: Box<LayMount>) {
         let Self { horos, role } = self;
         if !role.is_node() {
             horos.problems.push(format!("http {prefix}: the role {role} serves nothing; use bo or fo"));
@@ -302,15 +364,22 @@ impl<'a> On<'a> {
             horos.problems.push(format!("http: {}", MountError::Taken(prefix.into())));
             return;
         }
-        let scope = if let Access::Scope(scope) = &access { Some(scope.clone()) } else { None };
-        let (under, open) = (Box::<str>::from(prefix), Arc::new(open));
-        let lay = move |parts: &Parts| {
-            let (data, databases, open) = (parts.data.clone(), parts.databases.clone(), open.clone());
-            let open: mounts::Open<S> =
-                Arc::new(move |context| Box::pin(open(Opening { context, data: data.clone(), databases: databases.clone() })));
-            mounts::lay(parts, &under, access.clone(), open)
-        };
-        horos.mounted.push(Mounted { role, prefix: prefix.into(), scope, lay: Box::new(lay) });
+        let scope = if let Access::Scope(scope) = access { Some(scope) } else { None };
+        horos.mounted.push(Mounted { role, prefix: prefix.into(), scope, lay });
+    }
+}
+
+/// What opens an HTTP service on one node.
+fn opening<S, O, F>(open: O) -> impl Fn(&Parts) -> mounts::Open<S> + Send + Sync + 'static
+where
+    S: 'static,
+    O: Fn(Opening) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<S, OpenError>> + Send + 'static,
+{
+    let open = Arc::new(open);
+    move |parts| {
+        let (node, open) = (parts.opening(), open.clone());
+        Arc::new(move |context| Box::pin(open(node(context))))
     }
 }
 
@@ -321,9 +390,9 @@ where
     O: Fn(Opening) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<S, OpenError>> + Send + 'static,
 {
-    let (data, databases, open) = (parts.data.clone(), parts.databases.clone(), open.clone());
+    let (node, open) = (parts.opening(), open.clone());
     service(&parts.exchange, &parts.threads.next(), spec, move |context| -> BoxFuture<'static, Result<S, OpenError>> {
-        Box::pin(open(Opening { context, data: data.clone(), databases: databases.clone() }))
+        Box::pin(open(node(context)))
     })
 }
 

@@ -26,6 +26,7 @@ mod threads;
 mod up;
 
 // A user's crate depends on this one alone.
+pub use horos_dbsync as dbsync;
 pub use horos_store as store;
 pub use horos_supervision as supervision;
 pub use horos_wire as wire;

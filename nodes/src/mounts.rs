@@ -12,14 +12,18 @@ use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Either, Map},
 };
+use horos_dbsync::proxy::{ByMethod, ReadLimits, WaitForPosition};
 use horos_edge::{Access, Body, BoxError, Mount, MountError, Plane};
 use horos_supervision::{ChildSpec, Context, OpenError, Vitals};
-use horos_wire::tree::Kind;
+use horos_wire::{ActorName, tree::Kind};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tower::{Layer as _, Service, ServiceExt as _, util::Oneshot};
 
-use crate::app::Parts;
+use crate::{
+    app::Parts,
+    sync::{OwnerError, owner},
+};
 
 /// Users' endpoints are the public's; administration alone is on the cluster's address, where the two differ.
 const PLANE: Plane = Plane::Public;
@@ -28,7 +32,7 @@ const PLANE: Plane = Plane::Public;
 pub(crate) type Open<S> = Arc<dyn Fn(Context) -> BoxFuture<'static, Result<S, OpenError>> + Send + Sync>;
 
 /// The place of one service in the router, and the actor that fills it.
-pub(crate) fn lay<S, B>(parts: &Parts, prefix: &str, access: Access, open: Open<S>) -> Result<(Mount, ChildSpec), MountError>
+pub(crate) fn lay<S, B>(parts: &Parts, prefix: &str, access: Access, open: Open<S>) -> Result<(Mount, Vec<ChildSpec>), LayError>
 where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
@@ -40,14 +44,61 @@ where
         Some(stamps) => Mount::new(prefix, access, PLANE, stamps.layer(place.clone()))?,
         None => Mount::new(prefix, access, PLANE, place.clone())?,
     };
+    Ok((mount, vec![opener(parts, prefix, place, open)]))
+}
+
+/// The actor that fills `place`.
+fn opener<S: Send + Sync + 'static>(parts: &Parts, prefix: &str, place: Place<S>, open: Open<S>) -> ChildSpec {
     let name = name(prefix);
     let vitals = Vitals::new(&name, Kind::Worker, Duration::from_secs(5));
     vitals.set_protocol(&format!("http {prefix}"));
     let context = Context::new(parts.exchange.clone(), format!("http:{prefix}"));
-    let child = ChildSpec::actor(vitals, Some(parts.http.clone()), move |start| {
+    ChildSpec::actor(vitals, Some(parts.http.clone()), move |start| {
         (Opener(PhantomData), Args { place: place.clone(), open: open.clone(), context: context.clone(), vitals: start.vitals.clone() })
-    });
-    Ok((mount, child))
+    })
+}
+
+/// Reads here, once the replicas of `publications` have what the client wrote; whatever else there is goes on to the owner.
+pub(crate) fn lay_reads<S, B>(
+    parts: &Parts,
+    prefix: &str,
+    access: Access,
+    publications: &[ActorName],
+    open: Open<S>,
+) -> Result<(Mount, Vec<ChildSpec>), LayError>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let place = Place::<S>::default();
+    let owner = parts.owner.proxy(prefix)?;
+    let (positions, client) = (Arc::new(parts.sync.replicas.clone()), owner.config().client.clone());
+    let waits = WaitForPosition::new(positions, publications.iter().cloned(), owner.clone(), client, ReadLimits::default());
+    let both = ByMethod::new(waits.layer(place.clone()), owner.clone());
+    let mount = Mount::new(prefix, access, PLANE, both)?.keeping_credentials();
+    Ok((mount, vec![opener(parts, prefix, place, open), owner::watch(&owner_name(prefix), owner)]))
+}
+
+/// Whatever comes goes on to the owner.
+pub(crate) fn lay_pass_on(parts: &Parts, prefix: &str, access: Access) -> Result<(Mount, Vec<ChildSpec>), LayError> {
+    let owner = parts.owner.proxy(prefix)?;
+    let mount = Mount::new(prefix, access, PLANE, owner.clone())?.keeping_credentials();
+    Ok((mount, vec![owner::watch(&owner_name(prefix), owner)]))
+}
+
+fn owner_name(prefix: &str) -> String {
+    format!("owner-{}", name(prefix))
+}
+
+/// Why something cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LayError {
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
 }
 
 /// Whether something could be mounted so.

@@ -64,7 +64,7 @@ pub(crate) enum NodeError {
     #[error(transparent)]
     Edge(#[from] horos_edge::EdgeError),
     #[error(transparent)]
-    Mount(#[from] horos_edge::MountError),
+    Mount(#[from] crate::mounts::LayError),
     #[error(transparent)]
     Endpoint(#[from] horos_link::EndpointError),
     #[error(transparent)]
@@ -72,7 +72,9 @@ pub(crate) enum NodeError {
     #[error(transparent)]
     Layout(#[from] crate::sync::LayoutError),
     #[error(transparent)]
-    Publish(#[from] horos_dbsync::publisher::PublisherError),
+    Sync(#[from] crate::sync::SyncError),
+    #[error(transparent)]
+    Owner(#[from] crate::sync::OwnerError),
     #[error(transparent)]
     Start(#[from] horos_supervision::StartError),
     #[error(transparent)]

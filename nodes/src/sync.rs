@@ -4,11 +4,17 @@
 //! program's own publications ([`crate::On::publish`], [`crate::On::replica`]) and for those in [`FILE`] alike.
 
 mod layout;
+pub(crate) mod owner;
 mod publishing;
+mod replicas;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc, time::Duration};
 
-use horos_dbsync::{proxy::StampPosition, publisher::PublisherError};
+use horos_dbsync::{
+    proxy::StampPosition,
+    publisher::{Conditions as Told, PublicationMetrics, PublisherError},
+    replica::{ReplicaConfigError, ReplicaMetrics},
+};
 use horos_edge::Conditions;
 use horos_supervision::{ChildSpec, Exchange};
 use tokio::runtime::Handle;
@@ -16,17 +22,32 @@ use tokio::runtime::Handle;
 pub use layout::{FILE, LayoutError, MAX_LISTED, MAX_NAME, Party, Publication, Replica, SyncLayout};
 
 use crate::databases::Databases;
+pub(crate) use owner::{Owner, OwnerError};
 use publishing::Publishing;
+pub(crate) use replicas::Replicas;
+
+/// Between two signs of life of what only waits.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// What a node publishes and keeps replicas of, laid out.
 pub(crate) struct NodeSync {
     publishing: Publishing,
+    pub(crate) replicas: Replicas,
+}
+
+/// Why replication cannot be laid out as it is configured.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SyncError {
+    #[error(transparent)]
+    Publish(#[from] PublisherError),
+    #[error(transparent)]
+    Replicate(#[from] ReplicaConfigError),
 }
 
 /// Registers what `layout` says. Nothing runs before [`NodeSync::children`] do.
 ///
 /// # Errors
-/// [`PublisherError`]: a name is taken.
+/// [`SyncError`]: a name is taken.
 pub(crate) fn lay(
     layout: &SyncLayout,
     exchange: &Exchange,
@@ -34,14 +55,34 @@ pub(crate) fn lay(
     data: &Path,
     databases: &Databases,
     conditions: &Conditions,
-) -> Result<(NodeSync, Vec<ChildSpec>), PublisherError> {
-    let (publishing, children) = publishing::lay(layout, exchange, runtime, data, databases, conditions)?;
-    Ok((NodeSync { publishing }, children))
+) -> Result<(NodeSync, Vec<ChildSpec>), SyncError> {
+    let (publishing, mut children) = publishing::lay(layout, exchange, runtime, data, databases, conditions)?;
+    let (replicas, kept) = replicas::lay(layout, exchange, runtime, data, conditions)?;
+    children.extend(kept);
+    Ok((NodeSync { publishing, replicas }, children))
+}
+
+/// What is wrong goes to `/readyz`; with what is there the node serves on.
+fn told(conditions: &Conditions) -> Told {
+    let conditions = conditions.clone();
+    Arc::new(move |what: &str, wrong: Option<&str>| {
+        let name = format!("sync:{what}");
+        match wrong {
+            Some(wrong) => conditions.note(&name, wrong),
+            None => conditions.clear(&name),
+        }
+    })
 }
 
 impl NodeSync {
     /// Says with each answer to a write over HTTP how far the logs have got; none where nothing is published.
     pub(crate) fn stamps(&self) -> Option<StampPosition> {
         self.publishing.stamps()
+    }
+
+    /// Counters of what is published and of what is kept.
+    pub(crate) fn metrics(&self) -> (Vec<PublicationMetrics>, Vec<ReplicaMetrics>) {
+        let published = self.publishing.publishers().iter().flat_map(|publisher| publisher.metrics()).collect();
+        (published, self.replicas.all().map(|replica| replica.metrics()).collect())
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     keys::{self, NodeKeys},
     maintenance::Maintenance,
     memory,
-    sync::{self, SyncLayout},
+    sync::{self, Owner, SyncLayout},
     threads::{HttpThreads, MAX_DEFAULT, Threads},
 };
 
@@ -66,6 +66,7 @@ impl RunningNode {
             data: Arc::new(config.data.clone()),
             capacity: config.limits.mailbox as usize,
             sync: Arc::new(node_sync),
+            owner: Owner::of(&config, &layout, tls.clone())?,
         };
         let NodeKeys { authenticator, children } = keys::lay(&config, &exchange, &parts.databases, &conditions)?;
         let keys = SupervisorSpec::new("keys", Strategy::OneForOne, children);

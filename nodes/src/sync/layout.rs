@@ -13,6 +13,7 @@
 //!   shop:
 //!     file: public.db
 //!     from: bo                      # a role or a node
+//! owner: https://192.0.2.7:7400     # where writes over HTTP go on to; without it the first BO among the seeds
 //! ```
 
 use std::{collections::BTreeMap, fmt, io, os::unix::fs::DirBuilderExt as _, path::Path};
@@ -105,6 +106,10 @@ pub struct SyncLayout {
     pub publications: BTreeMap<String, Publication>,
     /// By the publication's name.
     pub replicas: BTreeMap<String, Replica>,
+    /// Where the owner of the data takes what is passed on to it over HTTP, as `https://host:port`. Without it the first BO among the
+    /// seeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// Why `sync.yaml` is not taken. The node does not start: what it was to publish must not be guessed.
@@ -230,6 +235,7 @@ impl SyncLayout {
                 problems.push(format!("replica {name}: the program says this one itself"));
             }
         }
+        self.owner = other.owner.or(self.owner);
         problems.extend(self.problems());
         if problems.is_empty() { Ok(self) } else { Err(LayoutError::Problems(problems)) }
     }

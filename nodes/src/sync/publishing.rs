@@ -18,14 +18,11 @@ use horos_supervision::{ChildSpec, Exchange, worker};
 use horos_wire::{ActorName, protocol::sync::Position};
 use tokio::runtime::Handle;
 
-use super::{Party, SyncLayout, layout::DIRECTORY};
+use super::{BEAT, Party, SyncLayout, layout::DIRECTORY, told};
 use crate::databases::Databases;
 
 /// For the head of a log: a look at the file takes a millisecond or two.
 const HEAD: Duration = Duration::from_secs(1);
-
-/// Between two signs of life of what only waits.
-const BEAT: Duration = Duration::from_secs(1);
 
 /// What a node publishes.
 pub(super) struct Publishing {
@@ -53,19 +50,10 @@ pub(super) fn lay(
     }
     let (mut publishers, mut children, mut sources) = (Vec::new(), Vec::new(), Vec::new());
     for (file, published) in files {
-        let told = conditions.clone();
-        let told = move |what: &str, wrong: Option<&str>| {
-            let name = format!("sync:{what}");
-            match wrong {
-                // Replicas serve what they have; who looks at the node should know.
-                Some(wrong) => told.note(&name, wrong),
-                None => told.clear(&name),
-            }
-        };
         let config = SourceConfig::new(file.as_str(), data.join(file.as_str()), data.join(DIRECTORY));
         let names: Vec<ActorName> = published.iter().filter_map(|(name, _)| name.parse().ok()).collect();
         let published = published.into_iter().map(|(_, published)| published).collect();
-        let publisher = Publisher::new(exchange, runtime, config, published, &PublisherLimits::default(), Arc::new(told))?;
+        let publisher = Publisher::new(exchange, runtime, config, published, &PublisherLimits::default(), told(conditions))?;
         children.push(publisher.child());
         children.push(follow(file, publisher.source().clone(), databases.clone()));
         sources.push((names, publisher.source().clone()));

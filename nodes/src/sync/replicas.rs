@@ -1,0 +1,81 @@
+//! The replicas of a node, for services that read them and for reads over HTTP that wait for what was written.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Instant};
+
+use futures_util::future::BoxFuture;
+use horos_dbsync::{
+    proxy::{NotReached, Positions},
+    replica::{Origin, Replica, ReplicaConfig, ReplicaConfigError, WaitError},
+};
+use horos_edge::Conditions;
+use horos_supervision::{ChildSpec, Exchange};
+use horos_wire::{ActorName, protocol::sync::Position};
+use tokio::runtime::Handle;
+
+use super::{Party, SyncLayout, told};
+
+/// A node's replicas, by their publications' names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Replicas(Arc<BTreeMap<ActorName, Replica>>);
+
+/// Registers the replicas of `layout`. Nothing runs before the children do.
+///
+/// # Errors
+/// [`ReplicaConfigError`].
+pub(super) fn lay(
+    layout: &SyncLayout,
+    exchange: &Exchange,
+    runtime: &Handle,
+    data: &Path,
+    conditions: &Conditions,
+) -> Result<(Replicas, Vec<ChildSpec>), ReplicaConfigError> {
+    let (mut replicas, mut children) = (BTreeMap::new(), Vec::new());
+    for (name, kept) in &layout.replicas {
+        let from = match &kept.from {
+            Party::Role(role) => Origin::Role(*role),
+            Party::Node(name) => Origin::Node(name.clone()),
+        };
+        let config = ReplicaConfig::new(name, data.join(kept.file.as_str()), from);
+        let replica = Replica::new(config, told(conditions));
+        children.push(replica.supervisor(exchange, runtime)?.into_child());
+        let name = name.parse().map_err(|source| ReplicaConfigError::Name { name: name.as_str().into(), source })?;
+        replicas.insert(name, replica);
+    }
+    Ok((Replicas(Arc::new(replicas)), children))
+}
+
+impl Replicas {
+    /// The replica of the publication `name`.
+    pub(crate) fn get(&self, name: &str) -> Option<&Replica> {
+        self.0.iter().find_map(|(known, replica)| (known.as_str() == name).then_some(replica))
+    }
+
+    /// The publications that there are replicas of.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &ActorName> {
+        self.0.keys()
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Replica> {
+        self.0.values()
+    }
+}
+
+impl Positions for Replicas {
+    fn wait_for<'a>(
+        &'a self,
+        publication: &'a ActorName,
+        position: &'a Position,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<(), NotReached>> {
+        let Some(replica) = self.0.get(publication) else { return Box::pin(std::future::ready(Err(NotReached::NoSnapshot))) };
+        Box::pin(async move {
+            replica.wait_for(position, deadline).await.map_err(|error| match error {
+                WaitError::TimedOut => NotReached::TimedOut,
+                WaitError::OtherEpoch => NotReached::OtherEpoch,
+                WaitError::Crowded => NotReached::Crowded,
+                // What cannot be told apart is not there.
+                _ => NotReached::NoSnapshot,
+            })
+        })
+    }
+}
