@@ -32,7 +32,8 @@ mod measured {
     fn wide() -> Config {
         let mut config = quick();
         config.limits.streams = 256;
-        config.timeouts = Timeouts { head: LONG, ..config.timeouts };
+        // However long it takes to open them all on a machine that is busy.
+        config.timeouts = Timeouts { head: LONG * 3, idle: LONG * 3, ..config.timeouts };
         config
     }
 
@@ -57,10 +58,10 @@ mod measured {
                 }
             }
             assert_eq!(raw.closed().await, EXCESSIVE_LOAD);
+            assert_eq!(other.get("/t/hello").await.1, "hello");
         }
         let grown = resident().saturating_sub(before);
         door.counted(Reason::FrameTooLarge, connections).await;
-        assert_eq!(other.get("/t/hello").await.1, "hello");
         assert!(grown < 64 * 1024, "{grown} KiB more");
     }
 
@@ -70,7 +71,8 @@ mod measured {
             return;
         }
         let door = Door::open(wide());
-        let connections = scale(24, 256);
+        // All of them say nothing more, for which QUIC gives each half a minute.
+        let connections = scale(24, 128);
         let before = resident();
         let mut held = Vec::new();
         for _ in 0..connections {
