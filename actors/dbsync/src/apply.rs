@@ -9,7 +9,9 @@
 //! - **Nothing is believed.** Until the stream's SHA-256 was right nothing is committed. Statements of the BO run under an authorizer that
 //!   permits the table and the indexes they are for and nothing else ([`shape`]). What does not fit is refused with a reason.
 //! - **A crash costs time only.** The next start opens the live file, checks it, and goes on with what was received of a snapshot.
-//! - **Deleted means gone**: `secure_delete` overwrites what is freed, and [`Applier::rest`] empties the WAL.
+//! - **Deleted means gone**: `secure_delete` overwrites what is freed, and [`Applier::rest`] empties the WAL. Known limit: where SQLite
+//!   moves rows to another page it leaves their bytes in the unused middle of the old one, until that page is written over; the
+//!   next snapshot leaves nothing.
 //!
 //! | file | what | how long |
 //! |---|---|---|
@@ -35,7 +37,7 @@ mod shape;
 mod snapshot;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     io,
@@ -50,8 +52,8 @@ use crate::{capture, frames::FrameError, value::Malformed};
 
 pub(crate) use chunks::Page;
 pub use files::ReadableBy;
-pub(crate) use input::{Cut, Source};
 use input::Input;
+pub(crate) use input::{Cut, Source};
 pub(crate) use live::{Applier, Settings};
 pub(crate) use state::{Known, Standing, State};
 

@@ -179,6 +179,8 @@ struct Inner {
 /// What is known of a replica without asking its thread.
 #[derive(Default)]
 struct View {
+    /// Whether the files were opened: before that nobody knows what is here, and "nothing" would be answered with a snapshot.
+    opened: bool,
     state: Option<Arc<State>>,
     /// Whether there are rows that a snapshot need not send.
     parts: bool,

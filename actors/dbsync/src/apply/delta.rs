@@ -6,7 +6,7 @@ use horos_wire::protocol::sync::Position;
 
 use super::{
     Applier, ApplyError, Doing as _, Done, Input,
-    live::{Live, now},
+    live::{Live, explain_full, now},
     nonsense, position,
     rows::{self, Bounds},
     shape::{self, Part, Shape},
@@ -46,14 +46,15 @@ impl Applier {
             return nonsense("changes to a database whose text is stored otherwise; only a snapshot can change that");
         }
         let mut delta = Delta::new(header, live)?;
-        let steps = &mut self.steps;
-        let (rows, at) = live.transaction(|live| {
+        let (steps, max_bytes) = (&mut self.steps, self.settings.max_bytes);
+        let outcome = live.transaction(|live| {
             let rows = delta.run(live, input)?;
             let at = now();
             delta.write_down(live, to, at)?;
             steps.before("commit a delta")?;
             Ok((rows, at))
-        })?;
+        });
+        let (rows, at) = outcome.map_err(|error| explain_full(&live.connection, max_bytes, input.stream_bytes(), error))?;
         // From here on it is so.
         let schema_changed = header.complete || delta.owed.iter().any(|owed| *owed);
         if schema_changed && let Some(state) = state::read(&live.connection)? {

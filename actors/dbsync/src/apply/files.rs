@@ -72,10 +72,6 @@ impl Paths {
         })
     }
 
-    pub(super) fn wal(&self) -> PathBuf {
-        beside(&self.live, "-wal")
-    }
-
     pub(super) fn make_directory(&self, readable_by: ReadableBy) -> Result<(), ApplyError> {
         let builder = &mut DirBuilder::new();
         builder.recursive(true).mode(readable_by.directory()).create(&self.directory).doing_on("create directory", &self.directory)

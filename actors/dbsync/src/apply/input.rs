@@ -83,6 +83,11 @@ impl<'a> Input<'a> {
         self.progress.took(rows);
     }
 
+    /// Bytes received.
+    pub(super) fn stream_bytes(&self) -> u64 {
+        self.progress.stream_bytes()
+    }
+
     fn receive(&mut self) -> Result<Option<Bytes>, ApplyError> {
         let bytes = self.source.chunk().map_err(|Cut(why)| ApplyError::Cut(why))?;
         self.progress.received(bytes.as_ref().map_or(0, Bytes::len));

@@ -31,6 +31,10 @@ const CACHE_KIB: i64 = 8_000;
 const STATEMENTS: usize = 128;
 /// New pages in the WAL after which they are copied into the file: 4 MiB. Readers are not waited for.
 const CHECKPOINT_PAGES: i64 = 1_000;
+/// Encoded rows of a snapshot between two commits: what a crash costs at most.
+const BATCH: usize = 16 << 20;
+/// Pages copied at a step: 4 MiB.
+const PAGES_PER_STEP: i32 = 1_000;
 /// What is left of the WAL's file when it starts over.
 const WAL_LIMIT: i64 = 16 << 20;
 /// Longest wait for a writer that should not be: an operator's shell.
@@ -60,6 +64,10 @@ pub(crate) struct Applier {
     pub(super) have: Option<Have>,
     /// The disk was full: no snapshot before then.
     pub(super) full_until: Option<Instant>,
+    /// Encoded rows between two commits of a snapshot.
+    pub(super) batch: usize,
+    /// Pages copied between two looks at what stands in the way.
+    pub(super) pages_per_step: i32,
     pub(super) steps: Steps,
     // Given up last.
     _lock: File,
@@ -122,7 +130,17 @@ impl Applier {
         let paths = Paths::new(&settings.path)?;
         paths.make_directory(settings.readable_by)?;
         let lock = paths.lock()?;
-        let mut applier = Applier { settings, paths, live: None, have: None, full_until: None, steps: Steps::default(), _lock: lock };
+        let mut applier = Applier {
+            settings,
+            paths,
+            live: None,
+            have: None,
+            full_until: None,
+            batch: BATCH,
+            pages_per_step: PAGES_PER_STEP,
+            steps: Steps::default(),
+            _lock: lock,
+        };
         let damage = applier.open_live()?;
         applier.tidy()?;
         Ok((applier, damage))
@@ -273,14 +291,12 @@ pub(super) fn limit(connection: &Connection, max_bytes: Option<u64>) -> Result<(
     set().doing("bound the size of the replica")
 }
 
-/// What "full" means: the bound of the configuration, or the disk.
-pub(super) fn explain_full(connection: &Connection, error: ApplyError) -> ApplyError {
-    if !error.is_full() {
-        return error;
-    }
-    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap_or(0);
-    // Rolled back, the file has the pages it had; close to its bound it was that, and not the disk.
-    if number("max_page_count") - number("page_count") < 1 + number("page_count") / 2 { ApplyError::TooLarge } else { error }
+/// What "full" means: the bound of the configuration, or the disk. By then SQLite has taken back what was `written`; together with
+/// what is there it must have been more than half of the bound, for rows take up more room in a table than here.
+pub(super) fn explain_full(connection: &Connection, max_bytes: Option<u64>, written: u64, error: ApplyError) -> ApplyError {
+    let Some(max) = max_bytes.filter(|_| error.is_full()) else { return error };
+    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap_or(0).cast_unsigned();
+    if number("page_count") * number("page_size") + written > max / 2 { ApplyError::TooLarge } else { error }
 }
 
 impl Live {
@@ -333,7 +349,7 @@ impl Live {
         {
             tracing::error!(error = &error as &dyn std::error::Error, "a replica's transaction cannot be rolled back");
         }
-        outcome.map_err(|error| explain_full(&self.connection, error))
+        outcome
     }
 
     /// Moves what is in the WAL into the file once there is enough of it. Never waits for a reader, who only keeps a part back: the

@@ -15,8 +15,6 @@ use super::{
 };
 use crate::{capture::quote, frames::Encoding};
 
-/// Pages copied between two looks at what stands in the way: 4 MiB.
-const PAGES_PER_STEP: i32 = 1_000;
 /// Longest wait for whoever writes where nobody should.
 const BUSY: Duration = Duration::from_secs(5);
 /// Page cache of a file that is copied from end to end, in KiB.
@@ -72,7 +70,7 @@ impl Applier {
         let incoming = connect(&self.paths.incoming, CACHE_KIB)?;
         live.connection.flush_prepared_statement_cache();
         let steps = &mut self.steps;
-        copy(&incoming, &mut live.connection, doing, || steps.before("copy pages of a snapshot"))?;
+        copy(&incoming, &mut live.connection, self.pages_per_step, doing, || steps.before("copy pages of a snapshot"))?;
         let _ = incoming.close();
         if let Some(state) = state::read(&live.connection)? {
             live.state = state;
@@ -106,7 +104,7 @@ impl Applier {
         let mut kept = connect(path, CACHE_KIB)?;
         unsafe_but_whole(&kept).doing(doing)?;
         let steps = &mut self.steps;
-        copy(&live.connection, &mut kept, doing, || steps.before("copy pages of the previous snapshot"))?;
+        copy(&live.connection, &mut kept, self.pages_per_step, doing, || steps.before("copy pages of the previous snapshot"))?;
         // The copied header asks for a WAL, which this file has no use for.
         let mode: String = kept.pragma_update_and_check(None, "journal_mode", "delete", |row| row.get(0)).doing(doing)?;
         debug_assert_eq!(mode, "delete");
@@ -146,6 +144,7 @@ fn unsafe_but_whole(connection: &Connection) -> rusqlite::Result<()> {
 fn copy(
     from: &Connection,
     to: &mut Connection,
+    pages: i32,
     doing: &'static str,
     mut before_step: impl FnMut() -> Result<(), ApplyError>,
 ) -> Result<(), ApplyError> {
@@ -153,7 +152,7 @@ fn copy(
     let copying = Backup::new(from, to).doing(doing)?;
     loop {
         before_step()?;
-        match copying.step(PAGES_PER_STEP).doing(doing)? {
+        match copying.step(pages).doing(doing)? {
             StepResult::Done => return Ok(()),
             StepResult::More => {}
             // Somebody else writes, to a replica or a file that nobody knows of.

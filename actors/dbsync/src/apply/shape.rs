@@ -166,15 +166,21 @@ pub(super) fn create(connection: &mut Connection, head: &TableHead, shape: &Shap
 /// and temporary tables, functions and the reading of other tables are not among it.
 fn guard(connection: &mut Connection, name: &str) -> Result<(), ApplyError> {
     let name = name.to_owned();
+    let mut made: Option<String> = None;
     let judge = move |asked: AuthContext<'_>| {
         let ours = |table: &str| table.eq_ignore_ascii_case(&name);
         let catalog = |table: &str| table == "sqlite_master";
         let permitted = asked.database_name.is_none_or(|database| database == "main")
             && match asked.action {
-                AuthAction::CreateTable { table_name } | AuthAction::CreateIndex { table_name, .. } => ours(table_name),
+                AuthAction::CreateTable { table_name } => ours(table_name),
+                AuthAction::CreateIndex { index_name, table_name } => {
+                    made = Some(index_name.to_owned());
+                    ours(table_name)
+                }
                 AuthAction::Insert { table_name } | AuthAction::Update { table_name, .. } => catalog(table_name),
                 AuthAction::Read { table_name, .. } => catalog(table_name) || ours(table_name),
-                AuthAction::Reindex { .. } => true,
+                // An index that is made is filled by that, and no other.
+                AuthAction::Reindex { index_name } => made.as_deref() == Some(index_name),
                 _ => false,
             };
         if permitted { Authorization::Allow } else { Authorization::Deny }

@@ -1,6 +1,6 @@
 //! A snapshot: everything that is published, built in a file beside the live one.
 //!
-//! What is written is committed every [`BATCH`] bytes, not synced but with a journal: a snapshot whose stream is cut, or whose node
+//! What is written is committed every 16 MiB, not synced but with a journal: a snapshot whose stream is cut, or whose node
 //! is killed, keeps what it had, and only a power cut may cost it. Rows are appended in the order of their keys and indexes are
 //! made at the end, so the journal stays small and no page is written twice.
 
@@ -20,8 +20,6 @@ use super::{
 };
 use crate::frames::{Frame, FrameError, Header};
 
-/// Encoded rows between two commits: what a crash costs at most.
-const BATCH: usize = 16 << 20;
 /// Page cache while a snapshot is built, in KiB: the right edges of the trees, and what the indexes are sorted in.
 const CACHE_KIB: i64 = 16_000;
 /// After the disk was full, so long no snapshot is tried: each try costs a transfer and fills the disk for others.
@@ -84,7 +82,7 @@ impl Applier {
             Err(error) => {
                 // What came is kept if it can be; if not, that error would only hide the first one.
                 let _ = incoming.connection.execute_batch("COMMIT");
-                Err(explain_full(&incoming.connection, error))
+                Err(explain_full(&incoming.connection, self.settings.max_bytes, incoming.uncommitted as u64, error))
             }
         }
     }
@@ -138,7 +136,7 @@ impl Applier {
                     return Ok(());
                 }
             }
-            if *uncommitted >= BATCH {
+            if *uncommitted >= self.batch {
                 *uncommitted = 0;
                 self.steps.before("commit a part of a snapshot")?;
                 connection.execute_batch("COMMIT; BEGIN").doing("commit a part of a snapshot")?;
@@ -171,7 +169,8 @@ impl Applier {
                 .map_err(|error| ApplyError::Cut(format!("what was written is not what is read: {error}")))
         };
         let done = complete();
-        done.map_err(|error| explain_full(&incoming.connection, error))?;
+        let max_bytes = self.settings.max_bytes;
+        done.map_err(|error| explain_full(&incoming.connection, max_bytes, incoming.uncommitted as u64, error))?;
         if self.live.is_none() {
             // It gets the name by a rename, and whoever opens it then must find it as it stays.
             let mode: String = incoming

@@ -8,4 +8,5 @@ mod random;
 mod readers;
 mod rollbacks;
 mod snapshots;
+mod speed;
 pub(crate) mod world;

@@ -116,8 +116,12 @@ impl Handle<Apply> for Desk {
 
 impl Handle<ReplicaAsk> for Desk {
     async fn handle(&mut self, _: ReplicaAsk, cx: &Context) -> Result<ReplicaStatus, ReplicaError> {
-        let mut status = self.replica.status();
         let caller = cx.caller().node();
+        if caller.role.is_node() && !self.replica.view.lock().opened {
+            // A source that were told of no position would send everything.
+            return Err(ReplicaError::Busy);
+        }
+        let mut status = self.replica.status();
         if !sees_errors(caller.role) && caller != cx.node() {
             status.last_error = None;
         }

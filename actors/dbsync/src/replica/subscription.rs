@@ -41,6 +41,11 @@ impl Subscription {
     pub(super) async fn run(mut self, vitals: Arc<Vitals>) {
         let mut streak = Streak::default();
         loop {
+            while !self.replica.view.lock().opened {
+                vitals.progressed(Instant::now());
+                // Told when they are, and looked at anyway: that word may have been taken by a life before this one.
+                let _ = tokio::time::timeout(RENEW, self.replica.news.notified()).await;
+            }
             let asked = Instant::now();
             let outcome = self.subscribe().await;
             vitals.progressed(Instant::now());

@@ -275,6 +275,7 @@ impl Inner {
         let at = state.as_ref().and_then(|state| state.current());
         {
             let mut view = self.view.lock();
+            view.opened = true;
             view.state = state;
             view.parts = applier.has_parts();
         }

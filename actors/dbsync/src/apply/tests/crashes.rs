@@ -56,17 +56,22 @@ fn assert_recovers(left: Vec<(String, TempDir)>, before: Option<&Bo>, bo: &Bo) {
         let (stream, _) = bo.snapshot_beside(&fo.offers());
         fo.take(stream).unwrap_or_else(|error| panic!("{step}: {error}"));
         fo.assert_equals(bo);
-        assert!(fo.files().iter().all(|name| !name.contains("incoming") && !name.contains("partial") && !name.ends_with(".new")), "{:?}", fo.files());
+        assert!(
+            fo.files().iter().all(|name| !name.contains("incoming") && !name.contains("partial") && !name.ends_with(".new")),
+            "{:?}",
+            fo.files()
+        );
     }
 }
 
 #[test]
 fn killed_at_any_step_of_a_first_snapshot_the_next_start_goes_on() {
     let bo = Bo::new();
-    bo.fill(0, 2_000);
+    bo.fill(0, 500);
     // Two commits of its parts at least.
-    bo.run("INSERT INTO note SELECT randomblob(400000), i FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 90) SELECT i FROM n)");
+    bo.run("INSERT INTO note SELECT randomblob(10000), i FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60) SELECT i FROM n)");
     let mut fo = Fo::new();
+    fo.applier.batch = 200_000;
     let left = kills(&mut fo, bo.snapshot());
     assert!(left.len() >= 8, "{}", left.len());
     assert_recovers(left, None, &bo);
@@ -74,10 +79,11 @@ fn killed_at_any_step_of_a_first_snapshot_the_next_start_goes_on() {
 
 #[test]
 fn killed_at_any_step_of_a_swap_the_replica_is_what_it_was_or_what_it_becomes() {
-    let bo = Bo::filled(1_500);
+    let bo = Bo::filled(500);
     // Several steps of copying.
-    bo.run("INSERT INTO note SELECT randomblob(100000), i FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60) SELECT i FROM n)");
+    bo.run("INSERT INTO note SELECT randomblob(9000), i FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60) SELECT i FROM n)");
     let mut fo = Fo::of(&bo);
+    fo.applier.pages_per_step = 100;
     // What was published then, for comparison: the same database at an earlier time.
     let frozen = Bo::filled(1);
     frozen.run("DELETE FROM item; DELETE FROM stock; DELETE FROM note");
@@ -111,20 +117,24 @@ fn killed_while_a_delta_is_applied_the_replica_has_all_of_it_or_nothing() {
 fn fill_disk_at(fo: &mut Fo, n: u32) -> Arc<AtomicU32> {
     let steps = Arc::new(AtomicU32::new(0));
     let count = steps.clone();
-    fo.applier.steps.watch = Some(Box::new(move |_| {
-        if count.fetch_add(1, Ordering::Relaxed) == n { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-    }));
+    fo.applier.steps.watch =
+        Some(Box::new(
+            move |_| {
+                if count.fetch_add(1, Ordering::Relaxed) == n { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+            },
+        ));
     steps
 }
 
 #[test]
 fn a_disk_that_is_full_at_any_step_leaves_what_was_and_is_got_over() {
-    let bo = Bo::filled(800);
-    bo.run("INSERT INTO note SELECT randomblob(100000), i FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60) SELECT i FROM n)");
+    let bo = Bo::filled(300);
+    bo.run("INSERT INTO note SELECT randomblob(9000), i FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50) SELECT i FROM n)");
     for n in 0.. {
         let mut fo = Fo::of(&bo);
+        fo.applier.pages_per_step = 100;
         let rows = fo.reader().query_row("SELECT count(*) FROM item", [], |row| row.get::<_, i64>(0)).unwrap();
-        let other = Bo::filled(900);
+        let other = Bo::filled(350);
         let steps = fill_disk_at(&mut fo, n);
         let outcome = fo.take(other.snapshot());
         fo.applier.steps.watch = None;
@@ -139,7 +149,7 @@ fn a_disk_that_is_full_at_any_step_leaves_what_was_and_is_got_over() {
                 let names = fo.files();
                 let done = fo.reader().query_row("SELECT count(*) FROM item", [], |row| row.get::<_, i64>(0)).unwrap();
                 // After the commit only a file is left to be removed.
-                assert!(done == rows || names.iter().any(|name| name.ends_with("incoming")) || done == 900, "step {n}");
+                assert!(done == rows || names.iter().any(|name| name.ends_with("incoming")) || done == 350, "step {n}");
                 if done == rows {
                     fo.assert_equals(&bo);
                 }

@@ -19,7 +19,10 @@ fn statement(rng: &mut StdRng) -> String {
         8 => format!("INSERT INTO note VALUES ('b{a}', zeroblob({b})), (NULL, {a})"),
         9 => format!("DELETE FROM note WHERE rowid % 13 = {}", a % 13),
         10 => format!("UPDATE note SET body = body || '{b}' WHERE rowid % 3 = {}", a % 3),
-        11 => format!("WITH RECURSIVE n(i) AS (SELECT {a} UNION ALL SELECT i + 1 FROM n WHERE i < {}) INSERT OR IGNORE INTO item (id, name) SELECT i, 'bulk' FROM n", a + b),
+        11 => format!(
+            "WITH RECURSIVE n(i) AS (SELECT {a} UNION ALL SELECT i + 1 FROM n WHERE i < {}) INSERT OR IGNORE INTO item (id, name) SELECT i, 'bulk' FROM n",
+            a + b
+        ),
         12 => "DELETE FROM item".to_owned(),
         _ => format!("UPDATE item SET price = {b}.5, name = 'u{a}' WHERE id % 10 = {}", a % 10),
     }
@@ -30,13 +33,12 @@ fn history(seed: u64, steps: u32) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut bo = Bo::filled(300);
     let mut fo = Fo::new();
-    let mut spec = SPEC.to_owned();
     for step in 0..steps {
         for _ in 0..rng.random_range(0..4) {
             bo.run(&statement(&mut rng));
         }
         if rng.random_ratio(1, 15) {
-            spec = match rng.random_range(0..3) {
+            let spec = match rng.random_range(0..3) {
                 0 => SPEC.to_owned(),
                 1 => SPEC.replace("[name, price]", "[name]"),
                 _ => SPEC.replace("listed = 1", "id % 2 = 0").replace(", note]", "]"),
@@ -49,8 +51,9 @@ fn history(seed: u64, steps: u32) {
         if rng.random_ratio(1, 10) {
             fo.rest();
         }
-        let empty = fo.state().is_none();
-        if empty || rng.random_ratio(1, 8) {
+        let sweep = rng.random_ratio(1, 3).then_some(Sweep { from: None, chunks: 50 });
+        let delta = if fo.state().is_none() || rng.random_ratio(1, 8) { None } else { bo.try_delta(&fo, sweep) };
+        let Some(stream) = delta else {
             let have = if rng.random_ratio(2, 3) { fo.offers() } else { Default::default() };
             let (stream, _) = bo.snapshot_beside(&have);
             if rng.random_ratio(1, 3) {
@@ -59,16 +62,15 @@ fn history(seed: u64, steps: u32) {
                 continue;
             }
             fo.take(stream).unwrap_or_else(|error| panic!("seed {seed}, step {step}: {error}"));
-        } else {
-            let sweep = rng.random_ratio(1, 3).then_some(Sweep { from: None, chunks: 50 });
-            let (stream, _) = bo.delta_with(&fo, &[], sweep);
-            if rng.random_ratio(1, 6) {
-                let at = rng.random_range(0..stream.len());
-                fo.applier.apply(Box::new(CutOff { bytes: stream.clone().into(), at }), &Progress::default()).unwrap_err();
-            }
-            let done = fo.take(stream).unwrap_or_else(|error| panic!("seed {seed}, step {step}: {error}"));
-            assert_eq!(done.mismatches, Vec::<u32>::new(), "seed {seed}, step {step}");
+            fo.assert_equals(&bo);
+            continue;
+        };
+        if rng.random_ratio(1, 6) {
+            let at = rng.random_range(0..stream.len());
+            fo.applier.apply(Box::new(CutOff { bytes: stream.clone().into(), at }), &Progress::default()).unwrap_err();
         }
+        let done = fo.take(stream).unwrap_or_else(|error| panic!("seed {seed}, step {step}: {error}"));
+        assert_eq!(done.mismatches, Vec::<u32>::new(), "seed {seed}, step {step}");
         fo.assert_equals(&bo);
     }
 }

@@ -1,12 +1,5 @@
-use std::collections::HashSet;
-
-use bytes::Bytes;
-
 use super::world::{Bo, CutOff, Fo};
-use crate::{
-    apply::{ApplyError, Progress, position},
-    capture::Position,
-};
+use crate::apply::{ApplyError, Progress, position};
 
 #[test]
 fn a_first_snapshot_gets_the_name_when_it_is_whole_and_nothing_else_remains() {
@@ -15,7 +8,6 @@ fn a_first_snapshot_gets_the_name_when_it_is_whole_and_nothing_else_remains() {
     assert_eq!(fo.files(), ["fo.db", "fo.db-owner", "fo.db-shm", "fo.db-wal"]);
     let state = fo.state().unwrap();
     assert_eq!(state.current(), Some(position(&bo.head())));
-    assert_eq!(state.fingerprint, *state.fingerprint.first_chunk::<32>().unwrap());
 }
 
 #[test]
@@ -46,11 +38,11 @@ fn a_second_one_takes_the_place_of_the_first_under_readers_that_stay() {
 
 #[test]
 fn only_the_chunks_that_are_not_here_are_sent() {
-    let bo = Bo::filled(20_000);
+    let bo = Bo::filled(12_000);
     let mut fo = Fo::of(&bo);
     bo.run("UPDATE item SET price = 0 WHERE id = 10000");
     let have = fo.offers();
-    assert!(have.len() > 20, "{}", have.len());
+    assert!(have.len() > 12, "{}", have.len());
     let (stream, built) = bo.snapshot_beside(&have);
     assert!(built.rows < 5_000, "{} rows sent", built.rows);
     fo.take(stream).unwrap();
@@ -59,7 +51,7 @@ fn only_the_chunks_that_are_not_here_are_sent() {
 
 #[test]
 fn one_that_was_cut_off_goes_on_from_where_it_was() {
-    let bo = Bo::filled(40_000);
+    let bo = Bo::filled(12_000);
     let mut fo = Fo::new();
     let whole = bo.snapshot();
     let mut sent = u64::MAX;
@@ -75,7 +67,7 @@ fn one_that_was_cut_off_goes_on_from_where_it_was() {
         fo = fo.restart();
     }
     let (stream, built) = bo.snapshot_beside(&fo.offers());
-    assert!(built.rows < 20_000 && stream.len() < whole.len() / 2, "{} rows", built.rows);
+    assert!(built.rows < 7_000 && stream.len() < whole.len() / 2, "{} rows", built.rows);
     fo.take(stream).unwrap();
     fo.assert_equals(&bo);
     assert_eq!(fo.files(), ["fo.db", "fo.db-owner", "fo.db-shm", "fo.db-wal"]);
@@ -83,15 +75,15 @@ fn one_that_was_cut_off_goes_on_from_where_it_was() {
 
 #[test]
 fn what_was_received_of_one_serves_the_next_though_the_source_has_gone_on() {
-    let bo = Bo::filled(20_000);
+    let bo = Bo::filled(8_000);
     let mut fo = Fo::of(&bo);
-    bo.fill(50_000, 20_000);
+    bo.fill(50_000, 8_000);
     let stream = bo.snapshot();
     let at = stream.len() * 3 / 4;
     fo.applier.apply(Box::new(CutOff { bytes: stream.into(), at }), &Progress::default()).unwrap_err();
     bo.run("DELETE FROM item WHERE id BETWEEN 300 AND 400; UPDATE item SET name = 'y' WHERE id = 51000");
     let (stream, built) = bo.snapshot_beside(&fo.offers());
-    assert!(built.rows < 15_000, "{} rows", built.rows);
+    assert!(built.rows < 9_000, "{} rows", built.rows);
     fo.take(stream).unwrap();
     fo.assert_equals(&bo);
     // And a delta after a cut-off snapshot is as good.
@@ -141,9 +133,9 @@ fn an_older_one_of_the_same_log_is_refused_and_one_of_a_new_log_is_taken() {
 #[test]
 fn a_row_of_megabytes_arrives() {
     let bo = Bo::filled(10);
-    bo.run("INSERT INTO note VALUES (zeroblob(9000000), randomblob(3000000))");
+    bo.run("INSERT INTO note VALUES (zeroblob(5000000), randomblob(1000000))");
     let mut fo = Fo::of(&bo);
-    bo.run("INSERT INTO note VALUES (hex(zeroblob(3000000)), NULL)");
+    bo.run("INSERT INTO note VALUES (hex(zeroblob(1000000)), NULL)");
     fo.follow(&bo);
 }
 
@@ -155,10 +147,12 @@ fn more_than_the_replica_may_become_is_refused_and_what_is_there_stays() {
     let (mut applier, _) = crate::apply::Applier::open(settings).unwrap();
     super::world::take(&mut applier, bo.snapshot()).unwrap();
     let small = bo.content();
-    bo.fill(1_000, 50_000);
-    assert!(matches!(super::world::take(&mut applier, bo.snapshot()), Err(ApplyError::TooLarge)));
+    bo.fill(1_000, 20_000);
+    let refused = super::world::take(&mut applier, bo.snapshot()).unwrap_err();
+    assert!(matches!(refused, ApplyError::TooLarge), "{refused:?}");
     let delta = bo.delta(&applier);
-    assert!(matches!(super::world::take(&mut applier, delta), Err(ApplyError::TooLarge)));
+    let refused = super::world::take(&mut applier, delta).unwrap_err();
+    assert!(matches!(refused, ApplyError::TooLarge), "{refused:?}");
     let reader = super::world::reader(&dir.path().join("fo.db"));
     assert_eq!(super::world::all(&reader, "SELECT 1 FROM item").len(), small["item"].len());
     assert!(!super::world::files(dir.path()).iter().any(|name| name.ends_with("incoming")), "{:?}", super::world::files(dir.path()));
@@ -167,7 +161,8 @@ fn more_than_the_replica_may_become_is_refused_and_what_is_there_stays() {
 #[test]
 fn another_encoding_takes_the_file_s_place_instead_of_its_content() {
     let bo = Bo::with("CREATE TABLE t (k TEXT PRIMARY KEY, v); INSERT INTO t VALUES ('a', 1)", "full_tables: [t]");
-    let other = Bo::with("PRAGMA encoding = 'UTF-16be'; CREATE TABLE t (k TEXT PRIMARY KEY, v); INSERT INTO t VALUES ('é', 2)", "full_tables: [t]");
+    let other =
+        Bo::with("PRAGMA encoding = 'UTF-16be'; CREATE TABLE t (k TEXT PRIMARY KEY, v); INSERT INTO t VALUES ('é', 2)", "full_tables: [t]");
     let mut fo = Fo::of(&bo);
     let stays = fo.reader();
     fo.take(other.snapshot()).unwrap();
@@ -187,5 +182,4 @@ fn a_replica_of_nothing_is_a_replica() {
     bo.reload("full_tables: [t]");
     bo.run("INSERT INTO t VALUES (1)");
     fo.follow(&bo);
-    let _: (HashSet<[u8; 16]>, Position, Bytes) = (fo.offers(), bo.head(), Bytes::new());
 }

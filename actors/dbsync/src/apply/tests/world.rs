@@ -12,8 +12,8 @@ use rusqlite::{Connection, OpenFlags, types::Value};
 use tempfile::TempDir;
 
 use crate::{
-    apply::{Applier, ApplyError, Cut, Done, Progress, Source, live::Settings, position},
-    build::{Built, Job, KeyRange, Published, Request, Sweep, build},
+    apply::{Applier, ApplyError, Cut, Done, Progress, Source, State, live::Settings, position},
+    build::{BuildError, Built, Job, KeyRange, Published, Request, Sweep, build},
     capture::{self, Attached, Key, Plan, Position, Tracked, attach},
     filter::{Filter, FilterSpec, KeyKind},
     value::put_row,
@@ -139,6 +139,28 @@ impl Bo {
         self.stream(&request(base, &known, &HashSet::new())).0
     }
 
+    /// As [`Bo::delta`]; none when the log does not lead there and a snapshot has to.
+    pub(crate) fn try_delta(&self, fo: &Applier, sweep: Option<Sweep>) -> Option<Vec<u8>> {
+        let (base, known) = place_of(fo);
+        let mut stream = Vec::new();
+        let none = HashSet::new();
+        let request = Request { sweep, ..request(base, &known, &none) };
+        let built = build(&self.file, &self.published, &request, &Job::default(), &mut |bytes| {
+            stream.extend_from_slice(bytes);
+            Ok(())
+        });
+        match built {
+            Ok(_) => Some(stream),
+            Err(BuildError::Gap(_)) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub(crate) fn delta_from(&self, state: &State) -> Vec<u8> {
+        let (base, known) = place_in(state);
+        self.stream(&request(base, &known, &HashSet::new())).0
+    }
+
     pub(crate) fn delta_with(&self, fo: &Applier, repairs: &[KeyRange], sweep: Option<Sweep>) -> (Vec<u8>, Built) {
         let (base, known) = place_of(fo);
         self.stream(&Request { repairs, sweep, ..request(base, &known, &HashSet::new()) })
@@ -155,7 +177,10 @@ pub(crate) fn request<'a>(base: Option<Position>, known: &'a BTreeMap<String, [u
 }
 
 fn place_of(fo: &Applier) -> (Option<Position>, BTreeMap<String, [u8; 16]>) {
-    let Some(state) = fo.state() else { return (None, BTreeMap::new()) };
+    fo.state().map_or_else(|| (None, BTreeMap::new()), place_in)
+}
+
+fn place_in(state: &State) -> (Option<Position>, BTreeMap<String, [u8; 16]>) {
     let base = state.current().map(|at| Position { epoch: at.epoch.to_bytes(), seq: at.seq, stamp: at.stamp });
     (base, state.tables.iter().map(|it| (it.shape.name().to_owned(), it.shape.head.fingerprint)).collect())
 }
