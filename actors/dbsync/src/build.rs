@@ -6,8 +6,10 @@
 //!
 //! What is promised:
 //! - *One state.* All rows, and the position that they are of, are read in one transaction: the caller's, or one of its own.
-//! - *Nothing unpublished.* Rows come from [`Filter`]'s statements alone. A key of the log is sent on its own only in order to be
-//!   deleted; it may be that of a row that was never published, which is why keys are always published.
+//! - *Nothing unpublished.* Rows come from [`Filter`]'s statements alone. The log has keys of rows that a condition keeps back, and
+//!   nobody remembers whether a row that is not published now was before: in a table with a condition such keys are not sent, the
+//!   gap between the published rows around them is (`build/gap.rs`). Integer keys and rowids are sent as they are: they are numbers
+//!   that the database drew, and whoever would rather not tell that a row exists can give the table another key.
 //! - *Bounded memory*, whatever the database's size: a chunk of 1 MiB and its compressed form, a page of the log (10,000 keys or 4
 //!   MiB), the compressor (some 1.5 MiB), the digests that the subscriber has (16 bytes each), and SQLite's page cache; a row of
 //!   [`MAX_ROW`] costs three times its size on top while it is packed.
@@ -16,6 +18,7 @@
 //! A key that changed in several pages of the log is sent once a page. That is harmless: its row is always that of the transaction.
 
 mod delta;
+mod gap;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -23,6 +26,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use gap::Gaps;
 use horos_store::StoreError;
 use parking_lot::Mutex;
 use rusqlite::{Connection, InterruptHandle, limits::Limit};
@@ -259,6 +263,8 @@ struct PublishedTable {
     head: TableHead,
     ordered: Ordered,
     by_key: String,
+    /// How to delete without naming a key, where a key may be private.
+    gaps: Option<Gaps>,
 }
 
 impl Published {
@@ -281,7 +287,12 @@ impl Published {
                 return Err(refuse("by another key"));
             }
             numbers.insert(tracked.number, tables.len());
-            tables.push(PublishedTable { head: head(table), ordered: Ordered::published(table), by_key: table.select_by_key().to_owned() });
+            tables.push(PublishedTable {
+                head: head(table),
+                ordered: Ordered::published(table),
+                by_key: table.select_by_key().to_owned(),
+                gaps: (table.condition().is_some() && table.key().kind == KeyKind::Declared).then(|| Gaps::new(table)),
+            });
         }
         Ok(Published { fingerprint: *filter.fingerprint().as_bytes(), tables, numbers })
     }
@@ -504,5 +515,7 @@ impl Failed {
     }
 }
 
+#[cfg(test)]
+mod speed;
 #[cfg(test)]
 mod tests;

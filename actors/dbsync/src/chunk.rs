@@ -82,6 +82,11 @@ impl Ordered {
         Ordered { width, key, sql: [sql(false, false), sql(true, false), sql(false, true), sql(true, true)] }
     }
 
+    /// The statement, with or without bounds.
+    pub(crate) fn sql(&self, after: bool, through: bool) -> &str {
+        &self.sql[usize::from(after) + 2 * usize::from(through)]
+    }
+
     /// Where the key's columns stand.
     pub(crate) fn key(&self) -> &[u16] {
         &self.key
@@ -99,8 +104,7 @@ impl Ordered {
         after: Option<&[u8]>,
         through: Option<&[u8]>,
     ) -> Result<CachedStatement<'c>, ReadError> {
-        let sql = &self.sql[usize::from(after.is_some()) + 2 * usize::from(through.is_some())];
-        let mut statement = connection.prepare_cached(sql)?;
+        let mut statement = connection.prepare_cached(self.sql(after.is_some(), through.is_some()))?;
         let mut place = 0;
         for key in [after, through].into_iter().flatten() {
             for value in key_values(key, self.key.len())? {

@@ -198,6 +198,11 @@ impl Table {
         &self.selects.by_key
     }
 
+    /// The last published row before the key `?1, ?2, …`.
+    pub(crate) fn select_before(&self) -> String {
+        self.selects.before(&self.key.columns)
+    }
+
     /// As [`Table::select`]; the rows behind the key `?1, ?2, …` only if `after`, and up to the key in the parameters after those if
     /// `through`.
     pub(crate) fn select_range(&self, after: bool, through: bool) -> String {

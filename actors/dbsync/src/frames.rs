@@ -195,6 +195,9 @@ pub(crate) struct TableHead {
     pub(crate) fingerprint: [u8; 16],
 }
 
+/// Set in a frame's flags when its payload is compressed.
+const ZSTD: u8 = 1;
+
 const HEADER: u8 = 1;
 const WHOLE: u8 = 2;
 const ROWS: u8 = 3;

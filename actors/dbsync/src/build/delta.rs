@@ -50,23 +50,44 @@ impl Work<'_> {
         self.header(Some(base), to, complete, &places)?;
         let named = |place: usize| places.binary_search(&place).map_or(u16::MAX, number);
 
+        // Tables of which keys were found that are not published now, and may never have been.
+        let mut withheld = vec![false; whole.len()];
+        let mut several = false;
         loop {
             for (log_number, changes) in &page.tables {
                 // What is no longer published has no place.
                 let Some(place) = published.numbers.get(log_number).copied() else { continue };
                 whole[place] |= changes.whole;
                 if !whole[place] {
-                    self.changes(named(place), place, &changes.keys)?;
+                    withheld[place] |= self.changes(named(place), place, &changes.keys)?;
                 }
             }
             if !page.more {
                 break;
             }
+            several = true;
             page = self.page(&page.through)?;
         }
         for (place, whole) in whole.iter().enumerate() {
             if *whole {
                 self.whole(named(place), place)?;
+            }
+        }
+        if withheld.contains(&true) {
+            if several {
+                page = self.page(&base)?;
+            }
+            loop {
+                for (log_number, changes) in &page.tables {
+                    let Some(place) = published.numbers.get(log_number).copied() else { continue };
+                    if withheld[place] && !whole[place] {
+                        self.close_gaps(named(place), place, &changes.keys)?;
+                    }
+                }
+                if !page.more {
+                    break;
+                }
+                page = self.page(&page.through)?;
             }
         }
         for range in self.request.repairs {
@@ -90,9 +111,10 @@ impl Work<'_> {
         }
     }
 
-    /// What became of the rows with `keys`.
-    fn changes(&mut self, table: u16, place: usize, keys: &[RowKey]) -> Result<(), BuildError> {
-        let PublishedTable { head, ordered, by_key } = &self.published.tables[place];
+    /// What became of the rows with `keys`. `true`: some are not published now, and are not to be named.
+    fn changes(&mut self, table: u16, place: usize, keys: &[RowKey]) -> Result<bool, BuildError> {
+        let mut withheld = false;
+        let PublishedTable { head, ordered, by_key, gaps } = &self.published.tables[place];
         let mut statement = self.connection.prepare_cached(by_key)?;
         let (mut upserts, mut deletes) = (Gathered::new(false), Gathered::new(true));
         for (looked, key) in keys.iter().enumerate() {
@@ -129,6 +151,9 @@ impl Work<'_> {
                     return Err(too_large(&head.name, key));
                 }
                 &mut upserts
+            } else if gaps.is_some() {
+                withheld = true;
+                continue;
             } else {
                 // A larger key was never published.
                 let Some(key) = encoded(key) else { continue };
@@ -141,7 +166,8 @@ impl Work<'_> {
             }
         }
         self.flush(table, &mut deletes)?;
-        self.flush(table, &mut upserts)
+        self.flush(table, &mut upserts)?;
+        Ok(withheld)
     }
 
     fn flush(&mut self, table: u16, gathered: &mut Gathered) -> Result<(), BuildError> {
@@ -239,7 +265,7 @@ fn value(part: &KeyPart) -> ValueRef<'_> {
     }
 }
 
-fn too_large(table: &str, key: &RowKey) -> BuildError {
+pub(super) fn too_large(table: &str, key: &RowKey) -> BuildError {
     let parts: Vec<String> = key.iter().map(|part| in_short(value(part))).collect();
     BuildError::RowTooLarge { table: table.to_owned(), key: parts.join(", ") }
 }

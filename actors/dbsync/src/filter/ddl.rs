@@ -120,6 +120,15 @@ pub(super) struct Selects {
 }
 
 impl Selects {
+    /// The last row before the key `?1, ?2, …`.
+    pub(super) fn before(&self, key: &[super::KeyColumn]) -> String {
+        let down: Vec<String> = key.iter().map(|it| format!("{} DESC", collated(it))).collect();
+        let parameters: Vec<String> = (1..=self.width).map(|number| format!("?{number}")).collect();
+        let below = format!("({}) < ({})", self.order, parameters.join(", "));
+        let all: Vec<&str> = std::iter::once(below.as_str()).chain(self.terms.iter().map(String::as_str)).collect();
+        format!("{} WHERE {} ORDER BY {} LIMIT 1", self.from, all.join(" AND "), down.join(", "))
+    }
+
     /// Rows behind the key `?1, ?2, …` if `after`, up to the following parameters if `through`.
     pub(super) fn range(&self, after: bool, through: bool) -> String {
         ranged(&self.from, &self.terms, &self.order, self.width, after, through)
@@ -140,13 +149,15 @@ pub(crate) fn ranged(from: &str, terms: &[String], order: &str, width: usize, af
     format!("{from}{clause} ORDER BY {order}")
 }
 
+/// A key's column as it compares. Only where that is otherwise than the column does, for a needless COLLATE may cost the use of the
+/// index.
+fn collated(it: &super::KeyColumn) -> String {
+    let collation = if it.explicit_collation { format!(" COLLATE {}", it.collation) } else { String::new() };
+    format!("{}{collation}", quote(&it.name))
+}
+
 pub(super) fn selects(shape: &Shape, columns: &[String], condition: Option<&str>) -> Selects {
     let key = &shape.key.columns;
-    // Only where the key compares otherwise than its column does, for a needless COLLATE may cost the use of the index.
-    let collated = |it: &super::KeyColumn| {
-        let collation = if it.explicit_collation { format!(" COLLATE {}", it.collation) } else { String::new() };
-        format!("{}{collation}", quote(&it.name))
-    };
     let nulls: Vec<String> = key.iter().filter(|it| it.nullable).map(|it| format!("{} IS NULL", quote(&it.name))).collect();
     let mut terms: Vec<String> = key.iter().filter(|it| it.nullable).map(|it| format!("{} IS NOT NULL", quote(&it.name))).collect();
     // NULL is not true: what cannot be decided is not published.
@@ -154,7 +165,7 @@ pub(super) fn selects(shape: &Shape, columns: &[String], condition: Option<&str>
 
     let list: Vec<String> = columns.iter().map(|name| quote(name)).collect();
     let from = format!("SELECT {} FROM \"main\".{}", list.join(", "), quote(&shape.name));
-    let order: Vec<String> = key.iter().map(&collated).collect();
+    let order: Vec<String> = key.iter().map(collated).collect();
     let order = order.join(", ");
     let clause = |more: Option<String>| {
         let all: Vec<&str> = more.as_deref().into_iter().chain(terms.iter().map(String::as_str)).collect();

@@ -4,12 +4,11 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use zstd::bulk::Decompressor;
 
-use super::{Frame, Header, MAGIC, MAX_CHECKS, MAX_PAYLOAD, MAX_TABLES};
+use super::{Frame, Header, MAGIC, MAX_CHECKS, MAX_PAYLOAD, MAX_TABLES, ZSTD};
 use crate::value::{Malformed, key_values};
 
 /// Before a payload: its length and the flags.
 const HEAD: usize = 5;
-const ZSTD: u8 = 1;
 
 /// Why a stream is not one. Nothing of it may be used; what the sender wants to say it must say anew.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +73,7 @@ pub(crate) struct FrameReader {
     unpacker: Decompressor<'static>,
     hash: Sha256,
     /// What is there of the next frame, with its head.
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
     /// Whether [`MAGIC`] was taken.
     begun: bool,
     order: Order,

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use sha2::{Digest as _, Sha256};
 use zstd::bulk::Compressor;
 
-use super::{Frame, MAGIC, MAX_PAYLOAD};
+use super::{Frame, MAGIC, MAX_PAYLOAD, ZSTD};
 
 /// zstd's level, chosen by measurement (`build_speed`).
 const LEVEL: i32 = 1;
@@ -135,7 +135,7 @@ impl FrameWriter {
         }
         let length = u32::try_from(self.out.len() - head - 4).map_err(|_| WriteError::TooLarge(payload.len()))?;
         self.out[head..head + 4].copy_from_slice(&length.to_le_bytes());
-        self.out[head + 4] = u8::from(shrunk);
+        self.out[head + 4] = if shrunk { ZSTD } else { 0 };
         self.hash.update(&self.out);
         self.bytes += self.out.len() as u64;
         Ok(())
