@@ -62,7 +62,7 @@ impl World {
                 while stream.write_all(&[0xd1]).await.is_ok() {
                     sleep(DRIP).await;
                 }
-                drop(connection);
+                gone(&connection);
                 Ok(())
             }
             Attack::SlowBody(Speaks::Http1) => {
@@ -88,7 +88,7 @@ impl World {
                 self.begun(first);
                 // It is told to stop, or its connection ends.
                 let _ = timeout(Duration::from_secs(30), stream.stopped()).await;
-                drop(connection);
+                gone(&connection);
                 Ok(())
             }
             Attack::LargeBody(Speaks::Http1) => {
@@ -128,7 +128,7 @@ impl World {
                 let part = h3_frame(0x00, &[b' '; 16_000]);
                 // Until it is told to stop, or its connection ends.
                 let _ = timeout(Duration::from_secs(30), async { while stream.write_all(&part).await.is_ok() {} }).await;
-                drop(connection);
+                gone(&connection);
                 Ok(())
             }
             Attack::SlowReader(Speaks::Http3) => {
@@ -347,6 +347,11 @@ impl World {
 /// Whether the attacker of this number tells beforehand how much is to come: every other does.
 fn says_it(number: u64) -> bool {
     number.is_multiple_of(2)
+}
+
+/// Ends a connection, whoever else holds it: left alone it would be an idle one for half a minute, which is another attack.
+fn gone(connection: &quinn::Connection) {
+    connection.close(0_u32.into(), b"");
 }
 
 /// Opens the control stream, without which a peer need not talk to us (RFC 9114 §6.2.1), and leaves it open.
