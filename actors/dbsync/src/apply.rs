@@ -19,7 +19,7 @@
 //! | `NAME.db-owner` | the lock by which one process owns the others | for ever |
 //! | `NAME.db.incoming` | the snapshot that is being built | until it is in place, or to be gone on from |
 //! | `NAME.db.partial` | what was received of an earlier one | while a snapshot is built |
-//! | `NAME.db.previous` | what was served before the last snapshot, one at most | until the next; pruned of withdrawn rows |
+//! | `NAME.db.previous` | what was served before the last snapshot, one at most | until the next; rows withdrawn since are removed at once by a snapshot, within the hour otherwise |
 //! | `NAME.db.damaged` | a live file that did not pass its check, one at most | until an operator has looked at it |
 //!
 //! The disk holds at most four times the database's size while a snapshot replaces another: the live file, its previous state, the

@@ -1,6 +1,6 @@
 //! A delta: what changed between two positions, in one transaction.
 
-use std::{collections::BTreeSet, sync::atomic::AtomicBool};
+use std::{collections::BTreeSet, sync::atomic::AtomicBool, time::Instant};
 
 use horos_wire::protocol::sync::Position;
 
@@ -32,6 +32,8 @@ struct Delta<'a> {
     mismatches: Vec<u32>,
     /// Whether a table is gone.
     dropped: bool,
+    /// Whether rows are gone.
+    withdrew: bool,
 }
 
 impl Applier {
@@ -70,6 +72,9 @@ impl Applier {
             }
         }
         self.have = None;
+        if delta.withdrew {
+            self.withdrawn.get_or_insert_with(Instant::now);
+        }
         live.checkpoint_if_due();
         let tables = (!delta.dropped).then_some(tables);
         Ok(Done { position: to, mismatches: delta.mismatches, tables, snapshot: false, rows })
@@ -94,7 +99,7 @@ impl<'a> Delta<'a> {
         }
         distinct(&shapes)?;
         let touched = vec![false; shapes.len()];
-        Ok(Delta { header, shapes, owed, touched, mismatches: Vec::new(), dropped: false })
+        Ok(Delta { header, shapes, owed, touched, mismatches: Vec::new(), dropped: false, withdrew: false })
     }
 
     /// Everything between the header and the end; gives the number of rows.
@@ -109,6 +114,7 @@ impl<'a> Delta<'a> {
                 Frame::Whole { table } => {
                     let table = usize::from(table);
                     self.whole(table, live, input)?;
+                    self.withdrew = true;
                     came[table] = true;
                 }
                 Frame::Rows { table, rows, count } => {
@@ -124,11 +130,13 @@ impl<'a> Delta<'a> {
                     let mut statement = live.connection.prepare_cached(&shape.delete()).doing("delete rows")?;
                     rows::run(&mut statement, shape.name(), &keys, shape.head.key.len(), count)?;
                     self.touched[usize::from(table)] = true;
+                    self.withdrew = true;
                 }
                 Frame::Range { table, after, through } => {
                     let shape = self.known(table, &came)?;
                     Bounds::new(shape, after.as_deref(), through.as_deref())?.delete(&live.connection, shape)?;
                     self.touched[usize::from(table)] = true;
+                    self.withdrew = true;
                     ranged = true;
                 }
                 Frame::Check { id, table, after, through, rows, digest } => {
@@ -203,6 +211,7 @@ impl<'a> Delta<'a> {
                 live.connection.execute_batch(&format!("DROP TABLE main.{}", quote(name))).doing("drop a table")?;
                 state::forget(&live.connection, name).doing("forget a table")?;
                 self.dropped = true;
+                self.withdrew = true;
             }
         }
         Ok(())

@@ -33,6 +33,8 @@ const STATEMENTS: usize = 128;
 const CHECKPOINT_PAGES: i64 = 1_000;
 /// Encoded rows of a snapshot between two commits: what a crash costs at most.
 const BATCH: usize = 16 << 20;
+/// A row that was withdrawn is in the previous snapshot's file for no longer, if the replica has a second's rest then.
+const PRUNE_AFTER: Duration = Duration::from_secs(3_600);
 /// Pages copied at a step: 4 MiB.
 const PAGES_PER_STEP: i32 = 1_000;
 /// What is left of the WAL's file when it starts over.
@@ -64,6 +66,9 @@ pub(crate) struct Applier {
     pub(super) have: Option<Have>,
     /// The disk was full: no snapshot before then.
     pub(super) full_until: Option<Instant>,
+    /// Since when the previous snapshot may hold rows that have been withdrawn.
+    pub(super) withdrawn: Option<Instant>,
+    pub(super) prune_after: Duration,
     /// Encoded rows between two commits of a snapshot.
     pub(super) batch: usize,
     /// Pages copied between two looks at what stands in the way.
@@ -136,6 +141,9 @@ impl Applier {
             live: None,
             have: None,
             full_until: None,
+            // What a life before this one withdrew is not known.
+            withdrawn: Some(Instant::now()),
+            prune_after: PRUNE_AFTER,
             batch: BATCH,
             pages_per_step: PAGES_PER_STEP,
             steps: Steps::default(),
@@ -184,6 +192,9 @@ impl Applier {
     pub(crate) fn rest(&mut self) {
         if let Some(live) = &mut self.live {
             live.empty_wal(Duration::ZERO);
+        }
+        if self.withdrawn.is_some_and(|since| since.elapsed() >= self.prune_after) {
+            self.settle_previous();
         }
     }
 

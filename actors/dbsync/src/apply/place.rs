@@ -112,7 +112,8 @@ impl Applier {
     }
 
     /// Gives what was kept its name, without the rows that are published no more.
-    fn settle_previous(&mut self) {
+    pub(super) fn settle_previous(&mut self) {
+        self.withdrawn = None;
         let mut settle = || -> Result<(), ApplyError> {
             if !files::exists(&self.paths.keeping)? {
                 // What is there from before has to lose what was withdrawn since, too.

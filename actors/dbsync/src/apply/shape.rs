@@ -235,7 +235,7 @@ fn inspect(connection: &Connection, shape: &Shape) -> Result<(), ApplyError> {
     if !rowid && !declared {
         return nonsense(format!("the key of table {name:?} is not its primary key"));
     }
-    if head.columns.iter().any(|column| !is_column(column) && !(rowid && column == key[0])) {
+    if head.columns.iter().any(|column| !is_column(column) && (!rowid || column != key[0])) {
         return nonsense(format!("table {name:?} lacks a column that its rows have"));
     }
     // REPLACE through another unique index would remove rows that nobody deleted.

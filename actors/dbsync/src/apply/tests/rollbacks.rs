@@ -61,3 +61,28 @@ fn one_previous_snapshot_is_kept_and_not_more_and_nothing_withdrawn_is_in_it() {
     fo.roll_back().unwrap();
     assert_eq!(names(&fo), ["stays"]);
 }
+
+#[test]
+fn a_row_withdrawn_by_a_delta_leaves_the_previous_snapshot_s_file_within_the_hour() {
+    let bo = Bo::new();
+    bo.run("INSERT INTO item (id, name) VALUES (1, 'PLANTED-NAME-ONE'), (2, 'stays')");
+    let mut fo = Fo::of(&bo);
+    fo.take(bo.snapshot()).unwrap();
+    let holds = |fo: &Fo| {
+        let bytes = std::fs::read(fo.dir.path().join("fo.db.previous")).unwrap();
+        bytes.windows(16).any(|window| window == b"PLANTED-NAME-ONE")
+    };
+    assert!(holds(&fo));
+    bo.run("UPDATE item SET name = 'changed' WHERE id = 2");
+    fo.follow(&bo);
+    assert!(fo.applier.withdrawn.is_none(), "nothing was withdrawn");
+    bo.run("UPDATE item SET listed = 0 WHERE id = 1");
+    fo.follow(&bo);
+    fo.rest();
+    assert!(holds(&fo), "not at once: it looks at every row");
+    fo.applier.prune_after = std::time::Duration::ZERO;
+    fo.rest();
+    assert!(!holds(&fo));
+    fo.roll_back().unwrap();
+    assert_eq!(names(&fo), ["stays"]);
+}
