@@ -107,10 +107,13 @@ async fn a_token_is_refused_for_whatever_is_wrong_with_it() {
         ("no algorithm", header("alg", json!("none"))),
         ("expired", token(&json!({ "nbf": now - 7200, "iat": now - 7200, "exp": now - 3600 }))),
         ("longer than any may be", token(&json!({ "exp": now + 100_000 }))),
+        ("longer, and from nowhere", token(&json!({ "exp": now + 100_000, "nbf": null, "iat": null }))),
+        ("not yet made", token(&json!({ "nbf": null, "iat": now + 3600, "exp": now + 7200 }))),
         ("no end", token(&json!({ "exp": null }))),
         ("not yet valid", token(&json!({ "nbf": now + 3600, "exp": now + 7200 }))),
         ("another audience", token(&json!({ "aud": "other" }))),
         ("no audience", token(&json!({ "aud": null }))),
+        ("no issuer", token(&json!({ "iss": null }))),
         ("another issuer", token(&json!({ "iss": "https://evil.example.org" }))),
         ("no id", token(&json!({ "jti": null }))),
         ("no user", token(&json!({ "sub": null }))),
@@ -138,6 +141,12 @@ async fn a_token_is_refused_for_whatever_is_wrong_with_it() {
         assert_eq!((answer.status, &answer.json()["code"]), (401, &json!("unauthenticated")), "{why}: {answer:?}");
     }
     assert_eq!(bearer(&mut session, "/drill/echo", &tokens[0]).await.status, 200);
+
+    // What does not limit it may be left out (RFC 7519 §4.1.5, §4.1.6).
+    let bare = [json!({ "nbf": null }), json!({ "iat": null }), json!({ "nbf": null, "iat": null })];
+    for token in signed(SEED, &bare.each_ref().map(token)).await.1 {
+        assert_eq!(bearer(&mut session, "/drill/echo", &token).await.status, 200);
+    }
 
     // It says more than its signer may grant, or nothing: then it says who, and opens nothing.
     let (_, beyond) = signed(SEED, &[token(&json!({ "scope": "metrics" })), token(&json!({ "scope": null }))]).await;
