@@ -13,7 +13,9 @@
 //!
 //! Each refusal is problem details with the same headers as any answer, and a counter. Whatever goes wrong in here refuses.
 
-use std::{convert::Infallible, num::NonZeroU32, panic::AssertUnwindSafe, sync::Arc, time::SystemTime};
+use std::{
+    convert::Infallible, future::poll_fn, num::NonZeroU32, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::SystemTime,
+};
 
 use futures_util::FutureExt as _;
 use horos_wire::{
@@ -117,8 +119,15 @@ impl Guard {
             Err(problem) => self.refuse(&visit, problem),
             Ok(()) => {
                 let deadline = visit.deadline;
-                let passed = AssertUnwindSafe(self.pass(&mut visit, &mut request)).catch_unwind();
-                match tokio::time::timeout_at(deadline, passed).await {
+                let passed = {
+                    let mut passing = pin!(AssertUnwindSafe(self.pass(&mut visit, &mut request)).catch_unwind());
+                    // What is answered at once needs no timer.
+                    match poll_fn(|cx| Poll::Ready(passing.as_mut().poll(cx))).await {
+                        Poll::Ready(passed) => Ok(passed),
+                        Poll::Pending => tokio::time::timeout_at(deadline, passing).await,
+                    }
+                };
+                match passed {
                     Ok(Ok(answer)) => answer,
                     Ok(Err(_panic)) => {
                         // The panic's own text is the panic hook's to print: it may hold anything.
@@ -326,6 +335,7 @@ impl Guard {
         }
         if visit.asks.proves() {
             match mount.access() {
+                _ if mount.keeps_credentials => credentials::hide(request.headers_mut()),
                 Access::Public => credentials::hide(request.headers_mut()),
                 Access::Scope(_) => credentials::remove(request.headers_mut(), visit.asks),
             }

@@ -1,6 +1,6 @@
 //! What a request is addressed to: its host, and a path that means the same to everybody who reads it.
 
-use http::{Method, Request, Uri, Version, header::HOST, uri::Authority};
+use http::{HeaderValue, Method, Request, Uri, Version, header::HOST, uri::Authority};
 
 use super::head::{Head, Once};
 use crate::{Body, problem::Problem};
@@ -49,17 +49,19 @@ fn host(version: Version, uri: &Uri, head: &Head<'_>) -> Result<(), Problem> {
 /// Whether the host is a name, as browsers keep what they are told of one (RFC 6797 §8.1.1): no address, and not `localhost`,
 /// which is another machine for everybody (RFC 6761 §6.3).
 pub(crate) fn is_name(uri: &Uri, head: &Head<'_>) -> bool {
+    // As bytes: each request comes by here, and a search in text costs several times as much.
     let host = match uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => head.host.text().unwrap_or_default(),
+        Some(authority) => authority.as_str().as_bytes(),
+        None => head.host.one().map(HeaderValue::as_bytes).unwrap_or_default(),
     };
-    if host.starts_with('[') {
+    if host.first() == Some(&b'[') {
         return false;
     }
-    let host = host.split(':').next().unwrap_or_default().trim_end_matches('.');
-    let last = host.rsplit('.').next().unwrap_or_default();
+    let host = host.split(|b| *b == b':').next().unwrap_or_default();
+    let end = host.iter().rposition(|b| *b != b'.').map_or(0, |last| last + 1);
+    let last = host[..end].rsplit(|b| *b == b'.').next().unwrap_or_default();
     // A name whose last label is a number is an address, however it is written (WHATWG URL §3.5).
-    !last.is_empty() && !last.bytes().all(|b| b.is_ascii_digit()) && !last.eq_ignore_ascii_case("localhost")
+    !last.is_empty() && !last.iter().all(u8::is_ascii_digit) && !last.eq_ignore_ascii_case(b"localhost")
 }
 
 /// Over HTTP/1 a target in absolute form decides the host (RFC 9112 §3.2.2): services read it from the field.

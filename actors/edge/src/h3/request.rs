@@ -151,15 +151,9 @@ pub(super) async fn serve(
 
 /// Waits for `future` at most `limit`. Most are ready when they are first asked, and need neither a clock nor a timer.
 pub(super) async fn within<F: Future>(limit: Duration, mut future: Pin<&mut F>) -> Result<F::Output, Elapsed> {
-    let at_once = std::future::poll_fn(|cx| {
-        Poll::Ready(match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Some(output),
-            Poll::Pending => None,
-        })
-    });
-    match at_once.await {
-        Some(output) => Ok(output),
-        None => tokio::time::timeout(limit, future).await,
+    match std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+        Poll::Ready(output) => Ok(output),
+        Poll::Pending => tokio::time::timeout(limit, future).await,
     }
 }
 
