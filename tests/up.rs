@@ -150,8 +150,8 @@ async fn up_says_which_port_is_taken_and_what_to_do() {
 /// The commands of the README's block of shell in which `mark` stands, one after the other: a line that ends with a backslash
 /// goes on in the next.
 fn readme(mark: &str) -> Vec<String> {
-    let blocks = include_str!("../README.md").split("```sh\n").skip(1).filter_map(|rest| rest.split("\n```").next());
-    let block = blocks.into_iter().find(|block| block.contains(mark)).expect("the README has such a block");
+    let mut blocks = include_str!("../README.md").split("```sh\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+    let block = blocks.find(|block| block.contains(mark)).expect("the README has such a block");
     block.replace("\\\n", " ").lines().map(str::to_owned).collect()
 }
 
