@@ -524,7 +524,7 @@ fn what_is_captured_otherwise_than_published_is_refused() {
     let spec: FilterSpec = serde_saphyr::from_str(SHOP_SPEC).unwrap();
     let filter = Filter::load(&world.bo, &spec).unwrap();
     let mut plan = plan(&filter);
-    plan.tables[2].key = Key::Columns(vec!["zip".into(), "country".into()]);
+    plan.tables[3].key = Key::Columns(vec!["zip".into(), "country".into()]);
     assert!(matches!(Published::new(&filter, &plan), Err(BuildError::Plan { table, .. }) if table == "place"));
     plan.tables.pop();
     assert!(matches!(Published::new(&filter, &plan), Err(BuildError::Plan { table, .. }) if table == "place"));
