@@ -173,7 +173,7 @@ struct Said {
 impl Said {
     /// The version and the status of curl's answer.
     fn answer(&self) -> &str {
-        assert_eq!(self.code, 0, "{self:?}");
+        assert_eq!(self.code, 0, "{}", self.stderr);
         self.stdout.lines().last().unwrap_or_default()
     }
 
