@@ -236,7 +236,7 @@ impl<'a> On<'a> {
     pub fn publish(self, name: &str, file: &str, filter: FilterSpec, to: &[Role]) {
         let to = to.iter().copied().map(Party::Role).collect();
         self.lay_out(name, file, |layout, database| {
-            layout.publications.insert(name.to_owned(), Publication { database, to, filter }).is_some()
+            layout.publications.insert(name.to_owned(), Publication { database, to, filter, push: Vec::new() }).is_some()
         });
     }
 
@@ -244,7 +244,7 @@ impl<'a> On<'a> {
     /// [`Opening::replica`].
     pub fn replica(self, name: &str, file: &str) {
         let from = Party::Role(Role::Bo);
-        self.lay_out(name, file, |layout, file| layout.replicas.insert(name.to_owned(), Replica { file, from }).is_some());
+        self.lay_out(name, file, |layout, file| layout.replicas.insert(name.to_owned(), Replica { file, from, pushed_by: None }).is_some());
     }
 
     fn lay_out(self, name: &str, file: &str, insert: impl FnOnce(&mut SyncLayout, ActorName) -> bool) {

@@ -3,26 +3,30 @@
 //! Laid out before the services, which read replicas, and started behind them, under `root/data/sync`. What is said here holds for the
 //! program's own publications ([`crate::On::publish`], [`crate::On::replica`]) and for those in [`FILE`] alike.
 
+mod go;
 mod layout;
 pub(crate) mod owner;
 mod publishing;
 mod replicas;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use horos_dbsync::{
+    go::ALPN,
     proxy::StampPosition,
     publisher::{Conditions as Told, PublicationMetrics, PublisherError},
     replica::{ReplicaConfigError, ReplicaMetrics},
 };
 use horos_edge::Conditions;
+use horos_link::{AlpnHandler, Handlers, tls::Tls};
 use horos_supervision::{ChildSpec, Exchange};
 use tokio::runtime::Handle;
 
-pub use layout::{FILE, LayoutError, MAX_LISTED, MAX_NAME, Party, Publication, Replica, SyncLayout};
+pub use layout::{FILE, LayoutError, MAX_LISTED, MAX_NAME, Party, Publication, PushTo, PushedBy, Replica, SyncLayout};
 
 use crate::databases::Databases;
 pub(crate) use owner::{Owner, OwnerError};
+pub(crate) use layout::DIRECTORY;
 use publishing::Publishing;
 pub(crate) use replicas::Replicas;
 
@@ -52,14 +56,25 @@ pub(crate) fn lay(
     layout: &SyncLayout,
     exchange: &Exchange,
     runtime: &Handle,
+    tls: &Arc<Tls>,
     data: &Path,
     databases: &Databases,
     conditions: &Conditions,
 ) -> Result<(NodeSync, Vec<ChildSpec>), SyncError> {
-    let (publishing, mut children) = publishing::lay(layout, exchange, runtime, data, databases, conditions)?;
+    let (publishing, mut children) = publishing::lay(layout, exchange, runtime, tls, data, databases, conditions)?;
     let (replicas, kept) = replicas::lay(layout, exchange, runtime, data, conditions)?;
     children.extend(kept);
     Ok((NodeSync { publishing, replicas }, children))
+}
+
+/// What takes connections of the Go system's protocol, by its ALPN; nothing where `layout` names nobody who pushes. `runtime` is for
+/// the work on what comes.
+///
+/// # Errors
+/// When there is no place for what comes.
+pub(crate) fn handlers(layout: &SyncLayout, tls: &Arc<Tls>, data: &Path, runtime: &Handle) -> io::Result<Handlers> {
+    let inbox = go::inbox(layout, tls, data, runtime)?;
+    Ok(inbox.into_iter().map(|inbox| (ALPN.to_vec(), Arc::new(inbox) as Arc<dyn AlpnHandler>)).collect())
 }
 
 /// What is wrong goes to `/readyz`; with what is there the node serves on.

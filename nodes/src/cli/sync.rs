@@ -9,11 +9,10 @@ use std::{
 
 use clap::{Args, Subcommand};
 use horos_dbsync::{
-    capture,
     export::{self, ExportError},
     filter::{CheckError, FilterSpec, Report, check},
+    source,
 };
-use horos_store::open::{Access, Options, open};
 use horos_wire::{
     ActorName, Address, CallError, NodeName, Protocol as _, Request, Scope as Place,
     protocol::sync::{
@@ -26,7 +25,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Common, Output, Remote, RemoteError, run::End};
-use crate::{exit::Exit, render, sync::SyncLayout};
+use crate::{
+    exit::Exit,
+    render,
+    sync::{DIRECTORY, SyncLayout},
+};
 
 /// For a node to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -143,9 +146,20 @@ impl Sync {
 /// One request, as JSON there and back: the answer's own type here.
 async fn ask<R: Request, N: Remote>(node: &mut N, at: &Address, request: &R) -> Result<R::Reply, RemoteError> {
     let body = json!({ R::NAME: request }).to_string();
-    let answer = node.call_json(at, &body, Instant::now() + ANSWER, None).await?;
+    let answer = node.call_json(at, &body, Instant::now() + ANSWER, None).await.map_err(in_words::<R::Error>)?;
     serde_json::from_str(&answer)
         .map_err(|error| RemoteError::Call(CallError::Unknown(horos_wire::Unknown::MalformedReply(error.to_string().into()))))
+}
+
+/// The callee's own error as people read it: which of them it is, its words say.
+fn in_words<E: serde::de::DeserializeOwned + std::fmt::Display>(error: RemoteError) -> RemoteError {
+    match error {
+        RemoteError::Call(CallError::Failed(body)) => {
+            let text = serde_json::from_str::<E>(&body).map_or(body, |own| own.to_string());
+            RemoteError::Call(CallError::Failed(text))
+        }
+        other => other,
+    }
 }
 
 fn at(name: ActorName, node: Place) -> Address {
@@ -293,7 +307,7 @@ pub(crate) fn locally(command: Sync, common: &Common, output: &Output) -> Result
     match command {
         Sync::Snapshot { file, publication } => snapshot(&data, &file, publication.as_deref(), output),
         Sync::Filter(Filter::Check { file, database }) => filter_check(&data, &file, database, output),
-        Sync::Detach { database } => detach(&data.join(database), output),
+        Sync::Detach { database } => detach(&data, &database, output),
         Sync::Status { .. } | Sync::Verify { .. } | Sync::Rollback(_) | Sync::Resume(_) => unreachable!("`remotely` carries these out"),
     }
 }
@@ -370,11 +384,11 @@ fn filter_check(data: &Path, file: &Path, database: Option<PathBuf>, output: &Ou
     if wrong { Err(Exit::Failed) } else { Ok(()) }
 }
 
-fn detach(database: &Path, output: &Output) -> Result<(), Exit> {
-    let mut options = Options::new(database, Access::Guest);
-    options.busy_timeout = ANSWER;
-    let database = open(&options).map_err(|error| output.fail(Exit::Local, &error, None))?;
-    capture::detach(&database).map_err(|error| output.fail(Exit::Local, &error, Some("nothing was changed; try again")))?;
+fn detach(data: &Path, database: &Path, output: &Output) -> Result<(), Exit> {
+    let file = data.join(database);
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    source::detach(&file, &data.join(DIRECTORY), &name)
+        .map_err(|error| output.fail(Exit::Local, &error, Some("nothing was changed; try again")))?;
     output.data(&json!({ "detached": true }), |_| String::new())?;
     output.say("nothing of ours is in it any more");
     Ok(())

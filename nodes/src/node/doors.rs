@@ -87,13 +87,14 @@ pub(super) struct Doors {
 const H3: &[u8] = b"h3";
 
 impl Doors {
-    /// Opens QUIC beside `edge`, with the certificate that HTTPS has.
+    /// Opens QUIC beside `edge`, with the certificate that HTTPS has. `others` are the protocols of nodes besides our own.
     pub(super) fn open(
         config: &Config,
         udp: Udp,
         advertise: Vec<SocketAddr>,
         edge: Edge,
         http3: Http3,
+        others: Handlers,
         mut parts: LinkParts,
         sessions: SupervisorHandle,
     ) -> Result<Self, NodeError> {
@@ -102,7 +103,7 @@ impl Doors {
         parts.public = http3.is_some().then(|| edge.certificates());
         let plane = if udp.public.is_some() { Plane::Cluster } else { Plane::Both };
         let link = horos_link::Config { advertise, ..link_config(config)? };
-        let endpoint = Endpoint::open_on(udp.cluster, link, parts, handlers(plane), sessions)?;
+        let endpoint = Endpoint::open_on(udp.cluster, link, parts, handlers(plane).into_iter().chain(others).collect(), sessions)?;
         let public = udp
             .public
             .filter(|_| http3.is_some())

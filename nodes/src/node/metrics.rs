@@ -5,6 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
+use horos_dbsync::{publisher::PublicationMetrics, replica::ReplicaMetrics};
 use horos_link::{AdmissionCounters, Peers};
 use horos_wire::tree::{Actor, Health};
 use prometheus_client::{
@@ -13,7 +14,10 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-use crate::admin::{Insight, resident};
+use crate::{
+    admin::{Insight, resident},
+    sync::NodeSync,
+};
 
 /// Actors that are shown; a node has some dozens.
 const MAX_ACTORS: usize = 512;
@@ -25,6 +29,8 @@ pub(super) struct NodeMetrics {
     pub(super) insight: Insight,
     /// What became of whoever came by UDP, by the name of its door.
     pub(super) doors: Vec<(&'static str, Arc<AdmissionCounters>)>,
+    /// What is published, and what is kept.
+    pub(super) sync: Arc<NodeSync>,
 }
 
 impl fmt::Debug for NodeMetrics {
@@ -102,6 +108,7 @@ impl Collector for NodeMetrics {
             }
         }
         self.link(&mut encoder)?;
+        self.replication(&mut encoder)?;
         let help = "Resident memory of the process";
         let mut metric = encoder.encode_descriptor("process_resident_memory_bytes", help, None, MetricType::Gauge)?;
         show(&mut metric, MetricType::Gauge, resident())?;
@@ -111,7 +118,53 @@ impl Collector for NodeMetrics {
     }
 }
 
+type OfPublication = (&'static str, &'static str, MetricType, fn(&PublicationMetrics) -> u64);
+type OfReplica = (&'static str, &'static str, MetricType, fn(&ReplicaMetrics) -> u64);
+
+const PUBLISHED: [OfPublication; 11] = [
+    ("horos_sync_published", "Whether a publication is published now", MetricType::Gauge, |it| u64::from(it.published)),
+    ("horos_sync_subscribers", "Nodes that follow a publication", MetricType::Gauge, |it| it.subscribers),
+    ("horos_sync_subscribers_live", "Those of them that have everything", MetricType::Gauge, |it| it.live),
+    ("horos_sync_lag_rows", "Changes that the one furthest behind does not have", MetricType::Gauge, |it| it.lag_rows),
+    ("horos_sync_lag_milliseconds", "For how long the one longest behind has been so", MetricType::Gauge, |it| it.lag_ms),
+    // Of those who are subscribed now: they go down when one leaves.
+    ("horos_sync_sent_bytes", "Bytes sent to the present subscribers", MetricType::Gauge, |it| it.sent_bytes),
+    ("horos_sync_deltas", "Streams of changes that they have applied", MetricType::Gauge, |it| it.deltas),
+    ("horos_sync_snapshots", "Snapshots that they have applied", MetricType::Gauge, |it| it.snapshots),
+    ("horos_sync_repaired_rows", "Rows found different and sent again", MetricType::Gauge, |it| it.repaired_rows),
+    ("horos_sync_log_entries", "Entries in the log of changes", MetricType::Gauge, |it| it.log_entries),
+    ("horos_sync_spool_bytes", "Bytes of streams that wait on disk", MetricType::Gauge, |it| it.spool_bytes),
+];
+
+const KEPT: [OfReplica; 6] = [
+    ("horos_replica_stale_milliseconds", "How old a replica may be; nothing before it first had everything", MetricType::Gauge, |it| {
+        it.stale_ms.unwrap_or_default()
+    }),
+    ("horos_replica_deltas", "Streams of changes applied", MetricType::Counter, |it| it.deltas),
+    ("horos_replica_snapshots", "Snapshots applied", MetricType::Counter, |it| it.snapshots),
+    ("horos_replica_received_bytes", "Bytes received", MetricType::Counter, |it| it.received_bytes),
+    ("horos_replica_waiting", "Requests that wait for a position", MetricType::Gauge, |it| it.waiting),
+    ("horos_replica_wal_bytes", "Bytes in the replica's WAL", MetricType::Gauge, |it| it.wal_bytes),
+];
+
 impl NodeMetrics {
+    fn replication(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let (published, kept) = self.sync.metrics();
+        for (name, help, kind, value) in PUBLISHED {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for it in &published {
+                show(&mut family.encode_family(&[("publication", &*it.publication)])?, kind, value(it))?;
+            }
+        }
+        for (name, help, kind, value) in KEPT {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for it in &kept {
+                show(&mut family.encode_family(&[("replica", &*it.replica)])?, kind, value(it))?;
+            }
+        }
+        Ok(())
+    }
+
     fn link(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let peers: &Peers = &self.insight.peers;
         let known = peers.known();

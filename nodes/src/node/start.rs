@@ -56,7 +56,7 @@ impl RunningNode {
         let databases = Databases::new(&config.data, config.store.clone(), store.handle());
         let layout = horos.sync(config.node.role).join(SyncLayout::load(&config.data)?)?;
         layout.write_down(&config.data).map_err(|source| NodeError::Io { action: "write down what is published", source })?;
-        let (node_sync, syncing) = sync::lay(&layout, &exchange, &Handle::current(), &config.data, &databases, &conditions)?;
+        let (node_sync, syncing) = sync::lay(&layout, &exchange, &Handle::current(), &tls, &config.data, &databases, &conditions)?;
         let syncing = SupervisorSpec::new("sync", Strategy::OneForOne, syncing);
         let parts = Parts {
             exchange: exchange.clone(),
@@ -87,6 +87,8 @@ impl RunningNode {
         };
         let edge = Edge::open(config.edge(), edge_parts)?;
         let http3 = Http3::new(edge.app().clone(), Arc::new(config.edge()), metrics.clone(), drain.clone(), http_threads.handle().clone());
+        let others = sync::handlers(&layout, &tls, &config.data, http_threads.handle());
+        let others = others.map_err(|source| NodeError::Io { action: "make a place for what is pushed", source })?;
         let link_parts = LinkParts {
             exchange: exchange.clone(),
             policy: Arc::new(horos.policy().clone()),
@@ -94,7 +96,7 @@ impl RunningNode {
             release: env!("CARGO_PKG_VERSION"),
             public: None,
         };
-        let doors = Doors::open(&config, udp, advertise, edge, http3, link_parts, sessions.handle())?;
+        let doors = Doors::open(&config, udp, advertise, edge, http3, others, link_parts, sessions.handle())?;
         let peers = doors.endpoint.peers().clone();
         let insight = Insight {
             exchange: exchange.clone(),
@@ -107,7 +109,7 @@ impl RunningNode {
             control_owner: config.control.owner.clone(),
             http: http.into(),
         };
-        let shown = NodeMetrics { insight: insight.clone(), doors: doors.counters() };
+        let shown = NodeMetrics { insight: insight.clone(), doors: doors.counters(), sync: parts.sync.clone() };
         metrics.registry().register_collector(Box::new(shown));
 
         let admin = SupervisorSpec::new("node", Strategy::OneForOne, admins(&exchange, &insight)?);

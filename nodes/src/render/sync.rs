@@ -70,7 +70,7 @@ fn publication(published: &Published, style: Style) -> String {
     if it.subscribers.is_empty() {
         return out + "  nobody subscribes to it\n";
     }
-    let mut to = table(&["  TO", "STATE", "POSITION", "LAG", "BEHIND", "SENT", "CHANGES", "SNAPSHOTS", "REPAIRED", "LAST ERROR"], style);
+    let mut to = table(&["TO", "STATE", "POSITION", "LAG", "BEHIND", "SENT", "CHANGES", "SNAPSHOTS", "REPAIRED", "LAST ERROR"], style);
     for subscriber in &it.subscribers {
         let (word, tint) = match &subscriber.state {
             FeedState::Live => ("live".to_owned(), Tint::Good),
@@ -81,7 +81,7 @@ fn publication(published: &Published, style: Style) -> String {
             FeedState::Away => ("away".to_owned(), Tint::Bad),
         };
         to.add_row([
-            plain(format!("  {}", subscriber.node)),
+            plain(subscriber.node.as_str()),
             cell(&word, tint),
             plain(place(subscriber.position)),
             plain(subscriber.lag_rows.to_string()),
@@ -96,7 +96,12 @@ fn publication(published: &Published, style: Style) -> String {
             ),
         ]);
     }
-    out + &written(&to)
+    out + &indented(&written(&to))
+}
+
+/// Below what it belongs to.
+fn indented(lines: &str) -> String {
+    lines.lines().map(|line| format!("  {line}\n")).collect()
 }
 
 /// The entry of the log: epoch and stamp are for programs, which `--json` gives them to.
@@ -139,13 +144,13 @@ pub fn filter(reports: &BTreeMap<String, Report>, style: Style) -> String {
     let mut out = String::new();
     for (name, report) in reports {
         out += &format!("{}  of {}\n", paint(&clean(name), Tint::Bold, style), clean(&report.file.display().to_string()));
-        let mut tables = table(&["  TABLE", "KEY", "ROWS", "PUBLISHED", "COLUMNS", "BY NAME ONLY", "WHERE"], style);
+        let mut tables = table(&["TABLE", "KEY", "ROWS", "PUBLISHED", "COLUMNS", "BY NAME ONLY", "WHERE"], style);
         for it in &report.tables {
             let key: Vec<_> = it.key.columns.iter().map(|column| clean(&column.name)).collect();
             let key = if it.key.kind == KeyKind::Rowid { "rowid".to_owned() } else { key.join(" ") };
             let list = |names: &[String]| names.iter().map(|name| clean(name)).collect::<Vec<_>>().join(" ");
             tables.add_row([
-                format!("  {}", clean(&it.name)),
+                clean(&it.name),
                 key,
                 it.rows.to_string(),
                 it.published.to_string(),
@@ -154,7 +159,7 @@ pub fn filter(reports: &BTreeMap<String, Report>, style: Style) -> String {
                 it.condition.as_deref().map_or_else(|| "-".to_owned(), clean),
             ]);
         }
-        out += &written(&tables);
+        out += &indented(&written(&tables));
         for it in &report.left_out {
             let of = it.table.as_deref().map(|table| format!(" of {}", clean(table))).unwrap_or_default();
             let kind = serde_json::to_value(it.kind).ok().and_then(|kind| kind.as_str().map(str::to_owned)).unwrap_or_default();

@@ -9,14 +9,19 @@
 //!       full-tables: [categories]
 //!       filtered-tables: { goods: "listed = 1" }
 //!       partial-tables: { customers: { columns: [id, city], where: "consent = 1" } }
+//!     push:                         # nodes of the Go system, if there are any
+//!       - { node: go-1, address: 192.0.2.9:9443, compressed: true }
 //! replicas:
-//!   shop:
+//!   news:
 //!     file: public.db
 //!     from: bo                      # a role or a node
+//!   old:
+//!     file: old.db
+//!     pushed-by: { node: go-2, tables: [pages] }   # a node of the Go system
 //! owner: https://192.0.2.7:7400     # where writes over HTTP go on to; without it the first BO among the seeds
 //! ```
 
-use std::{collections::BTreeMap, fmt, io, os::unix::fs::DirBuilderExt as _, path::Path};
+use std::{collections::BTreeMap, fmt, io, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::Path};
 
 use horos_dbsync::filter::FilterSpec;
 use horos_wire::{ActorName, NodeName, Role};
@@ -78,20 +83,57 @@ pub struct Publication {
     /// The database's name in the data directory.
     pub database: ActorName,
     /// Who may have it; nobody else is answered.
+    #[serde(default)]
     pub to: Vec<Party>,
     /// What of it.
     pub filter: FilterSpec,
+    /// Nodes of the Go system that it is pushed to, whole, whenever it changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub push: Vec<PushTo>,
+}
+
+/// A node of the Go system that receives snapshots. It shows a certificate of this cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PushTo {
+    /// Its name, as its certificate says it.
+    pub node: NodeName,
+    /// Its role there.
+    #[serde(default = "fo")]
+    pub role: Role,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether it is sent gzip.
+    #[serde(default)]
+    pub compressed: bool,
+}
+
+/// A node of the Go system that pushes what a replica is to hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PushedBy {
+    /// Its name, as its certificate says it. Nobody else is heard.
+    pub node: NodeName,
+    /// The tables that are kept of what it sends.
+    pub tables: Vec<String>,
+}
+
+fn fo() -> Role {
+    Role::Fo
 }
 
 /// Whose publication is kept where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Replica {
     /// The replica's name in the data directory.
     pub file: ActorName,
     /// Who publishes it.
     #[serde(default = "any_bo")]
     pub from: Party,
+    /// A node of the Go system that pushes it, in place of `from`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed_by: Option<PushedBy>,
 }
 
 fn any_bo() -> Party {
@@ -195,7 +237,7 @@ impl SyncLayout {
         names("publications", self.publications.len(), &mut self.publications.keys(), &mut problems);
         names("replicas", self.replicas.len(), &mut self.replicas.keys(), &mut problems);
         for (name, publication) in &self.publications {
-            if publication.to.is_empty() {
+            if publication.to.is_empty() && publication.push.is_empty() {
                 problems.push(format!("publication {name}: nobody may have it; name roles or nodes in `to`"));
             }
             if publication.filter == FilterSpec::default() {
@@ -211,6 +253,17 @@ impl SyncLayout {
         for (name, replica) in &self.replicas {
             if self.replicas.iter().any(|(other, it)| other < name && it.file == replica.file) {
                 problems.push(format!("replica {name}: another has {} already", replica.file));
+            }
+            if let Some(by) = &replica.pushed_by {
+                if by.tables.is_empty() {
+                    problems.push(format!("replica {name}: name the tables that are kept of what {} pushes", by.node));
+                }
+                if self.publications.contains_key(name) {
+                    problems.push(format!("replica {name}: it is published here as well; give one of both another name"));
+                }
+                if self.replicas.iter().any(|(other, it)| other < name && it.pushed_by.as_ref().is_some_and(|it| it.node == by.node)) {
+                    problems.push(format!("replica {name}: {} pushes one database, and another replica has it", by.node));
+                }
             }
             if RESERVED.contains(&replica.file.as_str()) {
                 problems.push(format!("replica {name}: {} is the node's own", replica.file));

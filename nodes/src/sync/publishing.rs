@@ -9,20 +9,25 @@ use std::{
 
 use futures_util::future::{BoxFuture, try_join_all};
 use horos_dbsync::{
+    filter::FilterSpec,
     proxy::{BoxError, Heads, StampPosition, Stamps},
     publisher::{Audience, Publication as Published, Publisher, PublisherError, PublisherLimits},
     source::{Source, SourceConfig},
 };
 use horos_edge::Conditions;
+use horos_link::tls::Tls;
 use horos_supervision::{ChildSpec, Exchange, worker};
 use horos_wire::{ActorName, protocol::sync::Position};
 use tokio::runtime::Handle;
 
-use super::{BEAT, Party, SyncLayout, layout::DIRECTORY, told};
+use super::{BEAT, Party, SyncLayout, go, layout::DIRECTORY, told};
 use crate::databases::Databases;
 
 /// For the head of a log: a look at the file takes a millisecond or two.
 const HEAD: Duration = Duration::from_secs(1);
+
+/// What the sources of pushed databases are called, before the replica's name: as no file of the data directory is.
+const GO_PREFIX: &str = "go-";
 
 /// What a node publishes.
 pub(super) struct Publishing {
@@ -38,6 +43,7 @@ pub(super) fn lay(
     layout: &SyncLayout,
     exchange: &Exchange,
     runtime: &Handle,
+    tls: &Arc<Tls>,
     data: &Path,
     databases: &Databases,
     conditions: &Conditions,
@@ -49,15 +55,33 @@ pub(super) fn lay(
         files.entry(&publication.database).or_default().push((name, published));
     }
     let (mut publishers, mut children, mut sources) = (Vec::new(), Vec::new(), Vec::new());
+    let directory = data.join(DIRECTORY);
+    let publisher = |config, published| Publisher::new(exchange, runtime, config, published, &PublisherLimits::default(), told(conditions));
     for (file, published) in files {
-        let config = SourceConfig::new(file.as_str(), data.join(file.as_str()), data.join(DIRECTORY));
+        let config = SourceConfig::new(file.as_str(), data.join(file.as_str()), &directory);
         let names: Vec<ActorName> = published.iter().filter_map(|(name, _)| name.parse().ok()).collect();
         let published = published.into_iter().map(|(_, published)| published).collect();
-        let publisher = Publisher::new(exchange, runtime, config, published, &PublisherLimits::default(), told(conditions))?;
+        let publisher = publisher(config, published)?;
         children.push(publisher.child());
         children.push(follow(file, publisher.source().clone(), databases.clone()));
+        for (name, publication) in layout.publications.iter().filter(|(_, it)| it.database == *file) {
+            for to in &publication.push {
+                let source = publisher.source().clone();
+                children.push(go::push(name, publication, to, &exchange.node().cluster, source, tls, data, conditions));
+            }
+        }
         sources.push((names, publisher.source().clone()));
         publishers.push(publisher);
+    }
+    // What nodes of the Go system have pushed, to the replica beside it.
+    for (name, replica) in &layout.replicas {
+        if let Some(by) = &replica.pushed_by {
+            let filter = FilterSpec { full_tables: by.tables.clone(), ..FilterSpec::default() };
+            let config = SourceConfig::new(&format!("{GO_PREFIX}{name}"), go::database(data, name), &directory);
+            let publisher = publisher(config, vec![Published::new(name, filter).to_node(exchange.node().name.clone())])?;
+            children.push(publisher.child());
+            publishers.push(publisher);
+        }
     }
     Ok((Publishing { publishers, heads: Arc::new(LogHeads(sources)) }, children))
 }
@@ -95,7 +119,7 @@ fn follow(file: &ActorName, source: Source, databases: Databases) -> ChildSpec {
 impl Publishing {
     /// See [`super::NodeSync::stamps`].
     pub(super) fn stamps(&self) -> Option<StampPosition> {
-        (!self.publishers.is_empty()).then(|| StampPosition::new(self.heads.clone(), Stamps::Writes))
+        (!self.heads.0.is_empty()).then(|| StampPosition::new(self.heads.clone(), Stamps::Writes))
     }
 
     /// The publishers, for metrics.

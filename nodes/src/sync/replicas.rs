@@ -32,6 +32,8 @@ pub(super) fn lay(
     let (mut replicas, mut children) = (BTreeMap::new(), Vec::new());
     for (name, kept) in &layout.replicas {
         let from = match &kept.from {
+            // What was pushed is published by this node, to itself.
+            _ if kept.pushed_by.is_some() => Origin::Node(exchange.node().name.clone()),
             Party::Role(role) => Origin::Role(*role),
             Party::Node(name) => Origin::Node(name.clone()),
         };
@@ -48,11 +50,6 @@ impl Replicas {
     /// The replica of the publication `name`.
     pub(crate) fn get(&self, name: &str) -> Option<&Replica> {
         self.0.iter().find_map(|(known, replica)| (known.as_str() == name).then_some(replica))
-    }
-
-    /// The publications that there are replicas of.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &ActorName> {
-        self.0.keys()
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Replica> {
