@@ -14,6 +14,7 @@ mod it {
     mod filter_random;
     mod filter_tables;
     pub(crate) mod filter_world;
+    mod go;
     mod proxy_forward;
     mod proxy_outages;
     mod proxy_reads;
