@@ -25,8 +25,8 @@ use tokio::runtime::Handle;
 pub use layout::{FILE, LayoutError, MAX_LISTED, MAX_NAME, Party, Publication, PushTo, PushedBy, Replica, SyncLayout};
 
 use crate::databases::Databases;
-pub(crate) use owner::{Owner, OwnerError};
 pub(crate) use layout::DIRECTORY;
+pub(crate) use owner::{Owner, OwnerError};
 use publishing::Publishing;
 pub(crate) use replicas::Replicas;
 
@@ -48,21 +48,25 @@ pub(crate) enum SyncError {
     Replicate(#[from] ReplicaConfigError),
 }
 
+/// The node, as far as replication needs it.
+#[derive(Clone, Copy)]
+pub(crate) struct Here<'a> {
+    pub(crate) exchange: &'a Exchange,
+    /// The node's own runtime, which drives QUIC too: what takes long is done on other threads.
+    pub(crate) runtime: &'a Handle,
+    pub(crate) tls: &'a Arc<Tls>,
+    pub(crate) data: &'a Path,
+    pub(crate) databases: &'a Databases,
+    pub(crate) conditions: &'a Conditions,
+}
+
 /// Registers what `layout` says. Nothing runs before [`NodeSync::children`] do.
 ///
 /// # Errors
 /// [`SyncError`]: a name is taken.
-pub(crate) fn lay(
-    layout: &SyncLayout,
-    exchange: &Exchange,
-    runtime: &Handle,
-    tls: &Arc<Tls>,
-    data: &Path,
-    databases: &Databases,
-    conditions: &Conditions,
-) -> Result<(NodeSync, Vec<ChildSpec>), SyncError> {
-    let (publishing, mut children) = publishing::lay(layout, exchange, runtime, tls, data, databases, conditions)?;
-    let (replicas, kept) = replicas::lay(layout, exchange, runtime, data, conditions)?;
+pub(crate) fn lay(layout: &SyncLayout, here: Here<'_>) -> Result<(NodeSync, Vec<ChildSpec>), SyncError> {
+    let (publishing, mut children) = publishing::lay(layout, here)?;
+    let (replicas, kept) = replicas::lay(layout, here)?;
     children.extend(kept);
     Ok((NodeSync { publishing, replicas }, children))
 }

@@ -32,7 +32,6 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, InterruptHandle, limits::Limit};
 use sha2::{Digest as _, Sha256};
 
-pub(crate) use crate::chunk::{RangeDigest, digest_range};
 use crate::{
     capture::{self, CaptureError, Gap, Plan, Position},
     chunk::{Ordered, ReadError, walk},

@@ -10,7 +10,7 @@
 //!
 //! The sender dials and writes that on the first stream; nobody ever writes back. What the Go system takes no notice of is used here:
 //! its receiver closes the connection with 0 once the file is in its place, and with 1 and the reason when it refuses, so a
-//! [`push`](push()) is done when the close says so, and a missing one is *unknown*. A sender of the Go system closes 200 ms after its
+//! [push](Pusher::push) is done when the close says so, and a missing one is *unknown*. A sender of the Go system closes 200 ms after its
 //! last byte whatever became of it, so what has come is read to its end before that counts, and a file shorter than its meta
 //! says is cut off.
 //!

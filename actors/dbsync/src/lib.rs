@@ -9,21 +9,17 @@
 //! - [`proxy`] passes writes on to the owner by HTTP, and lets whoever wrote read what was written.
 
 mod apply;
-#[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
 mod build;
 pub mod capture;
-#[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
 mod chunk;
 pub mod export;
 mod feed;
 pub mod filter;
-pub mod go;
-#[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
 mod frames;
+pub mod go;
 pub mod proxy;
 pub mod publisher;
 pub mod replica;
 pub mod source;
 mod spool;
-#[allow(dead_code, unused_imports, reason = "read and written by the publisher and the replica")]
 mod value;

@@ -213,16 +213,6 @@ impl<'a> Reader<'a> {
             _ => return Err(Malformed::Type),
         })
     }
-
-    /// The bytes of the next `width` values.
-    #[inline]
-    pub(crate) fn skip(&mut self, width: usize) -> Result<&'a [u8], Malformed> {
-        let before = self.bytes;
-        for _ in 0..width {
-            self.value()?;
-        }
-        Ok(&before[..before.len() - self.bytes.len()])
-    }
 }
 
 /// The rows (or keys) of a frame, one after the other.
@@ -273,17 +263,6 @@ pub(crate) fn key_values(key: &[u8], width: usize) -> Result<Vec<Value<'_>>, Mal
     let mut rows = Rows::new(key, width, 1);
     rows.next_into(&mut values)?;
     if rows.reader.is_empty() { Ok(values) } else { Err(Malformed::LeftOver) }
-}
-
-/// Appends the encoded key of a decoded row.
-///
-/// # Errors
-/// [`Malformed::Cut`] when the row has no such column.
-pub(crate) fn key_of(row: &[Value<'_>], positions: &[u16], into: &mut Vec<u8>) -> Result<(), Malformed> {
-    for position in positions {
-        put_value(into, row.get(usize::from(*position)).ok_or(Malformed::Cut)?.0);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

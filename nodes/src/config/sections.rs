@@ -40,7 +40,7 @@ section! {
         /// `cluster` alone. Without it everything is served on `cluster`.
         public = "public": Option<SocketAddr> = None;
         /// Where other nodes are told to dial this one, four places at most: an IP address, or host:port. Without it the address
-        /// that `cluster` is bound to; one that listens on every address (0.0.0.0, [::]) then tells none, and only those find
+        /// that `cluster` is bound to; one that listens on every address (`0.0.0.0`, `::`) then tells none, and only those find
         /// it that have it among their seeds. Behind a translation of addresses: what is seen from outside. A name is looked up
         /// when the node starts.
         advertise = "advertise": Vec<Advertised> = Vec::new();

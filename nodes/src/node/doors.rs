@@ -74,6 +74,13 @@ pub(super) struct Udp {
     public: Option<std::net::UdpSocket>,
 }
 
+/// What is served over QUIC besides the nodes' protocol.
+pub(super) struct Quic {
+    pub(super) http3: Http3,
+    /// Protocols of nodes that are not ours, for the cluster's address.
+    pub(super) others: Handlers,
+}
+
 /// Everything that is come in by.
 pub(super) struct Doors {
     pub(super) endpoint: Endpoint,
@@ -87,17 +94,17 @@ pub(super) struct Doors {
 const H3: &[u8] = b"h3";
 
 impl Doors {
-    /// Opens QUIC beside `edge`, with the certificate that HTTPS has. `others` are the protocols of nodes besides our own.
+    /// Opens QUIC beside `edge`, with the certificate that HTTPS has.
     pub(super) fn open(
         config: &Config,
         udp: Udp,
         advertise: Vec<SocketAddr>,
         edge: Edge,
-        http3: Http3,
-        others: Handlers,
+        quic: Quic,
         mut parts: LinkParts,
         sessions: SupervisorHandle,
     ) -> Result<Self, NodeError> {
+        let Quic { http3, others } = quic;
         let http3 = (config.http.tls != HttpTls::Plain).then_some(http3);
         let handlers = |plane| -> Handlers { http3.iter().map(|http3| (H3.to_vec(), http3.door(plane))).collect() };
         parts.public = http3.is_some().then(|| edge.certificates());

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 
 use super::{
     ADDRESS_FILE, NodeError, RunningNode,
-    doors::{self, Bound, Doors},
+    doors::{self, Bound, Doors, Quic},
     metrics::NodeMetrics,
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     keys::{self, NodeKeys},
     maintenance::Maintenance,
     memory,
-    sync::{self, Owner, SyncLayout},
+    sync::{self, Here, Owner, SyncLayout},
     threads::{HttpThreads, MAX_DEFAULT, Threads},
 };
 
@@ -56,7 +56,10 @@ impl RunningNode {
         let databases = Databases::new(&config.data, config.store.clone(), store.handle());
         let layout = horos.sync(config.node.role).join(SyncLayout::load(&config.data)?)?;
         layout.write_down(&config.data).map_err(|source| NodeError::Io { action: "write down what is published", source })?;
-        let (node_sync, syncing) = sync::lay(&layout, &exchange, &Handle::current(), &tls, &config.data, &databases, &conditions)?;
+        let runtime = Handle::current();
+        let here =
+            Here { exchange: &exchange, runtime: &runtime, tls: &tls, data: &config.data, databases: &databases, conditions: &conditions };
+        let (node_sync, syncing) = sync::lay(&layout, here)?;
         let syncing = SupervisorSpec::new("sync", Strategy::OneForOne, syncing);
         let parts = Parts {
             exchange: exchange.clone(),
@@ -96,7 +99,7 @@ impl RunningNode {
             release: env!("CARGO_PKG_VERSION"),
             public: None,
         };
-        let doors = Doors::open(&config, udp, advertise, edge, http3, others, link_parts, sessions.handle())?;
+        let doors = Doors::open(&config, udp, advertise, edge, Quic { http3, others }, link_parts, sessions.handle())?;
         let peers = doors.endpoint.peers().clone();
         let insight = Insight {
             exchange: exchange.clone(),

@@ -19,10 +19,10 @@ use horos_edge::Conditions;
 use horos_link::tls::Tls;
 use horos_store::rusqlite::{self, Connection, OpenFlags, backup::Backup};
 use horos_supervision::{Backoff, ChildSpec, backoff::Streak, worker};
-use horos_wire::{ClusterName, NodeId};
+use horos_wire::NodeId;
 use tokio::runtime::Handle;
 
-use super::{BEAT, Publication, SyncLayout, layout::DIRECTORY, layout::PushTo};
+use super::{BEAT, Here, Publication, SyncLayout, layout::DIRECTORY, layout::PushTo};
 
 /// Below the directory of replication.
 const GO: &str = "go";
@@ -98,19 +98,12 @@ fn copy(file: &Path, place: &Path) -> rusqlite::Result<()> {
 }
 
 /// Pushes `publication`, called `name`, to a node of the Go system whenever it changed.
-pub(super) fn push(
-    name: &str,
-    publication: &Publication,
-    to: &PushTo,
-    cluster: &ClusterName,
-    source: Source,
-    tls: &Arc<Tls>,
-    data: &Path,
-    conditions: &Conditions,
-) -> ChildSpec {
+pub(super) fn push(name: &str, publication: &Publication, to: &PushTo, source: Source, here: Here<'_>) -> ChildSpec {
+    let Here { exchange, tls, data, conditions, .. } = here;
+    let cluster = exchange.node().cluster.clone();
     let pushing = Arc::new(Pushing {
         label: format!("push-{name}-{}", to.node),
-        target: Target { node: NodeId { cluster: cluster.clone(), role: to.role, name: to.node.clone() }, address: to.address },
+        target: Target { node: NodeId { cluster, role: to.role, name: to.node.clone() }, address: to.address },
         compressed: to.compressed,
         database: data.join(publication.database.as_str()),
         filter: publication.filter.clone(),

@@ -15,6 +15,7 @@
 //!   news:
 //!     file: public.db
 //!     from: bo                      # a role or a node
+//!     readable-by: group            # programs of the file's group may read it; without it the node alone
 //!   old:
 //!     file: old.db
 //!     pushed-by: { node: go-2, tables: [pages] }   # a node of the Go system
@@ -23,7 +24,7 @@
 
 use std::{collections::BTreeMap, fmt, io, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::Path};
 
-use horos_dbsync::filter::FilterSpec;
+use horos_dbsync::{filter::FilterSpec, replica::ReadableBy};
 use horos_wire::{ActorName, NodeName, Role};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -131,6 +132,10 @@ pub struct Replica {
     /// Who publishes it.
     #[serde(default = "any_bo")]
     pub from: Party,
+    /// Who may read the file besides the node: `owner`, nobody; or `group`, programs of the file's group, which need no right to write
+    /// anything.
+    #[serde(default)]
+    pub readable_by: ReadableBy,
     /// A node of the Go system that pushes it, in place of `from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushed_by: Option<PushedBy>,

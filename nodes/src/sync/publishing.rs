@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,13 +13,10 @@ use horos_dbsync::{
     publisher::{Audience, Publication as Published, Publisher, PublisherError, PublisherLimits},
     source::{Source, SourceConfig},
 };
-use horos_edge::Conditions;
-use horos_link::tls::Tls;
-use horos_supervision::{ChildSpec, Exchange, worker};
+use horos_supervision::{ChildSpec, worker};
 use horos_wire::{ActorName, protocol::sync::Position};
-use tokio::runtime::Handle;
 
-use super::{BEAT, Party, SyncLayout, go, layout::DIRECTORY, told};
+use super::{BEAT, Here, Party, SyncLayout, go, layout::DIRECTORY, told};
 use crate::databases::Databases;
 
 /// For the head of a log: a look at the file takes a millisecond or two.
@@ -39,15 +35,8 @@ pub(super) struct Publishing {
 ///
 /// # Errors
 /// [`PublisherError`].
-pub(super) fn lay(
-    layout: &SyncLayout,
-    exchange: &Exchange,
-    runtime: &Handle,
-    tls: &Arc<Tls>,
-    data: &Path,
-    databases: &Databases,
-    conditions: &Conditions,
-) -> Result<(Publishing, Vec<ChildSpec>), PublisherError> {
+pub(super) fn lay(layout: &SyncLayout, here: Here<'_>) -> Result<(Publishing, Vec<ChildSpec>), PublisherError> {
+    let Here { exchange, runtime, data, databases, conditions, .. } = here;
     let mut files: BTreeMap<&ActorName, Vec<(&String, Published)>> = BTreeMap::new();
     for (name, publication) in &layout.publications {
         let mut published = Published::new(name, publication.filter.clone());
@@ -67,7 +56,7 @@ pub(super) fn lay(
         for (name, publication) in layout.publications.iter().filter(|(_, it)| it.database == *file) {
             for to in &publication.push {
                 let source = publisher.source().clone();
-                children.push(go::push(name, publication, to, &exchange.node().cluster, source, tls, data, conditions));
+                children.push(go::push(name, publication, to, source, here));
             }
         }
         sources.push((names, publisher.source().clone()));

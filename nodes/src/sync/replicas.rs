@@ -1,18 +1,16 @@
 //! The replicas of a node, for services that read them and for reads over HTTP that wait for what was written.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use futures_util::future::BoxFuture;
 use horos_dbsync::{
     proxy::{NotReached, Positions},
     replica::{Origin, Replica, ReplicaConfig, ReplicaConfigError, WaitError},
 };
-use horos_edge::Conditions;
-use horos_supervision::{ChildSpec, Exchange};
+use horos_supervision::ChildSpec;
 use horos_wire::{ActorName, protocol::sync::Position};
-use tokio::runtime::Handle;
 
-use super::{Party, SyncLayout, told};
+use super::{Here, Party, SyncLayout, told};
 
 /// A node's replicas, by their publications' names.
 #[derive(Clone, Debug, Default)]
@@ -22,13 +20,8 @@ pub(crate) struct Replicas(Arc<BTreeMap<ActorName, Replica>>);
 ///
 /// # Errors
 /// [`ReplicaConfigError`].
-pub(super) fn lay(
-    layout: &SyncLayout,
-    exchange: &Exchange,
-    runtime: &Handle,
-    data: &Path,
-    conditions: &Conditions,
-) -> Result<(Replicas, Vec<ChildSpec>), ReplicaConfigError> {
+pub(super) fn lay(layout: &SyncLayout, here: Here<'_>) -> Result<(Replicas, Vec<ChildSpec>), ReplicaConfigError> {
+    let Here { exchange, runtime, data, conditions, .. } = here;
     let (mut replicas, mut children) = (BTreeMap::new(), Vec::new());
     for (name, kept) in &layout.replicas {
         let from = match &kept.from {
@@ -37,7 +30,8 @@ pub(super) fn lay(
             Party::Role(role) => Origin::Role(*role),
             Party::Node(name) => Origin::Node(name.clone()),
         };
-        let config = ReplicaConfig::new(name, data.join(kept.file.as_str()), from);
+        let mut config = ReplicaConfig::new(name, data.join(kept.file.as_str()), from);
+        config.readable_by = kept.readable_by;
         let replica = Replica::new(config, told(conditions));
         children.push(replica.supervisor(exchange, runtime)?.into_child());
         let name = name.parse().map_err(|source| ReplicaConfigError::Name { name: name.as_str().into(), source })?;

@@ -26,7 +26,7 @@ fn schema(incompressible: bool) -> String {
         "randomblob(170)".to_owned()
     } else {
         let word = "(SELECT w FROM word WHERE rowid = 1 + abs(random()) % 400)";
-        let words = vec![word; 12].join(" || ' ' || ");
+        let words = [word; 12].join(" || ' ' || ");
         format!("{words} || ' ' || hex(randomblob(16))")
     };
     format!(

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     capture::{Attached, Key, Tracked, attach},
+    chunk::{RangeDigest, digest_range},
     filter::FilterSpec,
     frames::{FrameReader, MAX_CHECKS},
     value::{Rows, key_values},

@@ -170,11 +170,13 @@ impl FrameReader {
         Ok(Some(frame))
     }
 
+    #[cfg(test)]
     /// Whether the end was read, and everything before it was as it was sent.
     pub(crate) fn ended(&self) -> bool {
         self.order.part == Part::Ended
     }
 
+    #[cfg(test)]
     /// Called when there is no more input.
     ///
     /// # Errors

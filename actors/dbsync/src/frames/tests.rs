@@ -126,7 +126,7 @@ fn these_bytes_mean_these_frames_in_every_release() {
         Frame::Whole { table: 1 },
         some_rows(1, 0..2),
         delta().swap_remove(2),
-        Frame::Chunk { table: 1, rows: 20, digest: hex::decode(&expected[4][17..].replace(' ', "")).unwrap().try_into().unwrap() },
+        Frame::Chunk { table: 1, rows: 20, digest: hex::decode(expected[4][17..].replace(' ', "")).unwrap().try_into().unwrap() },
         delta().swap_remove(8),
         delta().swap_remove(12),
         Frame::End { rows: 5, sha256: [6; 32] },

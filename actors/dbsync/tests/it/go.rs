@@ -285,7 +285,7 @@ async fn a_second_file_of_a_sender_does_not_touch_the_first() {
 }
 
 /// A receiver that closes as it is told to.
-async fn foreign_receiver(tls: &Tls, code: u32, reason: &'static [u8], read: bool) -> SocketAddr {
+fn foreign_receiver(tls: &Tls, code: u32, reason: &'static [u8], read: bool) -> SocketAddr {
     let endpoint = quinn::Endpoint::server(tls.server(&[ALPN]), ([127, 0, 0, 1], 0).into()).unwrap();
     let address = endpoint.local_addr().unwrap();
     tokio::spawn(async move {
@@ -307,16 +307,16 @@ async fn a_close_of_the_receiver_is_its_answer() {
     let (theirs, pusher) = (world.tls(Role::Fo, "fo-1"), Pusher::open(world.tls(Role::Bo, "bo-1")).unwrap());
     let (path, meta, _) = world.file("public.db", 10_000, 1_000);
     let target = |address| Target { node: World::id(Role::Fo, "fo-1"), address };
-    let address = foreign_receiver(&theirs, 0, b"done", true).await;
+    let address = foreign_receiver(&theirs, 0, b"done", true);
     pusher.push(&target(address), &path, &meta).await.unwrap();
-    let address = foreign_receiver(&theirs, 1, b"hash mismatch: got\x1b[2J", true).await;
+    let address = foreign_receiver(&theirs, 1, b"hash mismatch: got\x1b[2J", true);
     let refused = pusher.push(&target(address), &path, &meta).await.unwrap_err();
     assert_eq!(refused.to_string(), "refused: hash mismatch: got [2J");
     // Before it has read anything: still its word.
-    let address = foreign_receiver(&theirs, 1, b"no database", false).await;
+    let address = foreign_receiver(&theirs, 1, b"no database", false);
     assert!(matches!(pusher.push(&target(address), &path, &meta).await, Err(PushError::Refused(_))));
     let missing: &Path = Path::new("/nowhere/public.db");
-    let address = foreign_receiver(&theirs, 0, b"done", true).await;
+    let address = foreign_receiver(&theirs, 0, b"done", true);
     assert!(matches!(pusher.push(&target(address), missing, &meta).await, Err(PushError::Read(_) | PushError::Refused(_))));
     assert!(matches!(pusher.push(&target(address), &path, &Meta { size: (512 << 20) + 1, ..meta }).await, Err(PushError::TooLarge(_))));
 }
