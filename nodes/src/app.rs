@@ -3,7 +3,7 @@
 use std::{collections::HashMap, convert::Infallible, marker::PhantomData, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use horos_dbsync::filter::FilterSpec;
+use horos_dbsync::{filter::FilterSpec, replica::ReadableBy};
 use horos_edge::{Access, Body, BoxError, Mount, MountError};
 use horos_store::migrations::Migrations;
 use horos_supervision::{
@@ -243,8 +243,10 @@ impl<'a> On<'a> {
     /// Keeps a replica of the publication `name` in `file`, in the data directory, from whichever BO publishes it. Services read it by
     /// [`Opening::replica`].
     pub fn replica(self, name: &str, file: &str) {
-        let from = Party::Role(Role::Bo);
-        self.lay_out(name, file, |layout, file| layout.replicas.insert(name.to_owned(), Replica { file, from, pushed_by: None }).is_some());
+        let (from, readable_by) = (Party::Role(Role::Bo), ReadableBy::Owner);
+        self.lay_out(name, file, |layout, file| {
+            layout.replicas.insert(name.to_owned(), Replica { file, from, readable_by, pushed_by: None }).is_some()
+        });
     }
 
     fn lay_out(self, name: &str, file: &str, insert: impl FnOnce(&mut SyncLayout, ActorName) -> bool) {

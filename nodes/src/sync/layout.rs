@@ -28,6 +28,8 @@ use horos_dbsync::{filter::FilterSpec, replica::ReadableBy};
 use horos_wire::{ActorName, NodeName, Role};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::control;
+
 /// The file's name in a data directory.
 pub const FILE: &str = "sync.yaml";
 /// Where replication keeps what it needs beside the databases, in a data directory.
@@ -248,6 +250,9 @@ impl SyncLayout {
             if publication.filter == FilterSpec::default() {
                 problems.push(format!("publication {name}: its filter publishes nothing"));
             }
+            if OWN.contains(&publication.database.as_str()) {
+                problems.push(format!("publication {name}: {} is the node's own", publication.database));
+            }
             // Its own node would send everything back to itself.
             for (other, replica) in &self.replicas {
                 if replica.file == publication.database {
@@ -299,13 +304,18 @@ impl SyncLayout {
     }
 }
 
+/// Databases of which the node itself says who has what.
+const OWN: [&str; 2] = [control::FILE, control::KEYS_FILE];
 /// Files that no replica may stand in for.
-const RESERVED: [&str; 3] = ["control.db", "keys.db", "telemetry.db"];
+const RESERVED: [&str; 3] = [control::FILE, control::KEYS_FILE, "telemetry.db"];
 
 /// Why something cannot be published under `name`, if so.
 pub(crate) fn unfit(name: &str) -> Option<String> {
     if name.len() > MAX_NAME {
         return Some(format!("longer than {MAX_NAME} bytes"));
+    }
+    if name.starts_with(super::control::RESERVED) {
+        return Some(format!("names that begin with {:?} are the node's own", super::control::RESERVED));
     }
     name.parse::<ActorName>().err().map(|error| error.to_string())
 }
@@ -343,10 +353,14 @@ publications:
   Shop: { database: app.db, to: [fo], filter: { full-tables: [a] } }
   empty: { database: app.db, to: [fo], filter: {} }
   alone: { database: app.db, to: [], filter: { full-tables: [a] } }
+  control-bo: { database: app.db, to: [fo], filter: { full-tables: [a] } }
+  who: { database: control.db, to: [fo], filter: { full-tables: [api_keys] } }
+  them: { database: keys.db, to: [fo], filter: { full-tables: [api_keys] } }
 replicas:
   one: { file: app.db }
   two: { file: control.db }
   three: { file: app.db }
+  control-fo: { file: routes.db }
 ";
         let Err(LayoutError::Problems(problems)) = SyncLayout::read(text) else { panic!("it was taken") };
         for (part, of) in [
@@ -355,6 +369,10 @@ replicas:
             ("alone", "nobody may have it"),
             ("one", "app.db is published"),
             ("two", "the node's own"),
+            ("\"control-bo\"", "the node's own"),
+            ("\"control-fo\"", "the node's own"),
+            ("who", "control.db is the node's own"),
+            ("them", "keys.db is the node's own"),
             ("three", "another has app.db"),
         ] {
             assert!(problems.iter().any(|problem| problem.contains(part) && problem.contains(of)), "{part}: {problems:?}");
