@@ -55,7 +55,8 @@ const CATCH_UP: Duration = Duration::from_secs(300);
 fn main() -> anyhow::Result<ExitCode> {
     let given: Vec<String> = std::env::args().skip(1).collect();
     match given.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["bo" | "fo" | "sync" | "call", ..] => return Ok(cluster::node()),
+        ["bo" | "fo", ..] => return Ok(cluster::program(true)),
+        ["sync" | "call", ..] => return Ok(cluster::program(false)),
         ["--floor", directory] => serve_floor(Path::new(directory))?,
         ["--spin", core] => machine::spin(core.parse()?)?,
         _ => measure()?,

@@ -75,12 +75,14 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
-/// A node's `main`. It ends with its stdin.
-pub(crate) fn node() -> ExitCode {
-    std::thread::spawn(|| {
-        let _ = std::io::stdin().read(&mut [0]);
-        std::process::exit(0);
-    });
+/// A node's `main`, which ends with its stdin, or the command line's.
+pub(crate) fn program(is_node: bool) -> ExitCode {
+    if is_node {
+        std::thread::spawn(|| {
+            let _ = std::io::stdin().read(&mut [0]);
+            std::process::exit(0);
+        });
+    }
     let open = |opening: Opening| async move { Ok::<_, OpenError>(Loader(opening.database("app.db", Migrations::new(&[])).await?)) };
     horos_nodes::main(|n| {
         n.on(Role::Bo).service("bench", Restart::Permanent, open).to(&[Role::Operator]).stuck_after(Duration::from_secs(120));
@@ -189,7 +191,7 @@ impl Cluster {
 
     fn ask(&self, command: &[&str]) -> anyhow::Result<serde_json::Value> {
         let mut cli = Command::new(std::env::current_exe()?);
-        let said = cli.args(command).arg("--json").arg("--data").arg(&self.root).stdin(Stdio::piped()).output()?;
+        let said = cli.args(command).arg("--json").arg("--data").arg(&self.root).stdin(Stdio::null()).output()?;
         anyhow::ensure!(said.status.success(), "{}: {}", command.join(" "), String::from_utf8_lossy(&said.stderr));
         Ok(serde_json::from_slice(&said.stdout)?)
     }
