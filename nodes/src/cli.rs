@@ -10,6 +10,7 @@ mod doctor;
 mod init;
 mod keys;
 mod output;
+mod routes;
 mod run;
 mod sync;
 mod usage;
@@ -27,6 +28,7 @@ pub use keys::{Keys, Tokens};
 pub use output::Output;
 pub(crate) use output::Screen;
 pub(crate) use run::running_at;
+pub use routes::Routes;
 pub use run::{App, run};
 pub use sync::{Filter, Kept, OneReplica, Published, Sync};
 pub use usage::Usage;
@@ -108,6 +110,9 @@ move it to the machine of whoever signs. With --request no authority is made; th
     /// Signed tokens that prove a user: issue, revoke, and whose are believed
     #[command(subcommand)]
     Tokens(Tokens),
+    /// Routes: which service is reached in which way
+    #[command(subcommand)]
+    Routes(Routes),
     /// Replication: publications, their replicas, filters
     #[command(subcommand)]
     Sync(Sync),
@@ -239,7 +244,7 @@ pub struct Init {
     /// Only make a key and a request, to be signed where the authority is
     #[arg(long, conflicts_with = "authority")]
     pub request: bool,
-    /// The BO that owns the keys (control.db); without it this node where it is the cluster's first, else bo-1
+    /// The BO that owns the keys and the routes (control.db); without it this node where it is the cluster's first, else bo-1
     #[arg(long, value_name = "NAME")]
     pub control_owner: Option<NodeName>,
 }

@@ -16,7 +16,10 @@ use horos_supervision::{OpenError, SupervisorHandle};
 use horos_wire::ActorName;
 use tokio::sync::{Mutex, Notify};
 
-use crate::config::{Store, Synchronous};
+use crate::{
+    config::{Store, Synchronous},
+    control,
+};
 
 /// Databases that the services of one node may use; each costs three threads.
 pub const MAX_DATABASES: usize = 32;
@@ -66,8 +69,11 @@ impl Databases {
         options
     }
 
-    /// The database called `name`, opened by the first who asks.
+    /// The database called `name`, opened by the first service of a user's that asks.
     pub(crate) async fn open(&self, name: &str, migrations: Migrations) -> Result<Database, OpenError> {
+        if [control::FILE, control::KEYS_FILE].contains(&name) {
+            return Err(format!("{name} is the node's own").into());
+        }
         self.open_with(name, migrations, self.0.config.readers as usize).await
     }
 

@@ -1,7 +1,7 @@
 //! Keys and tokens on this node: who may come in from outside, and how the port asks.
 //!
-//! The owner of `control.db` runs the service `horos.keys`; every node mirrors what it knows into its own file and answers
-//! from that. Both stand under `root/data/keys`, behind the databases. The port and the handlers ask the same [`Verifier`].
+//! The owner of `control.db` runs the service `horos.keys`, on that file; every other node mirrors what it knows into its `keys.db` and
+//! answers from that. Both stand under `root/data/keys`, behind the databases. The port and the handlers ask the same [`Verifier`].
 
 use std::sync::Arc;
 
@@ -17,14 +17,12 @@ use horos_wire::{
 };
 use tokio::runtime::Handle;
 
-use crate::{config::Config, databases::Databases};
+use crate::{
+    config::Config,
+    control::{self, FILE, KEYS_FILE, READERS},
+    databases::Databases,
+};
 
-/// The database, on the owner and on every other node.
-const CONTROL: &str = "control.db";
-/// All that is in it.
-const MIGRATIONS: Migrations = Migrations::new(KEYS_MIGRATIONS);
-/// Its readers: they list keys and fetch pages for replicas. What the port looks up goes by connections of its own.
-const READERS: usize = 1;
 /// The condition at `/readyz` that tells of a replica that is not kept up to date.
 const CONDITION: &str = "keys";
 /// A mirror that makes no progress for so long is stuck: it asks four times a second, for a second at most.
@@ -46,16 +44,16 @@ pub(crate) struct NodeKeys {
 /// [`RegisterError`] when a service has taken the name.
 pub(crate) fn lay(config: &Config, exchange: &Exchange, databases: &Databases, conditions: &Conditions) -> Result<NodeKeys, RegisterError> {
     let clock = Clock::system();
-    let verifier = Verifier::new(&databases.options(CONTROL), clock.clone());
+    let owner = (!control::is_owner(config)).then(|| config.control.owner.clone());
+    let verifier = Verifier::new(&databases.options(tables(owner.as_ref()).0), clock.clone());
     exchange.prove_users_with(Arc::new(verifier.clone()));
     let mut children = Vec::new();
-    let owner = (config.control.owner != config.node.name).then(|| config.control.owner.clone());
     if owner.is_none() {
         let (databases, data) = (databases.clone(), config.data.clone());
         let open = move |_: Context| {
             let (databases, data, clock) = (databases.clone(), data.clone(), clock.clone());
             async move {
-                let control = databases.open_with(CONTROL, MIGRATIONS, READERS).await?;
+                let control = databases.open_with(FILE, control::MIGRATIONS, READERS).await?;
                 let parts = KeysParts { writer: control.writer, readers: control.readers, data, clock, config: KeysConfig::default() };
                 Keys::open(parts).await
             }
@@ -64,6 +62,14 @@ pub(crate) fn lay(config: &Config, exchange: &Exchange, databases: &Databases, c
     }
     children.push(mirror(exchange, owner, databases, &verifier, conditions));
     Ok(NodeKeys { authenticator: Arc::new(Port(verifier)), children })
+}
+
+/// The database that has the tables of keys here, and all that is in it; `owner` is none on the owner itself.
+fn tables(owner: Option<&NodeName>) -> (&'static str, Migrations) {
+    match owner {
+        None => (FILE, control::MIGRATIONS),
+        Some(_) => (KEYS_FILE, Migrations::new(KEYS_MIGRATIONS)),
+    }
 }
 
 /// Keeps the tables up to date. The database is opened at each start, because a store that was started anew has to be asked
@@ -76,7 +82,8 @@ fn mirror(exchange: &Exchange, owner: Option<NodeName>, databases: &Databases, v
         let (context, databases, verifier, owner) = (context.clone(), databases.clone(), verifier.clone(), owner.clone());
         let conditions = conditions.clone();
         async move {
-            let opened = databases.open_with(CONTROL, MIGRATIONS, READERS).await;
+            let (file, migrations) = tables(owner.as_ref());
+            let opened = databases.open_with(file, migrations, READERS).await;
             let control = opened.map_err(|error: OpenError| StartError::new(error.to_string()))?;
             let source = match owner {
                 None => Source::Own(control.readers),

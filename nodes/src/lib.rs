@@ -9,6 +9,7 @@ mod app;
 mod certificates;
 pub mod cli;
 pub mod config;
+mod control;
 mod databases;
 pub mod exit;
 pub mod http;

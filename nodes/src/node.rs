@@ -4,7 +4,7 @@
 //! root             one for one; past its intensity the node ends
 //! ├─ data          rest for one: what is below is opened anew when the store was
 //! │  ├─ store      the databases' writers and readers, each file apart
-//! │  ├─ keys       the replica of the keys; on the owner of control.db, horos.keys
+//! │  ├─ keys       the replica of the keys; on the owner of control.db, horos.keys and horos.control
 //! │  ├─ services   the users' services, on threads of their own
 //! │  ├─ http       opens what users serve over HTTP
 //! │  └─ sync       publications, with a feed for each subscriber, and replicas
@@ -75,6 +75,8 @@ pub(crate) enum NodeError {
     Sync(#[from] crate::sync::SyncError),
     #[error(transparent)]
     Owner(#[from] crate::sync::OwnerError),
+    #[error(transparent)]
+    Control(#[from] crate::control::FilesError),
     #[error(transparent)]
     Start(#[from] horos_supervision::StartError),
     #[error(transparent)]

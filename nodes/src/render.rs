@@ -4,11 +4,13 @@
 //! are stripped of control characters, so that no node can write escape sequences to an operator's terminal.
 
 mod keys;
+mod routes;
 mod sync;
 mod table;
 mod tree;
 
 pub use keys::{issuers, key_made, keys, refused};
+pub use routes::routes;
 pub use sync::{filter, sync, verified};
 pub use table::{actors, nodes, policy, recording, status};
 pub use tree::{redraw, tree};

@@ -3,6 +3,7 @@
 //! Laid out before the services, which read replicas, and started behind them, under `root/data/sync`. What is said here holds for the
 //! program's own publications ([`crate::On::publish`], [`crate::On::replica`]) and for those in [`FILE`] alike.
 
+mod control;
 mod go;
 mod layout;
 pub(crate) mod owner;
@@ -20,11 +21,13 @@ use horos_dbsync::{
 use horos_edge::Conditions;
 use horos_link::{AlpnHandler, Handlers, tls::Tls};
 use horos_supervision::{ChildSpec, Exchange};
+use horos_wire::NodeName;
 use tokio::runtime::Handle;
 
 pub use layout::{FILE, LayoutError, MAX_LISTED, MAX_NAME, Party, Publication, PushTo, PushedBy, Replica, SyncLayout};
 
 use crate::databases::Databases;
+use control::Control;
 pub(crate) use layout::DIRECTORY;
 pub(crate) use owner::{Owner, OwnerError};
 use publishing::Publishing;
@@ -37,6 +40,7 @@ const BEAT: Duration = Duration::from_secs(1);
 pub(crate) struct NodeSync {
     publishing: Publishing,
     pub(crate) replicas: Replicas,
+    control: Control,
 }
 
 /// Why replication cannot be laid out as it is configured.
@@ -60,15 +64,17 @@ pub(crate) struct Here<'a> {
     pub(crate) conditions: &'a Conditions,
 }
 
-/// Registers what `layout` says. Nothing runs before [`NodeSync::children`] do.
+/// Registers what `layout` says, and what this node has to do with the `control.db` of `owner`. Nothing runs before [`NodeSync::children`] do.
 ///
 /// # Errors
 /// [`SyncError`]: a name is taken.
-pub(crate) fn lay(layout: &SyncLayout, here: Here<'_>) -> Result<(NodeSync, Vec<ChildSpec>), SyncError> {
+pub(crate) fn lay(layout: &SyncLayout, owner: &NodeName, here: Here<'_>) -> Result<(NodeSync, Vec<ChildSpec>), SyncError> {
     let (publishing, mut children) = publishing::lay(layout, here)?;
     let (replicas, kept) = replicas::lay(layout, here)?;
     children.extend(kept);
-    Ok((NodeSync { publishing, replicas }, children))
+    let (control, own) = control::lay(owner, here)?;
+    children.extend(own);
+    Ok((NodeSync { publishing, replicas, control }, children))
 }
 
 /// What takes connections of the Go system's protocol, by its ALPN; nothing where `layout` names nobody who pushes. `runtime` is for
@@ -101,7 +107,8 @@ impl NodeSync {
 
     /// Counters of what is published and of what is kept.
     pub(crate) fn metrics(&self) -> (Vec<PublicationMetrics>, Vec<ReplicaMetrics>) {
-        let published = self.publishing.publishers().iter().flat_map(|publisher| publisher.metrics()).collect();
-        (published, self.replicas.all().map(|replica| replica.metrics()).collect())
+        let published = self.publishing.publishers().iter().flat_map(|publisher| publisher.metrics()).chain(self.control.published());
+        let kept = self.replicas.all().map(|replica| replica.metrics()).chain(self.control.kept());
+        (published.collect(), kept.collect())
     }
 }

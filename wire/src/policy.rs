@@ -16,6 +16,7 @@ use crate::{
     Protocol, Request, Role,
     protocol::{
         Method,
+        control::{Control, ListRoutes},
         keys::{Changes, Keys, List, Report},
         node::{Actors, ControlOwner, Describe, Node, Recorder, Serving, Status, Tree},
         sync::{self, Replica, Sync},
@@ -118,6 +119,16 @@ impl Policy {
         }
         // Only a BO owns databases. An FO that offered keys would choose who comes in elsewhere.
         policy.offers.push((Role::Bo, Keys::NAME.into()));
+        policy.declare::<Control>();
+        for caller in Role::ALL {
+            let methods = match caller {
+                // A node that could edit routes could have calls sent to itself, if it is compromised. What an FO is listed is less.
+                Role::Bo | Role::Fo | Role::Viewer => Allowed::List([ListRoutes::METHOD].into()),
+                Role::Operator => Allowed::All,
+            };
+            policy.rules.push(Rule { caller, callee: Role::Bo, protocol: Control::NAME.into(), methods });
+        }
+        policy.offers.push((Role::Bo, Control::NAME.into()));
         policy.declare::<Sync>();
         policy.declare::<Replica>();
         const FOLLOW: &[u16] = &[sync::Subscribe::METHOD, sync::PublisherStatusAsk::METHOD, sync::Head::METHOD];
@@ -387,6 +398,30 @@ mod tests {
         assert_eq!(Role::ALL.map(|role| policy.may_offer(role, Keys::NAME)), [true, false, false, false]);
     }
 
+    /// The same for `horos.control`, which only a bo answers.
+    const EXPECTED_CONTROL: &[(&str, [bool; 4])] =
+        &[("set_route", [false, false, true, false]), ("delete_route", [false, false, true, false]), ("list", [true, true, true, true])];
+
+    #[test]
+    fn routes_are_edited_by_operators_alone_and_kept_by_a_bo_alone() {
+        let policy = Policy::builtin();
+        assert_eq!(Control::methods().len(), EXPECTED_CONTROL.len(), "a new method needs a line above");
+        for (method, (name, by_caller)) in Control::methods().iter().zip(EXPECTED_CONTROL) {
+            assert_eq!(method.name, *name);
+            for (caller, expected) in Role::ALL.into_iter().zip(by_caller) {
+                for callee in Role::ALL {
+                    let expected = *expected && callee == Role::Bo;
+                    assert_eq!(
+                        policy.may_call(caller, callee, Control::NAME, method.number),
+                        expected,
+                        "{caller} calls {name} on {callee}"
+                    );
+                }
+            }
+        }
+        assert_eq!(Role::ALL.map(|role| policy.may_offer(role, Control::NAME)), [true, false, false, false]);
+    }
+
     /// The same for `horos.sync`, which only a bo answers, and `horos.replica`, which any node does.
     const EXPECTED_SYNC: &[(&str, [bool; 4])] = &[
         ("subscribe", [true, true, true, false]),
@@ -491,6 +526,7 @@ mod tests {
         let rows = policy.rows();
         let known = [
             (Node::NAME, Node::methods()),
+            (Control::NAME, Control::methods()),
             (Keys::NAME, Keys::methods()),
             (Sync::NAME, Sync::methods()),
             (Replica::NAME, Replica::methods()),
@@ -503,7 +539,7 @@ mod tests {
         }
         assert!(rows.iter().any(|row| row.to_string() == "fo may call stock.* on bo"));
         let json = serde_json::to_string(&rows[0]).unwrap();
-        assert_eq!(json, r#"{"caller":"bo","callee":"bo","protocol":"horos.keys","method":"create","allowed":false}"#);
+        assert_eq!(json, r#"{"caller":"bo","callee":"bo","protocol":"horos.control","method":"set_route","allowed":false}"#);
     }
 
     #[test]

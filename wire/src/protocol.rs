@@ -33,6 +33,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub mod control;
 pub mod keys;
 pub mod node;
 pub mod sync;

@@ -1,9 +1,9 @@
-//! The tables in `control.db`, the same on the owner and on every replica.
+//! The tables of keys: in `control.db` on its owner, in a file of their own on every other node.
 
 use horos_store::migrations::Migration;
 
-/// What keys and tokens need of `control.db`. The owner of the file's schema puts them before its own; their numbers are
-/// 1 to 99.
+/// What keys and tokens need of their file. On the owner others have tables in it as well, and whoever joins the lists puts them in the
+/// order in which they were released: the next one here has a number above all that are there by then.
 ///
 /// `key_changes`, `refused_minutes` and the columns of `api_keys` that say who and why are used on the owner only. An expiry is
 /// never NULL: the greatest integer is "never".

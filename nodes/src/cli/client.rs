@@ -49,11 +49,13 @@ pub enum RemoteError {
     /// The owner of the keys answered with its own error.
     #[error("{0}")]
     Keys(KeysError),
-    /// The owner of the keys cannot be asked. Nothing was done.
-    #[error("{owner} owns the keys (control.owner) and cannot be asked: {reason}")]
+    /// The owner of the keys and the routes cannot be asked. Nothing was done.
+    #[error("{owner} owns {what} (control.owner) and cannot be asked: {reason}")]
     OwnerAway {
         /// Which node that is.
         owner: NodeName,
+        /// What was asked about.
+        what: &'static str,
         /// Why not.
         reason: NoEffect,
     },

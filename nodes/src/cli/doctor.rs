@@ -26,6 +26,7 @@ use super::{OPERATOR, run::running_at};
 use crate::{
     certificates::RENEW,
     config::{ByteSize, Config, DataDir, HttpTls, Listen, Sources, dialable, open_to_others},
+    control,
     render::clean,
 };
 
@@ -125,6 +126,7 @@ pub fn doctor(sources: &Sources, now: Timestamp) -> Vec<Check> {
             });
         }
         checks.extend(https(config, now));
+        checks.extend(control_db(config));
         checks.extend(authority(&[data, &config.identity.dir, &data.join(OPERATOR), &data.join("authority")]));
         checks.extend(ports(config, running.then(|| running_at(data).unwrap_or(config.listen.cluster))));
         checks.push(clock(&[&config.identity.dir.join(CERTIFICATE), &data.join(crate::config::FILE)], now));
@@ -133,6 +135,14 @@ pub fn doctor(sources: &Sources, now: Timestamp) -> Vec<Check> {
     // A node takes as many as it may have, whatever it is given at first.
     checks.push(open_files(getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard), FILES + connections));
     checks
+}
+
+/// Whether the owner of `control.db` has its own file.
+fn control_db(config: &Config) -> Option<Check> {
+    (control::is_owner(config) && control::is_replica(&config.data)).then(|| {
+        let detail = format!("control.owner names this node, but its {} is another owner's replica", control::FILE);
+        Check::fail("control", detail, "`{bin} restore` a backup of the owner's, or correct control.owner")
+    })
 }
 
 /// Whether other nodes are told where to dial this one.

@@ -183,8 +183,8 @@ fn bounded(text: &str, most: usize) -> Result<Box<str>, String> {
 
 /// Who answers: the owner, as the asked node's configuration names it. A node of a release before does not say: then whoever
 /// offers it, which the policy lets a BO alone.
-async fn owner<R: Remote>(node: &mut R) -> Result<Address, RemoteError> {
-    let name: ActorName = NAME.parse().expect("a literal name that keeps the rules");
+pub(super) async fn owner<R: Remote>(node: &mut R, name: &str) -> Result<Address, RemoteError> {
+    let name: ActorName = name.parse().expect("a literal name that keeps the rules");
     Ok(Address { name, scope: node.control_owner().await?.map_or(Place::Any, Place::Node) })
 }
 
@@ -194,12 +194,17 @@ where
     R: Remote,
     Q: Request<Protocol = Protocol, Error = KeysError>,
 {
-    node.keys(at, request).await.map_err(|error| match (error, &at.scope) {
+    node.keys(at, request).await.map_err(|error| or_away(error, at, "the keys"))
+}
+
+/// The error, or that it is the owner of `what`, at `at`, who cannot be asked.
+pub(super) fn or_away(error: RemoteError, at: &Address, what: &'static str) -> RemoteError {
+    match (error, &at.scope) {
         (RemoteError::Call(CallError::NoEffect(reason)), Place::Node(owner)) if away(&reason) => {
-            RemoteError::OwnerAway { owner: owner.clone(), reason }
+            RemoteError::OwnerAway { owner: owner.clone(), what, reason }
         }
         (error, _) => error,
-    })
+    }
 }
 
 /// Whether it is the node that is missing, or the service on it, and not this request that is refused.
@@ -209,7 +214,7 @@ fn away(reason: &NoEffect) -> bool {
 }
 
 pub(crate) async fn keys<R: Remote>(command: Keys, node: &mut R, output: &Output) -> Result<(), End> {
-    let at = &owner(node).await?;
+    let at = &owner(node, NAME).await?;
     match command {
         Keys::Create { name, owner, scope, expires, per_minute } => {
             let made = ask(node, at, Create { name, owner, scopes: scope, expires, per_minute }).await?;
@@ -263,7 +268,7 @@ pub(crate) async fn keys<R: Remote>(command: Keys, node: &mut R, output: &Output
 }
 
 pub(crate) async fn tokens<R: Remote>(command: Tokens, node: &mut R, output: &Output) -> Result<(), End> {
-    let at = &owner(node).await?;
+    let at = &owner(node, NAME).await?;
     match command {
         Tokens::Issue { user, scope, audience, expires } => {
             let issued = ask(node, at, IssueToken { user, scopes: scope, audience, expires }).await?;

@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind};
 
 use super::{
     Checked, Cli, Command, Common, Init, InitError, InitOptions, Node, Output, Policy, Remote, RemoteError, Turn, Up, Via, certificates,
-    init, keys, sync, usage::usage,
+    init, keys, routes, sync, usage::usage,
 };
 use crate::{
     config::{self, Config, DataDir, Seed, Sources},
@@ -117,6 +117,7 @@ fn remotely<A: App>(command: Command, common: &Common, output: &Output, app: &A)
     let work = async |node: &mut A::Remote| match command {
         Command::Keys(it) => keys::keys(it, node, output).await,
         Command::Tokens(it) => keys::tokens(it, node, output).await,
+        Command::Routes(it) => routes::routes(it, node, output).await,
         Command::Sync(it) => sync::remotely(it, node, output).await,
         other => ask(other, &message, until, node, output).await,
     };

@@ -331,6 +331,37 @@ fn an_owner_who_cannot_be_asked_is_named_with_what_to_do() {
 }
 
 #[test]
+fn routes_are_edited_at_the_owner_and_their_ends_are_exit_codes() {
+    let edited = r#"{"edit":1,"route":{"service":"mail","strategy":"noop","endpoint":null,"config":"{}","updated_at":0,
+        "version":"000000000000000000000000000000ab"}}"#;
+    let set = ["routes", "set", "mail", "--strategy", "noop", "--why", "down", "--via", "127.0.0.1:1"];
+    let failed = |error: &str| Err(CallError::Failed(error.to_owned()).into());
+    let ends = [
+        (Ok(edited.to_owned()), Exit::Ok),
+        (failed(r#"{"invalid":"no"}"#), Exit::Usage),
+        (failed(r#"{"conflict":{"service":"mail","found":null}}"#), Exit::Failed),
+        (failed(r#"{"storage":"full"}"#), Exit::NoEffect),
+        (failed(r#""unknown""#), Exit::Unknown),
+        (failed(r#"{"of a later release":1}"#), Exit::Failed),
+        (Err(CallError::NoEffect(NoEffect::NoRoute("bo-2".into())).into()), Exit::Unreachable),
+    ];
+    for (answer, exit) in ends {
+        let app = double(Some(answer));
+        assert_eq!(format!("{:?}", exits(&set, app)), code(exit));
+        assert_eq!(app.asked.borrow()[..2], ["connect 127.0.0.1:1", "control owner"]);
+        let asked = app.asked.borrow()[2].clone();
+        assert!(
+            asked.contains("horos.control@bo-2") && asked.contains(r#"{"set_route":{"#) && asked.contains(r#""why":"down""#),
+            "{asked}"
+        );
+    }
+    for bad in ["routes set mail --strategy grpc", "routes set mail", "routes set mail --strategy noop --expect 5f0c", "routes delete"] {
+        assert!(parse(&format!("x {bad}")).is_err(), "{bad}");
+    }
+    assert!(parse("x routes set mail --strategy noop --expect absent").is_ok());
+}
+
+#[test]
 fn a_list_of_keys_ends_with_its_last_page_or_its_limit() {
     let key = |n: u32| {
         format!(

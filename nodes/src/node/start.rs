@@ -18,6 +18,7 @@ use crate::{
     admin::{Admin, CLUSTER, Insight, Root},
     app::{Horos, Parts},
     config::{Config, Layout},
+    control,
     databases::Databases,
     keys::{self, NodeKeys},
     maintenance::Maintenance,
@@ -53,13 +54,14 @@ impl RunningNode {
         // list: a supervisor that is started anew begins with just those.
         let store = SupervisorSpec::new("store", Strategy::OneForOne, Vec::new());
         let sessions = SupervisorSpec::new("sessions", Strategy::OneForOne, Vec::new());
+        control::settle(&config.data, control::is_owner(&config))?;
         let databases = Databases::new(&config.data, config.store.clone(), store.handle());
         let layout = horos.sync(config.node.role).join(SyncLayout::load(&config.data)?)?;
         layout.write_down(&config.data).map_err(|source| NodeError::Io { action: "write down what is published", source })?;
         let runtime = Handle::current();
         let here =
             Here { exchange: &exchange, runtime: &runtime, tls: &tls, data: &config.data, databases: &databases, conditions: &conditions };
-        let (node_sync, syncing) = sync::lay(&layout, here)?;
+        let (node_sync, syncing) = sync::lay(&layout, &config.control.owner, here)?;
         let syncing = SupervisorSpec::new("sync", Strategy::OneForOne, syncing);
         let parts = Parts {
             exchange: exchange.clone(),
@@ -71,7 +73,8 @@ impl RunningNode {
             sync: Arc::new(node_sync),
             owner: Owner::of(&config, &layout, tls.clone())?,
         };
-        let NodeKeys { authenticator, children } = keys::lay(&config, &exchange, &parts.databases, &conditions)?;
+        let NodeKeys { authenticator, mut children } = keys::lay(&config, &exchange, &parts.databases, &conditions)?;
+        children.extend(control::lay(&config, &exchange, &parts.databases)?);
         let keys = SupervisorSpec::new("keys", Strategy::OneForOne, children);
         let services = SupervisorSpec::new("services", Strategy::OneForOne, horos.children(config.node.role, &parts)?);
         let (mounts, openers) = horos.mounts(config.node.role, &parts)?;

@@ -341,3 +341,5 @@ mod limits {
         }
     }
 }
+
+mod control;

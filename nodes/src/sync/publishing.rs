@@ -83,7 +83,7 @@ fn audience(party: &Party) -> Audience {
 }
 
 /// Has the file looked at after each commit of this node's own writer, once there is one: whichever service opens it.
-fn follow(file: &ActorName, source: Source, databases: Databases) -> ChildSpec {
+pub(super) fn follow(file: &ActorName, source: Source, databases: Databases) -> ChildSpec {
     let file = file.clone();
     worker(&format!("follow-{file}"), move |vitals| {
         let (source, databases, file) = (source.clone(), databases.clone(), file.clone());

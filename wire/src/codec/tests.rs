@@ -16,7 +16,7 @@ use crate::{
     id::{Dossier, Id, NanoId, ShortId},
     policy,
     principal::Scope,
-    protocol::{keys, node::*, sync},
+    protocol::{control as routes, keys, node::*, sync},
     tree::{self, Busy, Health, Kind, NodeTree, Outcome, Quantiles, Recorded, Recording, State},
 };
 
@@ -104,6 +104,17 @@ fn key_record() -> keys::KeyRecord {
 
 fn refusals() -> keys::Refusals {
     keys::Refusals { malformed: 1, unknown: 2, revoked: 3, expired: 4, not_yet_valid: 5, other_audience: 6, wrong_scope: 7, unavailable: 8 }
+}
+
+fn route() -> routes::Route {
+    routes::Route {
+        service: "a".into(),
+        strategy: routes::Strategy::Noop,
+        endpoint: None,
+        config: None,
+        updated_at: 2,
+        version: routes::RouteVersion(0xab),
+    }
 }
 
 fn sync_position() -> sync::Position {
@@ -273,7 +284,7 @@ macro_rules! each {
             "0001020304",
         );
         $check(crate::Bulk(0xabc), "10bc0a0000000000000000000000000000");
-        $check(policy::Policy::builtin().rows().swap_remove(0), "00000a686f726f732e6b6579730663726561746500");
+        $check(policy::Policy::builtin().rows().swap_remove(0), "00000d686f726f732e636f6e74726f6c097365745f726f75746500");
         $check(
             keys::Create {
                 name: "n".into(),
@@ -493,6 +504,40 @@ macro_rules! each {
             ],
             "0001011001000000000000000000000000000000040502016103040506070161080161090161",
         );
+        $check(
+            routes::SetRoute {
+                service: "stock".into(),
+                strategy: routes::Strategy::Http,
+                endpoint: Some("a".into()),
+                config: Some("{}".into()),
+                expected: Some(routes::Expected::Version(routes::RouteVersion(0xab))),
+                why: Some("b".into()),
+            },
+            "0573746f636b 02 010161 01027b7d 0101 10ab000000000000000000000000000000 010162",
+        );
+        $check([routes::Expected::Absent, routes::Expected::Version(routes::RouteVersion(1))], "00 0110 01000000000000000000000000000000");
+        $check(routes::Strategy::ALL, "00010203040506");
+        $check(
+            routes::DeleteRoute { service: "stock".into(), expected: None, why: None },
+            "0573746f636b 00 00",
+        );
+        $check(routes::Edited { edit: 7, route: Some(route()) }, "0e 01 0161 06 00 00 04 10 ab000000000000000000000000000000");
+        $check(routes::ListRoutes { after: Some("a".into()) }, "010161");
+        $check(
+            routes::RouteList { routes: vec![route()], next: Some("a".into()) },
+            "01 0161 06 00 00 04 10 ab000000000000000000000000000000 010161",
+        );
+        $check(
+            [
+                routes::ControlError::Invalid("a".into()),
+                routes::ControlError::NoSuchRoute("a".into()),
+                routes::ControlError::Conflict { service: "a".into(), found: None },
+                routes::ControlError::TooMany,
+                routes::ControlError::Storage("a".into()),
+                routes::ControlError::Unknown,
+            ],
+            "000161 010161 02016100 03 040161 05",
+        );
         $check("dos_01900000-0000-719e-910a-2dec89025cc1".parse::<Id<Dossier>>().unwrap(), "019000000000719e910a2dec89025cc1");
         $check("0680000001282BK0".parse::<ShortId>().unwrap(), "01900000000044812e60");
         $check("0123456789ab".parse::<NanoId<12>>().unwrap(), "0c303132333435363738396162");
@@ -541,6 +586,7 @@ fn no_message_of_horos_own_protocols_is_without_golden_bytes() {
     let mut looked = Looked(BTreeSet::new());
     <Node as crate::Methods<Looked>>::visit(&mut looked);
     <keys::Keys as crate::Methods<Looked>>::visit(&mut looked);
+    <routes::Control as crate::Methods<Looked>>::visit(&mut looked);
     <sync::Sync as crate::Methods<Looked>>::visit(&mut looked);
     <sync::Replica as crate::Methods<Looked>>::visit(&mut looked);
     // It has no value to write.

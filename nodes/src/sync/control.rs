@@ -1,0 +1,108 @@
+//! `control.db` on every node: the owner's publications of it, one a role, and the replica that each other node keeps.
+//!
+//! They are the node's own: `sync.yaml` can neither name nor change them, and no name that begins with [`RESERVED`] is anybody's else.
+//! `horos sync status` shows them. What they publish is named column by column, so that what the file is given later, and whatever it
+//! holds of keys, stays where it is until somebody names it here.
+
+use std::collections::BTreeMap;
+
+use horos_dbsync::{
+    filter::{FilterSpec, PartialTable},
+    publisher::{Publication, PublicationMetrics, Publisher, PublisherLimits},
+    replica::{Origin, Replica, ReplicaConfig, ReplicaMetrics},
+    source::SourceConfig,
+};
+use horos_supervision::ChildSpec;
+use horos_wire::{NodeName, Role};
+
+use super::{Here, SyncError, layout::DIRECTORY, publishing::follow, told};
+use crate::control::FILE;
+
+/// What their names begin with.
+pub(super) const RESERVED: &str = "control-";
+
+/// Either end of it on this node.
+pub(super) enum Control {
+    Publishes(Publisher),
+    Keeps(Replica),
+}
+
+fn name(role: Role) -> String {
+    format!("{RESERVED}{role}")
+}
+
+/// What nodes of `role` have of the routes.
+fn filter(role: Role) -> FilterSpec {
+    let columns = ["service_name", "strategy", "endpoint", "config", "updated_at"].into_iter();
+    let public = role == Role::Fo;
+    let routes = PartialTable {
+        columns: columns.filter(|column| !public || *column != "config").map(str::to_owned).collect(),
+        // As `control::routes` has it for those who ask.
+        condition: public.then(|| "lower(substr(service_name, 1, 7)) <> 'dbsync:'".to_owned()),
+    };
+    FilterSpec { partial_tables: BTreeMap::from([("routes".to_owned(), routes)]), ..FilterSpec::default() }
+}
+
+/// Registers what this node has to do with it. Nothing runs before the children do.
+///
+/// # Errors
+/// [`SyncError`]: a name is taken.
+pub(super) fn lay(owner: &NodeName, here: Here<'_>) -> Result<(Control, Vec<ChildSpec>), SyncError> {
+    let Here { exchange, runtime, data, databases, conditions, .. } = here;
+    let (me, file) = (exchange.node(), data.join(FILE));
+    if *owner == me.name {
+        let config = SourceConfig::new(FILE, file, data.join(DIRECTORY));
+        let publications = [Role::Bo, Role::Fo].map(|role| Publication::new(&name(role), filter(role)).to(role)).to_vec();
+        let publisher = Publisher::new(exchange, runtime, config, publications, &PublisherLimits::default(), told(conditions))?;
+        let follow = follow(&FILE.parse().expect("a literal name"), publisher.source().clone(), databases.clone());
+        let children = vec![publisher.child(), follow];
+        return Ok((Control::Publishes(publisher), children));
+    }
+    let config = ReplicaConfig { readers: 1, ..ReplicaConfig::new(&name(me.role), file, Origin::Node(owner.clone())) };
+    let replica = Replica::new(config, told(conditions));
+    let children = vec![replica.supervisor(exchange, runtime)?.into_child()];
+    Ok((Control::Keeps(replica), children))
+}
+
+impl Control {
+    /// Counters of what is published.
+    pub(super) fn published(&self) -> Vec<PublicationMetrics> {
+        match self {
+            Self::Publishes(publisher) => publisher.metrics(),
+            Self::Keeps(_) => Vec::new(),
+        }
+    }
+
+    /// Counters of what is kept.
+    pub(super) fn kept(&self) -> Option<ReplicaMetrics> {
+        match self {
+            Self::Publishes(_) => None,
+            Self::Keeps(replica) => Some(replica.metrics()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use horos_dbsync::filter::check;
+    use horos_store::rusqlite::Connection;
+
+    use super::*;
+    use crate::control::MIGRATIONS;
+
+    #[test]
+    fn what_is_published_is_the_routes_alone_and_to_an_fo_no_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(FILE);
+        MIGRATIONS.apply(&mut Connection::open(&file).unwrap()).unwrap();
+        for role in [Role::Bo, Role::Fo] {
+            let spec = filter(role);
+            check(&file, &spec).unwrap_or_else(|error| panic!("{role}: {error}"));
+            assert!(spec.full_tables.is_empty() && spec.filtered_tables.is_empty());
+            let [(table, routes)] = &spec.partial_tables.into_iter().collect::<Vec<_>>()[..] else { panic!("more than one table") };
+            assert_eq!(table, "routes");
+            assert_eq!(routes.columns.contains(&"config".to_owned()), role == Role::Bo);
+            assert_eq!(routes.condition.is_some(), role == Role::Fo);
+        }
+    }
+}
