@@ -4,6 +4,7 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -24,6 +25,9 @@ const PUBLICATION: &str = "publications: { bench: { database: app.db, to: [fo], 
 const REPLICA: &str = "replicas: { bench: { file: public.db } }\n";
 /// For a node to start, stop or answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Commits that wait for the disk at once: half of what the writer's queue holds.
+const IN_FLIGHT: usize = 128;
 
 /// Commits one row at a time, so many a second.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -49,11 +53,16 @@ impl Handle<Commit> for Loader {
     async fn handle(&mut self, commit: Commit, _: &Cx) -> Result<Vec<(i64, u64)>, String> {
         let count = commit.per_second * commit.seconds;
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / commit.per_second);
+        // After a pause of the disk what is late comes one by one, not all at once.
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let places = Arc::new(tokio::sync::Semaphore::new(IN_FLIGHT));
         let mut under_way = tokio::task::JoinSet::new();
         for _ in 0..count {
             ticks.tick().await;
+            let place = places.clone().acquire_owned().await.map_err(|error| error.to_string())?;
             let writer = self.0.writer.clone();
             under_way.spawn(async move {
+                let _place = place;
                 let insert = |tx: &rusqlite::Connection| {
                     tx.execute("INSERT INTO events (body) VALUES ('a body of some forty bytes, as they come')", [])?;
                     Ok::<_, rusqlite::Error>(tx.last_insert_rowid())
