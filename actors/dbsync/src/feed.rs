@@ -221,6 +221,18 @@ impl Feed {
                 self.view.mark_changed();
                 Ok(())
             }
+            Err(fault @ Fault::Apply(CallError::Failed(ReplicaError::Backwards))) => {
+                let had = self.subscriber.progress.lock().position;
+                self.published.source.doubt();
+                let renewed = self.view.wait_for(|view| view.head.map(|head| head.epoch) != had.map(|had| had.epoch));
+                match tokio::time::timeout(FOLLOW, renewed).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(_)) | Err(_) => return Err(fault),
+                }
+                self.view.mark_changed();
+                self.place = Place::Unknown;
+                Ok(())
+            }
             Err(fault) => Err(fault),
         }
     }

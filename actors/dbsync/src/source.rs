@@ -54,6 +54,8 @@ const RETRY: horos_supervision::Backoff =
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 /// Longest wait for the lock of a detach: nobody tries that again.
 const DETACH_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait of a loop that ends for a look that still runs: most take a millisecond.
+const LAST_WORD: Duration = Duration::from_millis(100);
 /// Memory of a connection that looks or attaches: it reads some pages of the schema and the log.
 const CACHE_KIB: u32 = 512;
 
@@ -187,6 +189,9 @@ pub(crate) struct Shared {
     asked: AtomicU64,
     served: watch::Sender<Served>,
     detached: AtomicBool,
+    /// A replica has what this log never held, and whether that was acted upon in this process.
+    doubted: AtomicBool,
+    renewed: AtomicBool,
     /// Who is where, so that nothing is trimmed that somebody still needs.
     needs: Mutex<HashMap<Subscription, Option<Position>>>,
     /// Locked by the look that runs: a life that was ended leaves its last look running.
@@ -212,6 +217,8 @@ impl Source {
             asked: AtomicU64::new(0),
             served: watch::Sender::default(),
             detached: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
+            renewed: AtomicBool::new(false),
             needs: Mutex::default(),
             captor: Mutex::new(None),
             looks: AtomicU64::new(0),
@@ -293,6 +300,17 @@ impl Source {
         self.0.needs.lock().insert((publication.into(), node.clone()), position);
     }
 
+    /// A subscriber is past the log's end, in its epoch: the file was put back to where it was before what the subscriber got, and the
+    /// witness, which is written down once a second, is not that new, because the node was killed or the power failed. A new
+    /// epoch begins. Once in a process, for nobody can check what a subscriber says, and each new epoch is a snapshot for all; and once
+    /// is enough, for what happens to the file from the start on is seen.
+    pub(crate) fn doubt(&self) {
+        if !self.0.renewed.swap(true, SeqCst) {
+            self.0.doubted.store(true, SeqCst);
+            self.nudge();
+        }
+    }
+
     /// A subscriber is gone.
     pub(crate) fn needs_nothing(&self, publication: &str, node: &NodeName) {
         self.0.needs.lock().remove(&(publication.into(), node.clone()));
@@ -306,6 +324,7 @@ impl Source {
     /// The loop. It may end at any await: what runs on then is one look, and the next life waits for its end.
     pub(crate) async fn run(self, vitals: Arc<Vitals>) {
         let shared = self.0;
+        let _last_word = LastWord(shared.clone());
         let mut streak = Streak::default();
         let mut pause = Duration::ZERO;
         let mut last = tokio::time::Instant::now();
@@ -342,6 +361,20 @@ impl Source {
             shared.say(failure.as_ref());
             shared.served.send_replace(Served { ticket, failure: failure.map(|error| error.to_string().into()) });
             vitals.progressed(Instant::now());
+        }
+    }
+}
+
+/// Writes the witness down when the loop ends: whoever stops the node and puts a backup in the file's place is found out at the start.
+struct LastWord(Arc<Shared>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        // A look that still runs holds it, and writes the witness down itself within the second.
+        if let Some(captor) = self.0.captor.try_lock_for(LAST_WORD).as_mut().and_then(|captor| captor.as_mut())
+            && let Err(error) = captor.save()
+        {
+            tracing::debug!(%error, "the last witness is not written down");
         }
     }
 }

@@ -22,7 +22,15 @@
 //! owner: https://192.0.2.7:7400     # where writes over HTTP go on to; without it the first BO among the seeds
 //! ```
 
-use std::{collections::BTreeMap, fmt, io, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::OpenOptions,
+    io::{self, Write as _},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::Path,
+};
 
 use horos_dbsync::{filter::FilterSpec, replica::ReadableBy};
 use horos_wire::{ActorName, NodeName, Role};
@@ -217,7 +225,13 @@ impl SyncLayout {
         let directory = data.join(DIRECTORY);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let (partial, whole) = (directory.join("layout.partial"), directory.join(IN_FORCE));
-        std::fs::write(&partial, serde_json::to_vec_pretty(self)?)?;
+        match std::fs::remove_file(&partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // A condition may name what is nobody's business.
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
         std::fs::rename(partial, whole)
     }
 

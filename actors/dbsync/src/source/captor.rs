@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     os::unix::fs::DirBuilderExt as _,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -80,6 +80,14 @@ impl Captor {
         }
         if self.file.is_none() {
             self.open()?;
+        }
+        if self.shared.doubted.swap(false, SeqCst)
+            && let (Some(file), Some(kept)) = (&mut self.file, &mut self.kept)
+        {
+            tracing::warn!(database = %self.shared.config.name, "a replica has what the log never held: the file was put back");
+            // Without a witness the log is not believed.
+            (file.attached, file.cookie, kept.witness) = (None, None, None);
+            self.load(true)?;
         }
         // A file that is replaced between two steps is found so by the next look; two are enough here.
         for _ in 0..2 {
@@ -311,7 +319,7 @@ impl Captor {
     }
 
     /// Writes the witness down if it is another than last time.
-    fn save(&mut self) -> Result<(), SourceError> {
+    pub(super) fn save(&mut self) -> Result<(), SourceError> {
         self.remember();
         let (Some(kept), Some(file)) = (&self.kept, &self.file) else { return Ok(()) };
         self.saved_at = Some(Instant::now());
