@@ -8,6 +8,7 @@
 
 mod command_line;
 mod copies;
+mod dbsync;
 mod drills;
 mod edge;
 mod faults;
