@@ -433,6 +433,16 @@ mod tests {
     }
 
     #[test]
+    fn an_owner_that_has_only_a_replica_of_control_db_is_found() {
+        let (_base, sources) = node();
+        let found = || doctor(&sources, Timestamp::now()).into_iter().any(|it| it.name == "control" && it.state == Checked::Fail);
+        assert!(!found());
+        let file = horos_store::rusqlite::Connection::open(sources.data.join(control::FILE)).unwrap();
+        file.execute_batch("CREATE TABLE _horos_replica (a)").unwrap();
+        assert!(found());
+    }
+
+    #[test]
     fn the_certificate_of_https_is_judged_as_the_port_would() {
         let (_base, sources) = node();
         let now = Timestamp::now();

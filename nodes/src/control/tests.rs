@@ -121,7 +121,7 @@ fn an_edit_meets_what_it_expects_or_has_no_effect() {
     assert_eq!(refused(set(&tables, &faster, "operator@ana")), late);
     let drop = |expected| DeleteRoute { service: "mail".into(), expected, why: None };
     assert_eq!(refused(delete(&tables, &drop(Some(first.version)), "operator@ana")), late);
-    assert_eq!(all(&tables, View::Whole), [second.clone()]);
+    assert_eq!(all(&tables, View::Whole), std::slice::from_ref(&second));
     assert_eq!(delete(&tables, &drop(Some(second.version)), "operator@ana").unwrap().edit, 3);
     assert_eq!(refused(delete(&tables, &drop(None), "operator@ana")), Err(ControlError::NoSuchRoute("mail".into())));
     // Somebody with a shell changes the version too.
