@@ -411,12 +411,12 @@ impl Inner {
         };
         let source = view.source.clone().or_else(|| match &self.config.from {
             Origin::Node(name) => Some(name.clone()),
-            Origin::Role(role) => role.as_str().parse().ok(),
+            // Whoever publishes it is not known yet.
+            Origin::Role(_) => None,
         });
         ReplicaStatus {
             name: self.config.name.clone(),
-            // Every role's name has the form of a node's.
-            source: source.unwrap_or_else(|| unreachable!("a role's name has the form of a node's")),
+            source,
             position: state.and_then(|state| state.current()),
             tables: state.map_or_else(Vec::new, |state| {
                 let table = |it: &crate::apply::Known| ReplicaTable {

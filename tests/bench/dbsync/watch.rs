@@ -4,7 +4,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -19,20 +19,21 @@ const LOOK: Duration = Duration::from_micros(500);
 
 /// A thread that looks at the table `events` of the replica.
 pub(crate) struct Watch {
-    stop: Arc<AtomicBool>,
+    /// The row after which it ends.
+    until: Arc<AtomicI64>,
     thread: JoinHandle<anyhow::Result<Vec<(i64, u64)>>>,
 }
 
 impl Watch {
     pub(crate) fn start(replica: &Path) -> anyhow::Result<Self> {
         let database = database::reader(replica)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let until = Arc::new(AtomicI64::new(i64::MAX));
+        let end = until.clone();
         let thread = std::thread::spawn(move || {
             let mut newest = database.prepare("SELECT ifnull(max(id), 0) FROM events")?;
             let mut seen = Vec::new();
             let mut last: i64 = newest.query_row([], |row| row.get(0))?;
-            while !stopped.load(Ordering::Relaxed) {
+            while last < end.load(Ordering::Relaxed) {
                 let id: i64 = newest.query_row([], |row| row.get(0))?;
                 let at = now();
                 seen.extend((last + 1..=id).map(|id| (id, at)));
@@ -41,12 +42,12 @@ impl Watch {
             }
             Ok(seen)
         });
-        Ok(Self { stop, thread })
+        Ok(Self { until, thread })
     }
 
     /// Milliseconds from each commit until its row was seen.
     pub(crate) fn since(self, committed: &[(i64, u64)]) -> anyhow::Result<Vec<f64>> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.until.store(committed.iter().map(|(id, _)| *id).max().unwrap_or_default(), Ordering::Relaxed);
         let seen = self.thread.join().map_err(|_| anyhow::anyhow!("the watch panicked"))??;
         let seen: std::collections::HashMap<i64, u64> = seen.into_iter().collect();
         let delay = |(id, at): &(i64, u64)| {

@@ -459,7 +459,7 @@ macro_rules! each {
         $check(
             sync::ReplicaStatus {
                 name: "shop".into(),
-                source: "bo-1".parse().unwrap(),
+                source: Some("bo-1".parse().unwrap()),
                 position: Some(sync_position()),
                 tables: vec![sync::ReplicaTable { name: "t".into(), mark: sync::TableMark(0xab), changed_at: Some(9) }],
                 state: sync::ReplicaState::Receiving { rows: 1, bytes: 2 },
@@ -471,7 +471,7 @@ macro_rules! each {
                 received_bytes: 3,
                 last_error: Some("e".into()),
             },
-            "0473686f7004626f2d31011001000000000000000000000000000000040501017410ab00000000000000000000000000000001090201020101080107010203010165",
+            "0473686f700104626f2d31011001000000000000000000000000000000040501017410ab00000000000000000000000000000001090201020101080107010203010165",
         );
         $check(
             [

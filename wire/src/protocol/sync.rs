@@ -416,8 +416,8 @@ pub struct ReplicaAsk {}
 pub struct ReplicaStatus {
     /// Its name.
     pub name: Box<str>,
-    /// The node that it is fed by.
-    pub source: NodeName,
+    /// The node that it is fed by; none before one of the role that it is configured for was found.
+    pub source: Option<NodeName>,
     /// What it has; none before its first snapshot.
     pub position: Option<Position>,
     /// Its tables. [`MAX_TABLES`] at most.

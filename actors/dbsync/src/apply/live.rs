@@ -25,8 +25,8 @@ use super::{
 };
 use crate::frames::Encoding;
 
-/// Page cache while deltas are applied: 8 MiB.
-const CACHE_KIB: i64 = 8_000;
+/// Page cache while deltas are applied: 4 MiB.
+const CACHE_KIB: i64 = 4_000;
 /// Statements kept prepared: upserts and deletes of as many tables as change in one delta of most databases.
 const STATEMENTS: usize = 128;
 /// New pages in the WAL after which they are copied into the file: 4 MiB. Readers are not waited for.

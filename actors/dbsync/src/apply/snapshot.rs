@@ -21,7 +21,7 @@ use super::{
 use crate::frames::{Frame, FrameError, Header};
 
 /// Page cache while a snapshot is built, in KiB: the right edges of the trees, and what the indexes are sorted in.
-const CACHE_KIB: i64 = 16_000;
+const CACHE_KIB: i64 = 6_000;
 /// After the disk was full, so long no snapshot is tried: each try costs a transfer and fills the disk for others.
 const FULL_FOR: Duration = Duration::from_secs(30);
 

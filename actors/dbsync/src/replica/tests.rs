@@ -190,7 +190,7 @@ async fn nobody_but_the_source_feeds_it_or_learns_what_it_has() {
     let have = world.service().call(HaveAsk { from: None }, LIMIT).await;
     assert_eq!(failed(have), Err(ReplicaError::NotMySource));
     let status = failed(world.service().call(ReplicaAsk {}, LIMIT).await).unwrap();
-    assert_eq!((status.state, status.source.as_str()), (ReplicaState::Empty, "bo-2"));
+    assert_eq!((status.state, status.source.as_ref().map(|it| it.as_str())), (ReplicaState::Empty, Some("bo-2")));
     assert!(!files(world.dir.path()).iter().any(|name| name.contains("incoming")));
     world.stop().await;
 }
