@@ -262,7 +262,7 @@ impl Handle<ReplicaAsk> for Fake {
         let model = self.switch.model.lock();
         Ok(ReplicaStatus {
             name: "shop".into(),
-            source: "bo-1".parse().unwrap(),
+            source: Some("bo-1".parse().unwrap()),
             position: model.position.map(wire),
             tables: known(&model).into_iter().map(|table| ReplicaTable { name: table.name, mark: table.mark, changed_at: None }).collect(),
             state: if model.position.is_some() { ReplicaState::Live } else { ReplicaState::Empty },
