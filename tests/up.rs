@@ -262,15 +262,25 @@ async fn what_the_readme_types_while_up_runs_does_what_the_readme_says() {
         without
     };
     let (http2_keyless, http1_keyless) = (keyless(http2), keyless(http1));
-    let said = reader.types(&[key, ca, "echo $KEY", http2, http1, http2, ready, &http2_keyless, &http1_keyless]).await;
+    let said = reader.types(&[key, ca, "echo $KEY", http2, http1, ready, &http2_keyless, &http1_keyless]).await;
     let secret = said[2].stdout.trim().to_owned();
     assert!(secret.starts_with("hk_") && secret.len() == 67, "{said:?}");
     let tea = |levels: &Value| levels.as_array().into_iter().flatten().find(|it| it["sku"] == "tea").map(|it| it["quantity"].as_i64());
-    assert_eq!((said[3].answer(), said[4].answer(), said[5].answer()), ("2 200", "1.1 201", "2 200"), "{said:?}");
-    let (before, after) = (tea(&said[3].json()), tea(&said[5].json()));
-    assert!(before.is_some() && after == before.map(|it| it.map(|it| it - 2)), "{before:?}, and {after:?} when two are sold");
-    assert_eq!(said[6].answer(), "2 200", "{said:?}");
-    assert_eq!((said[7].answer(), said[8].answer()), ("2 401", "1.1 401"), "{said:?}");
+    assert_eq!((said[3].answer(), said[4].answer()), ("2 200", "1.1 201"), "{said:?}");
+    assert_eq!(said[5].answer(), "2 200", "{said:?}");
+    assert_eq!((said[6].answer(), said[7].answer()), ("2 401", "1.1 401"), "{said:?}");
+    let before = tea(&said[3].json());
+    let after = before.map(|it| it.map(|it| it - 2));
+    assert!(before.is_some(), "{said:?}");
+    let assigned = format!("KEY={secret}");
+    // Who does not say what was written reads the replica as it is.
+    poll_state("two are sold", BOTH, async || {
+        let said = reader.types(&[&assigned, ca, http2]).await;
+        if tea(&said[2].json()) == after { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await;
+
+    replica(&reader, &[&assigned, ca]).await;
 
     // HTTP/3: by the README's client, and by curl where that has it.
     let site = Site { address: fo, name: "localhost".to_owned(), authority: dir.path().join("horos-data/fo/identity/ca.pem") };
@@ -280,7 +290,6 @@ async fn what_the_readme_types_while_up_runs_does_what_the_readme_says() {
     let seen = |answer: &Answer| (answer.version.clone(), answer.status);
     assert_eq!(answers.iter().map(seen).collect::<Vec<_>>(), [("3".to_owned(), 200), ("3".to_owned(), 401)], "{answers:?}");
     assert_eq!(tea(&answers[0].json()), after);
-    let assigned = format!("KEY={secret}");
     if reader.types(&["curl --version"]).await[0].stdout.contains("HTTP3") {
         let said = reader.types(&[&assigned, ca, http3]).await;
         assert_eq!(said[2].answer(), "3 200", "{said:?}");
@@ -295,4 +304,34 @@ async fn what_the_readme_types_while_up_runs_does_what_the_readme_says() {
     })
     .await;
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+/// The README's third block: the shop's table and its replica. `given` says whose key it is, and where the authority's certificate is.
+async fn replica(reader: &Reader<'_>, given: &[&str]) {
+    let lines: Vec<String> = readme("sqlite3 horos-data").into_iter().filter(|line| !line.trim_start().starts_with('#')).collect();
+    let [insert, select, order, levels, status, verify] = &lines.iter().map(String::as_str).collect::<Vec<_>>()[..] else {
+        panic!("each line of the block is typed here: {lines:#?}")
+    };
+
+    assert_eq!(reader.types(&[*insert]).await[0].code, 0);
+    poll_state("the FO has it", BOTH, async || {
+        let said = reader.types(&[*select]).await;
+        if said[0].stdout.contains("honey") { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await;
+    let seen = &reader.types(&[*select]).await[0].stdout;
+    assert!(!seen.contains("450") && !seen.contains("300") && !seen.contains("mystery-box"), "what is nobody's business: {seen}");
+
+    let said = reader.types(&[given, &[*order]].concat()).await;
+    assert_eq!(said[2].answer(), "2 201", "{said:?}");
+    let position =
+        said[2].stdout.lines().find_map(|line| line.strip_prefix("x-sync-position: ")).expect("a write says how far it was").trim();
+    let levels = levels.replace("curl ", &format!("curl -H 'X-Sync-Position: {position}' "));
+    let said = reader.types(&[given, &[levels.as_str()]].concat()).await;
+    let honey = said[2].json().as_array().into_iter().flatten().find(|it| it["sku"] == "honey").map(|it| it["quantity"].as_i64());
+    assert_eq!(honey, Some(Some(5)), "{said:?}");
+
+    for said in reader.types(&[*status, *verify]).await {
+        assert!(said.code == 0 && said.stdout.contains("fo-1"), "{said:?}");
+    }
 }
