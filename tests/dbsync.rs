@@ -1,6 +1,7 @@
 //! What a BO publishes of a database is what its FOs read, whoever writes, whatever breaks: real nodes, real files, and SQLite's own
 //! shell as the process that knows nothing of us.
 
+mod commands;
 mod faults;
 mod histories;
 mod http;

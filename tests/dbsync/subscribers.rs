@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::world::{ACCOUNTS, ACCOUNTS_FILTER, ACCOUNTS_PUBLISHED, World, content, database, equal, healing, replica, sqlite3, transfers};
+use super::world::{
+    ACCOUNTS, ACCOUNTS_FILTER, ACCOUNTS_PUBLISHED, World, content, database, equal, healing, publication, replica, say, sqlite3,
+    subscription, told, transfers,
+};
 use crate::harness::{optimised, poll_state, scale, seed};
 
 /// Commits that are timed while the other stands still.
@@ -54,4 +57,38 @@ async fn an_fo_that_is_new_and_one_that_was_away_catch_up_by_themselves() {
     // The one that was away needed no snapshot for it: its log was kept.
     let status = world.replica().await;
     assert_eq!(status["snapshots"], 0, "{status}");
+}
+
+#[tokio::test]
+async fn a_bo_that_is_not_the_source_feeds_no_replica() {
+    let mut world = World::start(ACCOUNTS, ACCOUNTS_FILTER, &ACCOUNTS_PUBLISHED).await;
+    // Another BO of the cluster says that it publishes the same; the replica names the node that it is of.
+    let mut other = world.cluster.join("bo-2", "bo", [127, 0, 0, 4], &[world.bo.address()]).await;
+    sqlite3(&database(&other), ACCOUNTS);
+    sqlite3(&database(&other), "UPDATE account SET owner = 'an impostor'");
+    say(&other, &publication(ACCOUNTS_FILTER));
+    other.start().await;
+    let mut fo = world.cluster.join("fo-2", "fo", [127, 0, 0, 3], &[world.bo.address(), other.address()]).await;
+    say(&fo, &subscription().replace("from: bo", "from: bo-1"));
+    fo.start().await;
+    equal(&world.bo, &fo, &ACCOUNTS_PUBLISHED, healing()).await;
+    world.bo.kill();
+    fo.sees("bo-1", "down").await;
+    // It asks every 2 s: the other would long have been asked.
+    poll_state("it has asked in vain", Duration::from_secs(30), async || {
+        let status = told(&fo, "replicas").await;
+        if status["stale_ms"].as_u64() > Some(5_000) { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+    let owners = "SELECT id FROM account WHERE owner = 'an impostor'";
+    assert_eq!(content(&replica(&fo), owners).unwrap().len(), 0);
+    sqlite3(&database(&world.bo), "UPDATE account SET owner = 'the source'");
+    world.bo.start().await;
+    equal(&world.bo, &fo, &ACCOUNTS_PUBLISHED, healing()).await;
+    assert_eq!(content(&replica(&fo), owners).unwrap().len(), 0);
+    // The other feeds nobody, though it would.
+    let status = told(&other, "publications").await;
+    let nodes: Vec<_> = status["subscribers"].as_array().into_iter().flatten().map(|it| it["node"].clone()).collect();
+    assert!(!nodes.contains(&"fo-2".into()), "{status}");
+    fo.process().terminate();
 }
