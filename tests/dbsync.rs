@@ -3,6 +3,7 @@
 
 mod commands;
 mod faults;
+mod go;
 mod histories;
 mod http;
 mod killed;

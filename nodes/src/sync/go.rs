@@ -36,7 +36,7 @@ const HEAD: Duration = Duration::from_secs(2);
 /// After a failed push.
 const RETRY: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(60), quiet: Duration::from_secs(300) };
 /// Pages copied at a time, so that the copy is one transaction.
-const ALL_PAGES: i32 = -1;
+const ALL_PAGES: i32 = i32::MAX;
 
 /// Where the database is from which a replica is fed that the Go system pushes.
 pub(super) fn database(data: &Path, name: &str) -> PathBuf {
