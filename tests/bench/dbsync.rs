@@ -272,7 +272,7 @@ fn one_row_bytes(arguments: &Arguments, cluster: &Cluster) -> anyhow::Result<()>
     let changes = 50;
     for round in 0..=arguments.rounds {
         cluster.caught_up(CATCH_UP)?;
-        let mut carried = |change: bool| {
+        let carried = |change: bool| {
             let before = loopback()?;
             for id in 0..changes {
                 if change {
@@ -306,7 +306,7 @@ fn fo_read(arguments: &Arguments, cluster: &Cluster, rows: i64) -> anyhow::Resul
     let mut metric = Metric::new("fo_read_p99", "us", Goal::RatioAtMost(2.0));
     let reader = database::reader(&cluster.public())?;
     let reads = if arguments.quick { 5_000 } else { 20_000 };
-    let mut p99 = || {
+    let p99 = || {
         let mut statement = reader.prepare_cached("SELECT length(body) FROM rows WHERE id = ?1")?;
         let mut times = Vec::with_capacity(reads);
         for read in 0..reads as i64 {
