@@ -20,5 +20,6 @@ mod outside;
 mod relay;
 mod relay_faults;
 mod rights;
+mod routes;
 mod stopping;
 mod up;
