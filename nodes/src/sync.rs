@@ -64,7 +64,7 @@ pub(crate) struct Here<'a> {
     pub(crate) conditions: &'a Conditions,
 }
 
-/// Registers what `layout` says, and what this node has to do with the `control.db` of `owner`. Nothing runs before [`NodeSync::children`] do.
+/// Registers what `layout` says, and what this node has to do with the `control.db` of `owner`. Gives what is to run; nothing does before.
 ///
 /// # Errors
 /// [`SyncError`]: a name is taken.
