@@ -27,8 +27,8 @@ pub use init::{InitError, InitOptions, Made, OPERATOR, UpLayout, authority_besid
 pub use keys::{Keys, Tokens};
 pub use output::Output;
 pub(crate) use output::Screen;
-pub(crate) use run::running_at;
 pub use routes::Routes;
+pub(crate) use run::running_at;
 pub use run::{App, run};
 pub use sync::{Filter, Kept, OneReplica, Published, Sync};
 pub use usage::Usage;

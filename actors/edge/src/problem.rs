@@ -66,11 +66,8 @@ impl Problem {
     pub(crate) const PATH: Self =
         refusal(StatusCode::BAD_REQUEST, Reason::BadPath, "The path must be plain: no dot segments, no control characters.");
     pub(crate) const LENGTH: Self = refusal(StatusCode::BAD_REQUEST, Reason::BadLength, "The length of the body must be one number.");
-    pub(crate) const IDEMPOTENCY_KEY: Self = refusal(
-        StatusCode::BAD_REQUEST,
-        Reason::BadIdempotencyKey,
-        "An idempotency key is given once, as 1 to 255 visible characters.",
-    );
+    pub(crate) const IDEMPOTENCY_KEY: Self =
+        refusal(StatusCode::BAD_REQUEST, Reason::BadIdempotencyKey, "An idempotency key is given once, as 1 to 255 visible characters.");
 
     pub(crate) const UNCHECKED: Self =
         fault(StatusCode::SERVICE_UNAVAILABLE, "credentials_unchecked", "Credentials cannot be checked now.");
