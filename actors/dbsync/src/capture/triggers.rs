@@ -129,9 +129,11 @@ impl Writer<'_> {
     /// Ends every trigger. `last_insert_rowid()` is the last entry's number if this trigger appended one, and else any number:
     /// it decides only *whether* to prune. Numbers are never reused, since the greatest is always kept.
     fn prune(&self) -> String {
+        // All of it is the bound of the range: beside the bound, the question would be asked of each entry that is beyond it and
+        // not yet pruned, hundreds for every row that is written.
         format!(
-            "DELETE FROM \"_horos_log\" WHERE last_insert_rowid() % {PRUNE_EVERY} < {PRUNE_WINDOW} \
-             AND seq <= (SELECT max(seq) FROM \"_horos_log\") - {};",
+            "DELETE FROM \"_horos_log\" WHERE seq <= CASE WHEN last_insert_rowid() % {PRUNE_EVERY} < {PRUNE_WINDOW} \
+             THEN (SELECT max(seq) FROM \"_horos_log\") - {} END;",
             self.keep.max(1)
         )
     }
