@@ -10,7 +10,12 @@ pub(crate) mod owner;
 mod publishing;
 mod replicas;
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use horos_dbsync::{
     go::ALPN,
@@ -20,7 +25,7 @@ use horos_dbsync::{
 };
 use horos_edge::Conditions;
 use horos_link::{AlpnHandler, Handlers, tls::Tls};
-use horos_supervision::{ChildSpec, Exchange};
+use horos_supervision::{ChildSpec, Exchange, worker};
 use horos_wire::NodeName;
 use tokio::runtime::Handle;
 
@@ -85,6 +90,26 @@ pub(crate) fn lay(layout: &SyncLayout, owner: &NodeName, here: Here<'_>) -> Resu
 pub(crate) fn handlers(layout: &SyncLayout, tls: &Arc<Tls>, data: &Path, runtime: &Handle) -> io::Result<Handlers> {
     let inbox = go::inbox(layout, tls, data, runtime)?;
     Ok(inbox.into_iter().map(|inbox| (ALPN.to_vec(), Arc::new(inbox) as Arc<dyn AlpnHandler>)).collect())
+}
+
+/// A worker that waits for others for as long as it takes, and is not thought stuck for that. It dies when what it waits for ends.
+fn waiting<F>(name: &str, run: impl Fn() -> F + Send + Sync + 'static) -> ChildSpec
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    worker(name, move |vitals| {
+        let running = run();
+        async move {
+            tokio::pin!(running);
+            let mut beats = tokio::time::interval(BEAT);
+            loop {
+                tokio::select! {
+                    () = &mut running => return,
+                    _ = beats.tick() => vitals.progressed(Instant::now()),
+                }
+            }
+        }
+    })
 }
 
 /// What is wrong goes to `/readyz`; with what is there the node serves on.

@@ -65,6 +65,7 @@ pub use crate::{apply::ReadableBy, publisher::Conditions};
 use crate::{
     apply::{Progress, Standing, State},
     publisher::cut,
+    source::chain,
 };
 pub use changes::{Changed, Changes, Tables};
 use desk::Desk;
@@ -472,17 +473,6 @@ fn known(state: &State) -> Vec<KnownTable> {
     let table =
         |it: &crate::apply::Known| KnownTable { name: it.shape.name().into(), mark: TableMark::from_bytes(it.shape.head.fingerprint) };
     state.tables.iter().map(table).collect()
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// One name for two mailboxes, so that `status` is answered while a stream is applied.

@@ -18,11 +18,15 @@ use horos_dbsync::{
 use horos_edge::Conditions;
 use horos_link::tls::Tls;
 use horos_store::rusqlite::{self, Connection, OpenFlags, backup::Backup};
-use horos_supervision::{Backoff, ChildSpec, backoff::Streak, worker};
+use horos_supervision::{Backoff, ChildSpec, backoff::Streak};
 use horos_wire::NodeId;
 use tokio::runtime::Handle;
 
-use super::{BEAT, Here, Publication, SyncLayout, layout::DIRECTORY, layout::PushTo};
+use super::{
+    Here, Publication, SyncLayout,
+    layout::{DIRECTORY, PushTo},
+    waiting,
+};
 
 /// Below the directory of replication.
 const GO: &str = "go";
@@ -112,21 +116,11 @@ pub(super) fn push(name: &str, publication: &Publication, to: &PushTo, source: S
         tls: tls.clone(),
         conditions: conditions.clone(),
     });
-    worker(&pushing.label.clone(), move |vitals| {
+    waiting(&pushing.label.clone(), move || {
         let pushing = pushing.clone();
         async move {
-            let mut beats = tokio::time::interval(BEAT);
-            let running = pushing.run();
-            tokio::pin!(running);
-            loop {
-                tokio::select! {
-                    error = &mut running => {
-                        tracing::error!(%error, "nothing can be pushed");
-                        return;
-                    }
-                    _ = beats.tick() => vitals.progressed(Instant::now()),
-                }
-            }
+            let error = pushing.run().await;
+            tracing::error!(%error, "nothing can be pushed");
         }
     })
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use horos_dbsync::proxy::{Config as ProxyConfig, ConfigError, Origin, OriginError, Prefix, PrefixError, WriteProxy};
 use horos_edge::Client;
 use horos_link::tls::{Expected, Tls};
-use horos_supervision::{ChildSpec, worker};
+use horos_supervision::ChildSpec;
 use horos_wire::{NodeName, Role};
 use http::Extensions;
 
-use super::SyncLayout;
+use super::{SyncLayout, waiting};
 use crate::config::Config;
 
 /// Where the owner is, and how it proves who it is.
@@ -69,18 +69,8 @@ impl Owner {
 
 /// Looks at the owner again and again, for the status of `proxy`.
 pub(crate) fn watch(name: &str, proxy: WriteProxy) -> ChildSpec {
-    worker(name, move |vitals| {
+    waiting(name, move || {
         let proxy = proxy.clone();
-        async move {
-            let mut beats = tokio::time::interval(super::BEAT);
-            let watching = proxy.watch();
-            tokio::pin!(watching);
-            loop {
-                tokio::select! {
-                    never = &mut watching => match never {},
-                    _ = beats.tick() => vitals.progressed(std::time::Instant::now()),
-                }
-            }
-        }
+        async move { match proxy.watch().await {} }
     })
 }

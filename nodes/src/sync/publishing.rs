@@ -13,10 +13,10 @@ use horos_dbsync::{
     publisher::{Audience, Publication as Published, Publisher, PublisherError, PublisherLimits},
     source::{Source, SourceConfig},
 };
-use horos_supervision::{ChildSpec, worker};
+use horos_supervision::ChildSpec;
 use horos_wire::{ActorName, protocol::sync::Position};
 
-use super::{BEAT, Here, Party, SyncLayout, go, layout::DIRECTORY, told};
+use super::{Here, Party, SyncLayout, go, layout::DIRECTORY, told, waiting};
 use crate::databases::Databases;
 
 /// For the head of a log: a look at the file takes a millisecond or two.
@@ -85,22 +85,12 @@ fn audience(party: &Party) -> Audience {
 /// Has the file looked at after each commit of this node's own writer, once there is one: whichever service opens it.
 pub(super) fn follow(file: &ActorName, source: Source, databases: Databases) -> ChildSpec {
     let file = file.clone();
-    worker(&format!("follow-{file}"), move |vitals| {
+    waiting(&format!("follow-{file}"), move || {
         let (source, databases, file) = (source.clone(), databases.clone(), file.clone());
         async move {
-            let following = async {
-                // Nobody may ever open it here: it is looked at anyway.
-                let writer = databases.writer(file.as_str()).await;
-                source.follow(&writer).await;
-            };
-            tokio::pin!(following);
-            let mut beats = tokio::time::interval(BEAT);
-            loop {
-                tokio::select! {
-                    () = &mut following => return,
-                    _ = beats.tick() => vitals.progressed(Instant::now()),
-                }
-            }
+            // Nobody may ever open it here: it is looked at anyway.
+            let writer = databases.writer(file.as_str()).await;
+            source.follow(&writer).await;
         }
     })
 }

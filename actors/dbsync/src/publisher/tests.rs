@@ -87,7 +87,7 @@ async fn who_is_too_far_behind_gets_a_snapshot_and_who_is_dead_delays_nobody() {
     let world = World::start_with(&dir, &[("shop", ITEMS)], setup).await;
     let dead = Fo::following(&world, "fo-1", "shop").await;
     let alive = Fo::following(&world, "fo-2", "shop").await;
-    dead.switch.dead.store(true, SeqCst);
+    dead.switch.dead.send_replace(true);
     for round in 0..30 {
         world.write(&format!("UPDATE item SET price = {round} WHERE id <= 3"));
         world.write(&format!("WITH RECURSIVE n(v) AS (SELECT 1 UNION ALL SELECT v + 1 FROM n WHERE v < 100) INSERT INTO item SELECT {round} * 1000 + v + 10, 'n', v, 1, '' FROM n"));
@@ -98,7 +98,7 @@ async fn who_is_too_far_behind_gets_a_snapshot_and_who_is_dead_delays_nobody() {
     assert_eq!(alive.counts().0, 1);
     let behind = world.status("shop").subscribers;
     assert!(behind[0].lag_rows > 100 && behind[0].lag_ms > 0, "{behind:?}");
-    dead.switch.dead.store(false, SeqCst);
+    dead.switch.dead.send_replace(false);
     world.follows(&dead).await;
     assert_eq!(dead.counts().0, 2, "what it missed is no longer in the log");
 }
@@ -248,7 +248,7 @@ async fn the_log_is_trimmed_but_not_past_what_somebody_needs() {
     let world = World::start_with(&dir, &[("shop", ITEMS)], Setup { config, ..Setup::default() }).await;
     let alive = Fo::following(&world, "fo-1", "shop").await;
     let slow = Fo::following(&world, "fo-2", "shop").await;
-    slow.switch.dead.store(true, SeqCst);
+    slow.switch.dead.send_replace(true);
     let entries = || connect(&dir).query_row("SELECT count(*) FROM _horos_log", [], |row| row.get::<_, i64>(0)).unwrap();
     let grow = "WITH RECURSIVE n(v) AS (SELECT 1000 UNION ALL SELECT v + 1 FROM n WHERE v < 5000) REPLACE INTO item SELECT v, 'n', random(), 1, '' FROM n";
     for _ in 0..3 {
@@ -258,7 +258,7 @@ async fn the_log_is_trimmed_but_not_past_what_somebody_needs() {
     let looks = world.publisher.source().looks();
     until(|| world.publisher.source().looks(), |now| *now > looks + 20).await;
     assert!(entries() > 8_000, "somebody still needs it");
-    slow.switch.dead.store(false, SeqCst);
+    slow.switch.dead.send_replace(false);
     world.follows(&slow).await;
     assert_eq!(slow.counts().0, 1, "and got it");
     // The witness is written once a second at most, when somebody commits.
@@ -284,7 +284,6 @@ async fn what_differs_is_found_and_healed_at_the_cost_of_the_difference() {
         let started = Instant::now();
         while !report.done {
             assert!(started.elapsed() < LIMIT, "{report:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
             report = operator(&world).ask(StartVerify { node: None, run: Some(report.run) }).await.unwrap();
         }
         report.nodes[0].clone()

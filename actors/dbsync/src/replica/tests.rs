@@ -102,9 +102,10 @@ fn failed<T>(outcome: Result<T, CallError<ReplicaError>>) -> Result<T, ReplicaEr
 
 async fn until(mut true_at_last: impl FnMut() -> bool) {
     let begun = Instant::now();
+    let mut looks = tokio::time::interval(Duration::from_millis(2));
     while !true_at_last() {
         assert!(begun.elapsed() < LIMIT, "it never came");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        looks.tick().await;
     }
 }
 

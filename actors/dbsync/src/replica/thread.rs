@@ -18,11 +18,12 @@ use horos_wire::protocol::sync::{Applied, ReplicaError, Resumed, RolledBack};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Changed, Inner, Tables, chain};
+use super::{Changed, Inner, Tables};
 use crate::{
     apply::{Applier, ApplyError, Cut, Done, Page, Settings, Source},
     frames::FrameError,
     publisher::cut,
+    source::chain,
 };
 
 /// Jobs that may wait. The service hands over one at a time, and operators few.

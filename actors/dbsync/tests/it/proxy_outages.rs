@@ -44,7 +44,6 @@ async fn an_owner_that_is_away_is_told_at_once_and_one_that_is_back_is_found_aga
         let end = Instant::now() + Duration::from_secs(10);
         while ask(&proxy, post("x")).await.status != 200 {
             assert!(Instant::now() < end, "not found again");
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(count.load(Relaxed), 2, "each that was answered was done once");
     }
@@ -118,9 +117,10 @@ async fn an_owner_that_takes_its_leave_loses_nothing_and_does_nothing_twice() {
             })
         });
         let writers: Vec<_> = writers.collect();
+        let mut drains = tokio::time::interval(Duration::from_millis(5));
         while writers.iter().any(|writer| !writer.is_finished()) {
+            drains.tick().await;
             server.drain();
-            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let (mut done, mut lost) = (0, 0);
         for writer in writers {

@@ -28,6 +28,7 @@ use horos_wire::{
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::{
     super::{Publication, Publisher, PublisherLimits},
@@ -202,7 +203,7 @@ impl World {
 pub(super) struct Switch {
     pub(super) model: Mutex<Model>,
     /// Applies nothing and answers nothing.
-    pub(super) dead: AtomicBool,
+    pub(super) dead: watch::Sender<bool>,
     /// Applies, and the answer is lost.
     pub(super) mute: AtomicBool,
     pub(super) statuses: std::sync::atomic::AtomicU64,
@@ -229,9 +230,8 @@ impl Service for Fake {
 
 impl Handle<Apply> for Fake {
     async fn handle(&mut self, ask: Apply, _: &Context) -> Result<Applied, ReplicaError> {
-        while self.switch.dead.load(SeqCst) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        // The switch outlives its node: it does not close.
+        let _ = self.switch.dead.subscribe().wait_for(|dead| !dead).await;
         let stream = match ask.stream {
             Stream::Inline(bytes) => bytes,
             Stream::Body(bulk) => {
@@ -333,12 +333,13 @@ impl Fo {
     /// Subscribes, once the database is captured.
     pub(super) async fn subscribe(&self) {
         let started = Instant::now();
+        let mut looks = looks();
         loop {
+            looks.tick().await;
             match self.ask(self.subscription()).await {
                 Ok(_) => return,
                 Err(error) => assert!(started.elapsed() < LIMIT, "{error}"),
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -359,14 +360,20 @@ impl Fo {
 /// Waits until `probe` gives a value that satisfies `accept`; reports the last one if it never does.
 pub(super) async fn until<T: Debug>(mut probe: impl FnMut() -> T, accept: impl Fn(&T) -> bool) -> T {
     let started = Instant::now();
+    let mut looks = looks();
     loop {
+        looks.tick().await;
         let value = probe();
         if accept(&value) {
             return value;
         }
         assert!(started.elapsed() < LIMIT, "never came: last seen {value:?}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// Looks at a state that tells nobody when it changes.
+fn looks() -> tokio::time::Interval {
+    tokio::time::interval(Duration::from_millis(2))
 }
 
 /// What SQLite knows of the file besides its rows.
