@@ -33,17 +33,26 @@ pub(super) struct Unique {
     pub(super) place: Option<i64>,
     /// `None` when its text could not be read.
     pub(super) terms: Option<Vec<Term>>,
-    pub(super) predicate: Option<String>,
+    pub(super) predicate: Option<Expression>,
     /// The columns its terms and predicate name (perhaps some more, of the same names as functions).
     pub(super) named: Vec<String>,
-    /// Whether the predicate may name the rowid.
+    /// Whether an expression may name the rowid, other than as a column.
     pub(super) names_rowid: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Expression {
+    pub(super) text: String,
+    /// The same of the row `r`: not every release of SQLite finds a bare `rowid` where two things are joined.
+    pub(super) of_row: String,
+    /// Whether it may name the rowid, as a column or otherwise.
+    pub(super) over_rowid: bool,
 }
 
 #[derive(Debug)]
 pub(super) enum Term {
     Column { name: String, collation: String },
-    Expression(String),
+    Expression(Expression),
 }
 
 impl Shape {
@@ -70,9 +79,14 @@ impl Shape {
             }
             columns.push(Column { name, instead_of_null: default.filter(|_| not_null).map(|d| text::default_expression(&d)) });
         }
-        let (uniques, has_primary_index) = uniques(connection, tracked, &columns)?;
         // A primary key without an index of its own is the rowid; `INTEGER PRIMARY KEY DESC` famously is not, and has one.
+        let has_primary_index: bool = connection.query_row(
+            "SELECT EXISTS (SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk')",
+            [&tracked.name],
+            |row| row.get(0),
+        )?;
         let alias = (!without_rowid && primary.len() == 1 && !has_primary_index).then(|| primary.remove(0));
+        let uniques = uniques(connection, tracked, &columns, alias.as_deref())?;
         let rowid = (!without_rowid)
             .then(|| {
                 let free = ROWIDS.iter().find(|name| !columns.iter().any(|column| column.name.eq_ignore_ascii_case(name)));
@@ -112,17 +126,15 @@ impl Shape {
     }
 }
 
-fn uniques(connection: &Connection, tracked: &Tracked, columns: &[Column]) -> Result<(Vec<Unique>, bool), CaptureError> {
+fn uniques(connection: &Connection, tracked: &Tracked, columns: &[Column], alias: Option<&str>) -> Result<Vec<Unique>, CaptureError> {
     let mut found = Vec::new();
-    let mut has_primary_index = false;
     let mut list = connection.prepare(
-        "SELECT l.name, l.origin = 'pk', m.rowid, m.sql FROM pragma_index_list(?1, 'main') AS l \
+        "SELECT l.name, m.rowid, m.sql FROM pragma_index_list(?1, 'main') AS l \
          LEFT JOIN main.sqlite_master AS m ON m.type = 'index' AND m.name = l.name WHERE l.\"unique\" ORDER BY l.name",
     )?;
     let mut rows = list.query([&tracked.name])?;
     while let Some(row) = rows.next()? {
-        let (name, primary, place, sql): (String, bool, Option<i64>, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        has_primary_index |= primary;
+        let (name, place, sql): (String, Option<i64>, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let parts = sql.as_deref().map(text::index_parts);
         let mut readable = !matches!(parts, Some(None));
         let (texts, predicate) = parts.flatten().unwrap_or_default();
@@ -131,39 +143,48 @@ fn uniques(connection: &Connection, tracked: &Tracked, columns: &[Column]) -> Re
         let mut info = connection.prepare("SELECT seqno, cid, name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key ORDER BY seqno")?;
         let mut parts = info.query(params![name])?;
         let mut names_rowid = false;
-        let mut expressions: Vec<&str> = predicate.into_iter().collect();
+        let mut read = |text: &str, named: &mut Vec<String>| {
+            let (mut over_rowid, mut of_row, mut copied) = (false, String::new(), 0);
+            for (from, to, token) in text::tokens(text) {
+                let word = match &token {
+                    text::Token::Word(word) => *word,
+                    text::Token::Quoted(word) => word.as_str(),
+                    text::Token::Literal | text::Token::Mark(_) => continue,
+                };
+                if let Some(column) = columns.iter().find(|column| column.name.eq_ignore_ascii_case(word)) {
+                    over_rowid |= alias == Some(column.name.as_str());
+                    if !named.contains(&column.name) {
+                        named.push(column.name.clone());
+                    }
+                } else if ROWIDS.iter().any(|name| name.eq_ignore_ascii_case(word)) {
+                    names_rowid = true;
+                    over_rowid = true;
+                    of_row.push_str(&text[copied..from]);
+                    of_row.push_str("r.");
+                    of_row.push_str(&text[from..to]);
+                    copied = to;
+                }
+            }
+            of_row.push_str(&text[copied..]);
+            Expression { text: text.to_owned(), of_row, over_rowid }
+        };
+        let predicate = predicate.map(|text| read(text, &mut named));
         while let Some(part) = parts.next()? {
             let (place, cid, column, collation): (u32, i64, Option<String>, Option<String>) =
                 (part.get(0)?, part.get(1)?, part.get(2)?, part.get(3)?);
             match (column, texts.get(place as usize)) {
                 (Some(column), _) => {
-                    named.push(column.clone());
+                    if !named.contains(&column) {
+                        named.push(column.clone());
+                    }
                     terms.push(Term::Column { name: column, collation: collation.unwrap_or_else(|| "BINARY".into()) });
                 }
-                (None, Some(text)) if cid == -2 => {
-                    expressions.push(text);
-                    terms.push(Term::Expression((*text).to_owned()));
-                }
+                (None, Some(text)) if cid == -2 => terms.push(Term::Expression(read(text, &mut named))),
                 (None, _) => readable = false,
             }
         }
-        for (_, _, token) in expressions.into_iter().flat_map(text::tokens) {
-            let word = match &token {
-                text::Token::Word(word) => *word,
-                text::Token::Quoted(word) => word.as_str(),
-                text::Token::Literal | text::Token::Mark(_) => continue,
-            };
-            if let Some(column) = columns.iter().find(|column| column.name.eq_ignore_ascii_case(word)) {
-                if !named.contains(&column.name) {
-                    named.push(column.name.clone());
-                }
-            } else {
-                names_rowid |= ROWIDS.iter().any(|name| name.eq_ignore_ascii_case(word));
-            }
-        }
         let place = place.filter(|_| sql.is_some());
-        let predicate = predicate.map(str::to_owned);
         found.push(Unique { name, place, terms: readable.then_some(terms), predicate, named, names_rowid });
     }
-    Ok((found, has_primary_index))
+    Ok(found)
 }

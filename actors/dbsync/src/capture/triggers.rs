@@ -2,7 +2,7 @@
 
 use super::{
     Key, Tracked, quote,
-    schema::{Shape, Term, Unique},
+    schema::{Expression, Shape, Term, Unique},
 };
 
 /// Every so many entries the log is pruned.
@@ -31,6 +31,16 @@ pub(super) enum Lookups {
 pub(super) struct Triggers {
     pub(super) triggers: Vec<Trigger>,
     pub(super) blind: Vec<String>,
+}
+
+/// What a rowid that SQLite chooses only after the `BEFORE INSERT` triggers means to the look-up in an index.
+enum Numbering {
+    /// Nothing: the index does not look at it, or no row can have the same.
+    Irrelevant,
+    /// These statements look without it, and find rather too much.
+    Without(Vec<String>),
+    /// All: nothing of the index can be evaluated before.
+    Decides,
 }
 
 /// The name of a trigger of table `number`.
@@ -62,10 +72,16 @@ pub(super) fn of(tracked: &Tracked, shape: &Shape, keep: u32, lookups: Lookups) 
 
     let mut blind = Vec::new();
     let mut found: Vec<&Unique> = Vec::new();
+    let mut after_choice = Vec::new();
     for unique in shape.uniques.iter().filter(|unique| !writer.is_key(unique)) {
         let published = |name: &String| tracked.columns.iter().any(|column| column.eq_ignore_ascii_case(name));
         if lookups == Lookups::All && unique.terms.is_some() && unique.named.iter().all(published) {
             found.push(unique);
+            match writer.yet_to_be_numbered(unique) {
+                Numbering::Irrelevant => {}
+                Numbering::Without(statements) => after_choice.extend(statements),
+                Numbering::Decides => blind.push(unique.name.clone()),
+            }
         } else {
             blind.push(unique.name.clone());
         }
@@ -73,8 +89,9 @@ pub(super) fn of(tracked: &Tracked, shape: &Shape, keep: u32, lookups: Lookups) 
     // A rowid that is not the key is one more thing that two rows cannot share.
     let rowid = shape.rowid.as_deref().filter(|_| !shape.keyed_by_rowid(&tracked.key));
     if !found.is_empty() || rowid.is_some() {
-        let insert = writer.lookups(&found, rowid, &writer.not_the_inserted());
-        add("before_insert", &format!("BEFORE INSERT ON {table}"), insert);
+        let mut insert = vec![writer.lookups(&found, rowid, &writer.not_the_inserted())];
+        insert.append(&mut after_choice);
+        add("before_insert", &format!("BEFORE INSERT ON {table}"), insert.join(" "));
         // The row that is updated is logged after the update.
         let update = writer.lookups(&found, rowid, &differs(&writer.keys, "r", "old"));
         let mut touched: Vec<String> = rowid.map(str::to_owned).into_iter().collect();
@@ -169,8 +186,33 @@ impl Writer<'_> {
         format!("{} SELECT {} FROM {guard}{} AS r WHERE {same} AND {other};", self.insertion(), self.row("r"), quote(&self.tracked.name))
     }
 
-    fn lookup(&self, unique: &Unique, other: &str) -> Vec<String> {
+    /// Looks in `unique` for a row that has no rowid yet.
+    fn yet_to_be_numbered(&self, unique: &Unique) -> Numbering {
+        let Some(rowid) = self.shape.rowid.as_deref() else { return Numbering::Irrelevant };
         let terms = unique.terms.as_deref().unwrap_or_default();
+        let over_rowid = |term: &Term| matches!(term, Term::Expression(Expression { over_rowid: true, .. }));
+        let is_rowid = |term: &Term| matches!((term, &self.shape.alias), (Term::Column { name, .. }, Some(alias)) if name == alias);
+        let predicate = unique.predicate.as_ref();
+        if terms.iter().any(is_rowid) || !(terms.iter().any(over_rowid) || predicate.is_some_and(|p| p.over_rowid)) {
+            return Numbering::Irrelevant;
+        }
+        let terms: Vec<&Term> = terms.iter().filter(|term| !over_rowid(term)).collect();
+        if terms.is_empty() {
+            return Numbering::Decides;
+        }
+        // The index serves only where its predicate is there; what it says of the rows themselves remains true.
+        let other = format!("new.{rowid} IS -1 AND {}", self.not_the_inserted());
+        Numbering::Without(self.matching(unique, &terms, predicate.map(|p| (p, !p.over_rowid)), &other))
+    }
+
+    fn lookup(&self, unique: &Unique, other: &str) -> Vec<String> {
+        let terms: Vec<&Term> = unique.terms.iter().flatten().collect();
+        self.matching(unique, &terms, unique.predicate.as_ref().map(|predicate| (predicate, true)), other)
+    }
+
+    /// Looks for rows with the same `terms` as the new one in what is in `unique`; the flag is whether the new row is to be in
+    /// it too.
+    fn matching(&self, unique: &Unique, terms: &[&Term], predicate: Option<(&Expression, bool)>, other: &str) -> Vec<String> {
         // Without its index a lookup would read the whole table for every row of, say, a bulk load that drops the index first:
         // no index, no lookup. The first arm is where the index was when the trigger was written; `VACUUM` may move it.
         let guard = unique.place.map_or(String::new(), |place| {
@@ -180,7 +222,7 @@ impl Writer<'_> {
                  SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = {name} LIMIT 1) AS g CROSS JOIN "
             )
         });
-        let plain = unique.predicate.is_none() && terms.iter().all(|term| matches!(term, Term::Column { .. }));
+        let plain = predicate.is_none() && terms.iter().all(|term| matches!(term, Term::Column { .. }));
         if plain {
             let same: Vec<String> = terms
                 .iter()
@@ -223,12 +265,12 @@ impl Writer<'_> {
                     Term::Column { name, collation } => {
                         format!("r.{} COLLATE {} = {}", quote(name), quote(collation), of_new(&quote(name)))
                     }
-                    Term::Expression(expression) => format!("({expression}\n) = {}", of_new(&format!("({expression}\n)"))),
+                    Term::Expression(Expression { text, of_row, .. }) => format!("({of_row}\n) = {}", of_new(&format!("({text}\n)"))),
                 })
                 .collect();
-            if let Some(predicate) = &unique.predicate {
-                same.push(format!("({predicate}\n)"));
-                same.push(of_new(&format!("({predicate}\n)")));
+            if let Some((Expression { text, of_row, .. }, of_both)) = predicate {
+                same.push(format!("({of_row}\n)"));
+                same.extend(of_both.then(|| of_new(&format!("({text}\n)"))));
             }
             same.join(" AND ")
         };

@@ -229,3 +229,22 @@ fn a_table_whose_inserts_would_fail_with_any_trigger_is_refused() {
     let error = attach(&world.writer(), &plan, None).unwrap_err();
     assert!(error.to_string().contains("foreign key"), "{error}");
 }
+
+#[test]
+fn a_row_that_replace_removes_is_found_though_the_new_one_has_no_rowid_yet() {
+    let replaced = |index: &str, insert: &str| {
+        let table = "CREATE TABLE t(id INTEGER PRIMARY KEY, u, w NOT NULL DEFAULT 'a'); INSERT INTO t VALUES (1, 'x', 'A');";
+        let world = World::new(&format!("{table} CREATE UNIQUE INDEX i ON t({index})"), vec![columns(1, "t", &["id", "u", "w"], &["id"])]);
+        (keys(&world, insert), world.attached.blind.len())
+    };
+    let both = vec!["1:1".to_owned(), "1:2".to_owned()];
+    for index in ["lower(w)) WHERE (id > 0", "u, w) WHERE (rowid > 0 AND u = 'x'", "w COLLATE NOCASE, id % 1", "lower(w), id < 9"] {
+        for insert in ["REPLACE INTO t(u, w) VALUES ('x', 'A');", "REPLACE INTO t(id, u) SELECT NULL, u FROM t WHERE w = 'A';"] {
+            let insert = if index.contains("u, w") { "REPLACE INTO t(u, w) VALUES ('x', 'A');" } else { insert };
+            assert_eq!(replaced(index, insert), (both.clone(), 0), "{index}: {insert}");
+        }
+    }
+    // An index that says nothing without the rowid is left to the comparison, and said to be; one of the rowid itself has no conflict.
+    assert_eq!(replaced("id % 1", "REPLACE INTO t(u) VALUES ('x');").1, 1);
+    assert_eq!(replaced("id, w", "REPLACE INTO t(u, w) VALUES ('x', 'A');"), (vec!["1:2".to_owned()], 0));
+}
