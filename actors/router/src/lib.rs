@@ -1,0 +1,7 @@
+//! Routes: a row in `control.db` decides where a service runs, and changing the row moves the next call.
+//!
+//! A *service* is a name. Its row says by which strategy it is reached (here, on another node, over HTTP, not at all), at which
+//! endpoints, and by which policies: timeout, retries, breaker, fallback and the rest. What is not in the table is what it was
+//! without: an actor of that name, here or on whichever node offers it.
+
+pub mod config;
