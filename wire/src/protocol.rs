@@ -33,9 +33,11 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub mod bytes;
 pub mod control;
 pub mod keys;
 pub mod node;
+pub mod router;
 pub mod sync;
 
 /// A protocol: what an actor of some name understands.

@@ -5,3 +5,5 @@
 //! without: an actor of that name, here or on whichever node offers it.
 
 pub mod config;
+pub mod spec;
+pub mod strategy;

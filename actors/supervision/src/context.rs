@@ -7,7 +7,7 @@ use std::{
 };
 
 use horos_wire::{
-    ActorName, Bulk, CallContext, NoEffect, NodeId, NodeName, Protocol, TraceId,
+    ActorName, Address, Bulk, CallContext, NoEffect, NodeId, NodeName, Protocol, TraceId,
     context::Claims,
     principal::{Denied, Principal, Proof},
 };
@@ -143,6 +143,11 @@ impl Context {
         Ref::new(self.clone(), address)
     }
 
+    /// The same for an address that has been read before.
+    pub fn reach<P: Protocol>(&self, address: Address) -> Ref<P> {
+        Ref::to(self.clone(), address)
+    }
+
     /// Claims the bulk body that a message or a reply named, waiting for it until `deadline`.
     ///
     /// # Errors
@@ -229,7 +234,8 @@ pub enum Deadline {
 }
 
 impl Deadline {
-    pub(crate) fn instant(self, now: Instant) -> Instant {
+    /// The instant that this is, for a call made at `now`.
+    pub fn instant(self, now: Instant) -> Instant {
         match self {
             // A century is as good as never, and does not overflow.
             Self::Within(span) => now.checked_add(span).unwrap_or_else(|| now + Duration::from_secs(3_153_600_000)),

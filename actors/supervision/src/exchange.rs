@@ -4,7 +4,7 @@
 //! A node owns one [`Exchange`]; there is nothing process-wide, so many nodes live in one test.
 
 use std::{
-    any::TypeId,
+    any::{Any, TypeId},
     collections::HashMap,
     fmt,
     sync::{Arc, OnceLock},
@@ -43,6 +43,7 @@ struct Inner {
     carrier: OnceLock<Arc<dyn Carrier>>,
     parking: Parking,
     prover: OnceLock<Arc<dyn Prover>>,
+    attached: RwLock<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
 impl fmt::Debug for Exchange {
@@ -74,6 +75,7 @@ impl Exchange {
             carrier: OnceLock::new(),
             parking: Parking::default(),
             prover: OnceLock::new(),
+            attached: RwLock::default(),
         }))
     }
 
@@ -85,6 +87,19 @@ impl Exchange {
     /// The node's life.
     pub fn incarnation(&self) -> Incarnation {
         self.0.incarnation
+    }
+
+    /// Gives the node's actors a part of the node that this crate does not know, by its type; one attached before is replaced.
+    ///
+    /// For what a node has one of: its router. Nothing is attached by whoever sends messages, so there are as many as the program
+    /// has such types.
+    pub fn attach<T: Any + Send + Sync>(&self, part: Arc<T>) {
+        self.0.attached.write().insert(TypeId::of::<T>(), part);
+    }
+
+    /// The part of this type, if the node has one.
+    pub fn attached<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.0.attached.read().get(&TypeId::of::<T>()).cloned()?.downcast().ok()
     }
 
     /// Makes `name` reachable.

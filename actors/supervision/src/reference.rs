@@ -52,6 +52,10 @@ impl<P: Protocol> Ref<P> {
         Self { context, address, way: ArcSwapOption::empty(), protocol: PhantomData }
     }
 
+    pub(crate) fn to(context: Context, address: Address) -> Self {
+        Self { context, address: Ok(address), way: ArcSwapOption::empty(), protocol: PhantomData }
+    }
+
     /// Sends `request` and waits for its answer until `deadline`, or the context's if that is sooner.
     ///
     /// # Errors
