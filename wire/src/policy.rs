@@ -16,9 +16,10 @@ use crate::{
     Protocol, Request, Role,
     protocol::{
         Method,
-        control::{Control, ListRoutes},
+        control::{Control, GetRoute, History, ListForced, ListRoutes},
         keys::{Changes, Keys, List, Report},
         node::{Actors, ControlOwner, Describe, Node, Recorder, Serving, Status, Tree},
+        router::{GetService, ListBreakers, ListServices, Router},
         sync::{self, Replica, Sync},
     },
 };
@@ -122,13 +123,28 @@ impl Policy {
         policy.declare::<Control>();
         for caller in Role::ALL {
             let methods = match caller {
-                // A node that could edit routes could have calls sent to itself, if it is compromised. What an FO is listed is less.
-                Role::Bo | Role::Fo | Role::Viewer => Allowed::List([ListRoutes::METHOD].into()),
+                // A node that could edit routes could have calls sent to itself, if it is compromised. What an FO is listed is less,
+                // and what a route was before is for people.
+                Role::Bo | Role::Fo => Allowed::List([ListRoutes::METHOD, GetRoute::METHOD, ListForced::METHOD].into()),
+                Role::Viewer => Allowed::List([ListRoutes::METHOD, GetRoute::METHOD, History::METHOD, ListForced::METHOD].into()),
                 Role::Operator => Allowed::All,
             };
             policy.rules.push(Rule { caller, callee: Role::Bo, protocol: Control::NAME.into(), methods });
         }
         policy.offers.push((Role::Bo, Control::NAME.into()));
+        policy.declare::<Router>();
+        for callee in Role::ALL.into_iter().filter(|role| role.is_node()) {
+            for caller in Role::ALL {
+                let methods = match caller {
+                    // A BO's policies say more than an FO's replica of them does.
+                    Role::Bo | Role::Fo => Allowed::List([ListServices::METHOD, ListBreakers::METHOD].into()),
+                    Role::Viewer => Allowed::List([ListServices::METHOD, GetService::METHOD, ListBreakers::METHOD].into()),
+                    Role::Operator => Allowed::All,
+                };
+                policy.rules.push(Rule { caller, callee, protocol: Router::NAME.into(), methods });
+            }
+            policy.offers.push((callee, Router::NAME.into()));
+        }
         policy.declare::<Sync>();
         policy.declare::<Replica>();
         const FOLLOW: &[u16] = &[sync::Subscribe::METHOD, sync::PublisherStatusAsk::METHOD, sync::Head::METHOD];
@@ -399,8 +415,19 @@ mod tests {
     }
 
     /// The same for `horos.control`, which only a bo answers.
-    const EXPECTED_CONTROL: &[(&str, [bool; 4])] =
-        &[("set_route", [false, false, true, false]), ("delete_route", [false, false, true, false]), ("list", [true, true, true, true])];
+    const EXPECTED_CONTROL: &[(&str, [bool; 4])] = &[
+        ("set_route", [false, false, true, false]),
+        ("delete_route", [false, false, true, false]),
+        ("list", [true, true, true, true]),
+        ("get", [true, true, true, true]),
+        ("set_strategy", [false, false, true, false]),
+        ("history", [false, false, true, true]),
+        ("rollback", [false, false, true, false]),
+        ("force_breaker", [false, false, true, false]),
+        ("reset_breaker", [false, false, true, false]),
+        ("forced", [true, true, true, true]),
+        ("import", [false, false, true, false]),
+    ];
 
     #[test]
     fn routes_are_edited_by_operators_alone_and_kept_by_a_bo_alone() {
@@ -420,6 +447,32 @@ mod tests {
             }
         }
         assert_eq!(Role::ALL.map(|role| policy.may_offer(role, Control::NAME)), [true, false, false, false]);
+    }
+
+    /// The same for `horos.router`, which any node answers for itself.
+    const EXPECTED_ROUTER: &[(&str, [bool; 4])] =
+        &[("list", [true, true, true, true]), ("get", [false, false, true, true]), ("breakers", [true, true, true, true])];
+
+    #[test]
+    fn what_a_router_does_is_seen_by_everybody_of_the_cluster_and_changed_by_nobody() {
+        let policy = Policy::builtin();
+        assert_eq!(Router::methods().len(), EXPECTED_ROUTER.len(), "a new method needs a line above");
+        for (method, (name, by_caller)) in Router::methods().iter().zip(EXPECTED_ROUTER) {
+            assert_eq!(method.name, *name);
+            for (caller, expected) in Role::ALL.into_iter().zip(by_caller) {
+                for callee in Role::ALL {
+                    let expected = *expected && callee.is_node();
+                    let pair = format!("{caller} calls {name} on {callee}");
+                    assert_eq!(policy.may_call(caller, callee, Router::NAME, method.number), expected, "{pair}");
+                    assert_eq!(
+                        policy.permitted(caller, callee, Router::NAME, Router::methods()).contains(method.number),
+                        expected,
+                        "{pair}"
+                    );
+                }
+            }
+        }
+        assert_eq!(Role::ALL.map(|role| policy.may_offer(role, Router::NAME)), [true, true, false, false]);
     }
 
     /// The same for `horos.sync`, which only a bo answers, and `horos.replica`, which any node does.
@@ -528,6 +581,7 @@ mod tests {
             (Node::NAME, Node::methods()),
             (Control::NAME, Control::methods()),
             (Keys::NAME, Keys::methods()),
+            (Router::NAME, Router::methods()),
             (Sync::NAME, Sync::methods()),
             (Replica::NAME, Replica::methods()),
         ];

@@ -16,7 +16,7 @@ use crate::{
     id::{Dossier, Id, NanoId, ShortId},
     policy,
     principal::Scope,
-    protocol::{control as routes, keys, node::*, sync},
+    protocol::{control as routes, keys, node::*, router, sync},
     tree::{self, Busy, Health, Kind, NodeTree, Outcome, Quantiles, Recorded, Recording, State},
 };
 
@@ -109,11 +109,56 @@ fn refusals() -> keys::Refusals {
 fn route() -> routes::Route {
     routes::Route {
         service: "a".into(),
-        strategy: routes::Strategy::Noop,
+        strategy: "noop".into(),
         endpoint: None,
         config: None,
         updated_at: 2,
         version: routes::RouteVersion(0xab),
+        version_on_fo: routes::RouteVersion(0xac),
+        problems: vec![problem()],
+    }
+}
+
+fn problem() -> routes::Problem {
+    routes::Problem { key: "k".into(), what: "w".into() }
+}
+
+fn content() -> routes::Content {
+    routes::Content { strategy: "noop".into(), endpoint: None, config: Some("{}".into()), cut: true }
+}
+
+fn forced_breaker() -> routes::ForcedBreaker {
+    routes::ForcedBreaker { service: "a".into(), endpoint: "b".into(), state: routes::Force::Open, resets: 2, updated_at: 3 }
+}
+
+fn service_status() -> router::ServiceStatus {
+    let quantiles = Quantiles { p50_us: 1, p99_us: 2 };
+    let endpoint = router::EndpointStatus {
+        key: "quic:b".into(),
+        strategy: "quic".into(),
+        endpoint: "b".into(),
+        weight: 1,
+        canary_percent: Some(5),
+        breaker: router::BreakerState::HalfOpen,
+        forced: routes::Force::Closed,
+        until_ms: Some(7),
+        in_flight: 2,
+        calls: 3,
+        failures: 4,
+        latency: quantiles,
+        last_error: Some("e".into()),
+    };
+    router::ServiceStatus {
+        service: "a".into(),
+        row: Some(router::RowInForce { version: routes::RouteVersion(1), taken_up_ms: 2 }),
+        problem: Some(router::RowProblem { version: routes::RouteVersion(2), since_ms: 3, problems: vec![problem()] }),
+        strategy: "quic".into(),
+        endpoints: vec![endpoint],
+        in_flight: 1,
+        calls: 2,
+        failures: 3,
+        retries: 4,
+        latency: quantiles,
     }
 }
 
@@ -507,25 +552,90 @@ macro_rules! each {
         $check(
             routes::SetRoute {
                 service: "stock".into(),
-                strategy: routes::Strategy::Http,
+                strategy: routes::Strategy::HTTP,
                 endpoint: Some("a".into()),
                 config: Some("{}".into()),
                 expected: Some(routes::Expected::Version(routes::RouteVersion(0xab))),
                 why: Some("b".into()),
             },
-            "0573746f636b 02 010161 01027b7d 0101 10ab000000000000000000000000000000 010162",
+            "0573746f636b046874747001016101027b7d010110ab000000000000000000000000000000010162",
         );
         $check([routes::Expected::Absent, routes::Expected::Version(routes::RouteVersion(1))], "00 0110 01000000000000000000000000000000");
-        $check(routes::Strategy::ALL, "00010203040506");
+        $check(routes::Strategy::KNOWN, "056c6f63616c04717569630468747470036d637006646273796e6305656d626564046e6f6f70");
         $check(
             routes::DeleteRoute { service: "stock".into(), expected: None, why: None },
             "0573746f636b 00 00",
         );
-        $check(routes::Edited { edit: 7, route: Some(route()) }, "0e 01 0161 06 00 00 04 10 ab000000000000000000000000000000");
+        $check(routes::Edited { edit: 7, route: Some(route()) }, "0e010161046e6f6f7000000410ab00000000000000000000000000000010ac00000000000000000000000000000001016b0177");
         $check(routes::ListRoutes { after: Some("a".into()) }, "010161");
+        $check(routes::RouteList { routes: vec![route()], next: Some("a".into()) }, "010161046e6f6f7000000410ab00000000000000000000000000000010ac00000000000000000000000000000001016b0177010161");
+        $check(routes::GetRoute { service: "a".into() }, "0161");
+        $check(route(), "0161046e6f6f7000000410ab00000000000000000000000000000010ac00000000000000000000000000000001016b0177");
         $check(
-            routes::RouteList { routes: vec![route()], next: Some("a".into()) },
-            "01 0161 06 00 00 04 10 ab000000000000000000000000000000 010161",
+            routes::SetStrategy {
+                service: "a".into(),
+                strategy: routes::Strategy::NOOP,
+                endpoint: Some("".into()),
+                expected: Some(routes::RouteVersion(1)),
+                why: None,
+            },
+            "0161046e6f6f70010001100100000000000000000000000000000000",
+        );
+        $check(routes::History { service: None, before: Some(7), limit: 20 }, "00010e14");
+        $check(
+            routes::HistoryPage {
+                edits: vec![routes::Edit {
+                    edit: 7,
+                    at: 2,
+                    who: "w".into(),
+                    why: "y".into(),
+                    what: "set".into(),
+                    service: "a".into(),
+                    before: None,
+                    after: Some(content()),
+                    breaker: Some(routes::BreakerEdit { endpoint: "b".into(), before: routes::Force::Auto, after: Some(routes::Force::Open) }),
+                }],
+                next: Some(7),
+            },
+            "010e04017701790373657401610001046e6f6f700001027b7d01010162000101010e",
+        );
+        $check(
+            routes::Rollback { service: "a".into(), to: routes::RollbackTo::AsOf(7), expected: Some(routes::Expected::Absent), why: None },
+            "0161020e010000",
+        );
+        $check([routes::RollbackTo::Last, routes::RollbackTo::Before(1), routes::RollbackTo::AsOf(2)], "0001020204");
+        $check([routes::Force::Auto, routes::Force::Open, routes::Force::Closed], "000102");
+        $check(
+            routes::ForceBreaker {
+                service: "a".into(),
+                endpoint: Some("b".into()),
+                state: routes::Force::Open,
+                expected: Some(routes::Force::Auto),
+                why: Some("c".into()),
+            },
+            "0161010162010100010163",
+        );
+        $check(routes::ResetBreaker { service: "a".into(), endpoint: None, why: None }, "01610000");
+        $check(routes::BreakerEdited { edit: 7, breaker: forced_breaker() }, "0e01610162010406");
+        $check(routes::ListForced { after: Some(("a".into(), "b".into())) }, "0101610162");
+        $check(routes::ForcedList { breakers: vec![forced_breaker()], next: None }, "010161016201040600");
+        $check(
+            routes::ImportRoutes {
+                rows: vec![routes::ImportedRow { service: "a".into(), strategy: "Odd".into(), endpoint: None, config: Some("".into()) }],
+                replace: true,
+                why: None,
+            },
+            "010161034f64640001000100",
+        );
+        $check(
+            routes::Imported {
+                added: vec!["a".into()],
+                replaced: vec!["b".into()],
+                same: vec!["c".into()],
+                left: vec![routes::LeftRow { service: "d".into(), why: "y".into() }],
+                wrong: vec![routes::WrongRow { service: "a".into(), problems: vec![problem()] }],
+            },
+            "010161010162010163010164017901016101016b0177",
         );
         $check(
             [
@@ -535,9 +645,51 @@ macro_rules! each {
                 routes::ControlError::TooMany,
                 routes::ControlError::Storage("a".into()),
                 routes::ControlError::Unknown,
+                routes::ControlError::NotImplemented { strategy: routes::Strategy::MCP, available: vec!["x".into()] },
+                routes::ControlError::Wrong(vec![problem()]),
+                routes::ControlError::NoSuchEdit { service: "a".into(), edit: 7 },
+                routes::ControlError::BreakerConflict { service: "a".into(), found: routes::Force::Closed },
+                routes::ControlError::TooManyBreakers,
             ],
-            "000161 010161 02016100 03 040161 05",
+            "00016101016102016100030401610506036d63700101780701016b01770801610e090161020a",
         );
+        $check(router::ListServices { after: Some("a".into()) }, "010161");
+        $check(router::ServiceList { services: vec![service_status()], next: None }, "010161011001000000000000000000000000000000040110020000000000000000000000000000000601016b017704717569630106717569633a620471756963016201010502020107020304010201016501020304010200");
+        $check(router::GetService { service: "a".into() }, "0161");
+        $check(
+            router::ServiceDetail {
+                status: router::ServiceStatus { row: None, problem: None, endpoints: vec![], ..service_status() },
+                policies: "{}".into(),
+                waiting: 1,
+                overloaded: 2,
+                limited: 3,
+                refused: 4,
+                hedged: (5, 6),
+                fell_back: 7,
+                over_budget: 8,
+            },
+            "01610000047175696300010203040102027b7d0102030405060708",
+        );
+        $check([router::BreakerState::Closed, router::BreakerState::Open, router::BreakerState::HalfOpen], "000102");
+        $check(router::ListBreakers { after: None }, "00");
+        $check(
+            router::BreakerList {
+                breakers: vec![router::BreakerStatus {
+                    service: "a".into(),
+                    key: "quic:b".into(),
+                    state: router::BreakerState::Open,
+                    forced: routes::Force::Auto,
+                    until_ms: Some(1),
+                    failures_in_row: 2,
+                    opened: 3,
+                    changed_ms: Some(4),
+                    last_error: None,
+                }],
+                next: Some(("a".into(), "b".into())),
+            },
+            "01016106717569633a620100010102030108000101610162",
+        );
+        $check([router::RouterError::NoSuchService("a".into())], "000161");
         $check("dos_01900000-0000-719e-910a-2dec89025cc1".parse::<Id<Dossier>>().unwrap(), "019000000000719e910a2dec89025cc1");
         $check("0680000001282BK0".parse::<ShortId>().unwrap(), "01900000000044812e60");
         $check("0123456789ab".parse::<NanoId<12>>().unwrap(), "0c303132333435363738396162");
@@ -587,6 +739,7 @@ fn no_message_of_horos_own_protocols_is_without_golden_bytes() {
     <Node as crate::Methods<Looked>>::visit(&mut looked);
     <keys::Keys as crate::Methods<Looked>>::visit(&mut looked);
     <routes::Control as crate::Methods<Looked>>::visit(&mut looked);
+    <router::Router as crate::Methods<Looked>>::visit(&mut looked);
     <sync::Sync as crate::Methods<Looked>>::visit(&mut looked);
     <sync::Replica as crate::Methods<Looked>>::visit(&mut looked);
     // It has no value to write.
