@@ -23,6 +23,8 @@ pub(super) struct Column {
     pub(super) name: String,
     /// What `REPLACE` puts where NULL is not permitted.
     pub(super) instead_of_null: Option<String>,
+    /// Whether it is computed from others.
+    pub(super) generated: bool,
 }
 
 /// A unique index.
@@ -69,15 +71,16 @@ impl Shape {
         }
         let mut columns = Vec::new();
         let mut primary = Vec::new();
-        let mut statement =
-            connection.prepare("SELECT name, \"notnull\", dflt_value, pk FROM pragma_table_xinfo(?1, 'main') ORDER BY cid")?;
+        let mut statement = connection
+            .prepare("SELECT name, \"notnull\", dflt_value, pk, hidden IN (2, 3) FROM pragma_table_xinfo(?1, 'main') ORDER BY cid")?;
         let mut rows = statement.query([&tracked.name])?;
         while let Some(row) = rows.next()? {
             let (name, not_null, default, pk): (String, bool, Option<String>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
             if pk > 0 {
                 primary.push(name.clone());
             }
-            columns.push(Column { name, instead_of_null: default.filter(|_| not_null).map(|d| text::default_expression(&d)) });
+            let instead_of_null = default.filter(|_| not_null).map(|default| text::default_expression(&default));
+            columns.push(Column { name, instead_of_null, generated: row.get(4)? });
         }
         // A primary key without an index of its own is the rowid; `INTEGER PRIMARY KEY DESC` famously is not, and has one.
         let has_primary_index: bool = connection.query_row(

@@ -7,9 +7,8 @@ use super::{
 
 /// Every so many entries the log is pruned.
 const PRUNE_EVERY: u32 = 1_024;
-/// How many numbers in a row count as "every so many": a statement on one row appends several entries, and only its last is
-/// looked at. SQLite permits no more indexes that matter than this.
-const PRUNE_WINDOW: u32 = 64;
+/// The number under which the log's own trigger goes: no table has it.
+pub(super) const LOG: u32 = 0;
 
 /// A trigger of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,32 +54,51 @@ pub(super) fn is_ours(name: &str) -> bool {
         .is_some_and(|(number, _)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
-pub(super) fn of(tracked: &Tracked, shape: &Shape, keep: u32, lookups: Lookups) -> Triggers {
-    let writer = Writer { tracked, shape, keys: keys(&tracked.key, shape), keep };
+/// Prunes the log, which is the business of none of the statements that append to it: a row that is written pays for one question,
+/// whatever its table's triggers are. Numbers are never reused, since the greatest is always kept.
+pub(super) fn of_log(keep: u32) -> Trigger {
+    let name = name(LOG, "prune");
+    let sql = format!(
+        "CREATE TRIGGER {} AFTER INSERT ON \"_horos_log\" WHEN new.seq % {PRUNE_EVERY} = 0 BEGIN \
+         DELETE FROM \"_horos_log\" WHERE seq <= new.seq - {}; END",
+        quote(&name),
+        keep.max(1)
+    );
+    Trigger { name, sql }
+}
+
+pub(super) fn of(tracked: &Tracked, shape: &Shape, lookups: Lookups) -> Triggers {
+    let writer = Writer { tracked, shape, keys: keys(&tracked.key, shape) };
     let table = quote(&tracked.name);
     let mut triggers = Vec::new();
     let mut add = |what: &str, when: &str, body: String| {
         let name = name(tracked.number, what);
-        let sql = format!("CREATE TRIGGER {} {when} BEGIN {body} {} END", quote(&name), writer.prune());
+        let sql = format!("CREATE TRIGGER {} {when} BEGIN {body} END", quote(&name));
         triggers.push(Trigger { name, sql });
     };
     let (new, old) = (writer.row("new"), writer.row("old"));
-    add("insert", &format!("AFTER INSERT ON {table}"), writer.append(&new, ""));
-    add("delete", &format!("AFTER DELETE ON {table}"), writer.append(&old, ""));
-    let moved = format!(" WHERE {}", differs(&writer.keys, "new", "old"));
-    add("update", &format!("AFTER UPDATE ON {table}"), format!("{} {}", writer.append(&old, ""), writer.append(&new, &moved)));
+    add("insert", &format!("AFTER INSERT ON {table}"), writer.append(&new));
+    add("delete", &format!("AFTER DELETE ON {table}"), writer.append(&old));
+    let moved = differs(&writer.keys, "new", "old");
+    add("update", &format!("AFTER UPDATE ON {table}"), format!("{} {}", writer.append(&old), writer.append_if(&new, &moved)));
 
     let mut blind = Vec::new();
     let mut found: Vec<&Unique> = Vec::new();
     let mut after_choice = Vec::new();
+    let published = |name: &String| tracked.columns.iter().any(|column| column.eq_ignore_ascii_case(name));
+    let ordinary: Vec<&String> = shape.columns.iter().filter(|column| !column.generated).map(|column| &column.name).collect();
+    let all_published = ordinary.iter().all(|name| published(name));
+    let computed = |unique: &Unique| shape.columns.iter().any(|column| column.generated && unique.named.contains(&column.name));
     for unique in shape.uniques.iter().filter(|unique| !writer.is_key(unique)) {
-        let published = |name: &String| tracked.columns.iter().any(|column| column.eq_ignore_ascii_case(name));
         if lookups == Lookups::All && unique.terms.is_some() && unique.named.iter().all(published) {
             found.push(unique);
             match writer.yet_to_be_numbered(unique) {
                 Numbering::Irrelevant => {}
                 Numbering::Without(statements) => after_choice.extend(statements),
                 Numbering::Decides => blind.push(unique.name.clone()),
+            }
+            if computed(unique) && !all_published && !blind.contains(&unique.name) {
+                blind.push(unique.name.clone());
             }
         } else {
             blind.push(unique.name.clone());
@@ -98,6 +116,11 @@ pub(super) fn of(tracked: &Tracked, shape: &Shape, keep: u32, lookups: Lookups) 
         for unique in &found {
             touched.extend(unique.named.iter().map(|column| quote(column)));
             touched.extend(shape.rowid.clone().filter(|_| unique.names_rowid));
+            // In a `BEFORE UPDATE` trigger SQLite computes a generated column from those columns alone that the trigger names
+            // (`update.c`), and takes the others for NULL; which ones it is computed from, nothing says.
+            if computed(unique) {
+                touched.extend(ordinary.iter().filter(|name| published(name)).map(|name| quote(name)));
+            }
         }
         touched.sort_unstable();
         touched.dedup();
@@ -124,7 +147,6 @@ struct Writer<'a> {
     tracked: &'a Tracked,
     shape: &'a Shape,
     keys: Vec<String>,
-    keep: u32,
 }
 
 impl Writer<'_> {
@@ -139,20 +161,12 @@ impl Writer<'_> {
         format!("INSERT INTO \"_horos_log\"(tab, stamp, {})", columns.join(", "))
     }
 
-    fn append(&self, values: &str, condition: &str) -> String {
-        format!("{} SELECT {values}{condition};", self.insertion())
+    fn append(&self, values: &str) -> String {
+        format!("{} VALUES ({values});", self.insertion())
     }
 
-    /// Ends every trigger. `last_insert_rowid()` is the last entry's number if this trigger appended one, and else any number:
-    /// it decides only *whether* to prune. Numbers are never reused, since the greatest is always kept.
-    fn prune(&self) -> String {
-        // All of it is the bound of the range: beside the bound, the question would be asked of each entry that is beyond it and
-        // not yet pruned, hundreds for every row that is written.
-        format!(
-            "DELETE FROM \"_horos_log\" WHERE seq <= CASE WHEN last_insert_rowid() % {PRUNE_EVERY} < {PRUNE_WINDOW} \
-             THEN (SELECT max(seq) FROM \"_horos_log\") - {} END;",
-            self.keep.max(1)
-        )
+    fn append_if(&self, values: &str, condition: &str) -> String {
+        format!("{} SELECT {values} WHERE {condition};", self.insertion())
     }
 
     /// Whether two rows in conflict in this index have the same key anyway, so that the new row's entry stands for both.

@@ -248,3 +248,20 @@ fn a_row_that_replace_removes_is_found_though_the_new_one_has_no_rowid_yet() {
     assert_eq!(replaced("id % 1", "REPLACE INTO t(u) VALUES ('x');").1, 1);
     assert_eq!(replaced("id, w", "REPLACE INTO t(u, w) VALUES ('x', 'A');"), (vec!["1:2".to_owned()], 0));
 }
+
+#[test]
+fn a_row_that_an_update_replaces_through_a_computed_column_is_found() {
+    let schema = |columns: &str| {
+        format!(
+            "CREATE TABLE t(id INT UNIQUE, u, {columns}); CREATE UNIQUE INDEX i ON t(v);
+             INSERT INTO t(id, u, w) VALUES (0, 'a', 2), (1, 'a', 1);"
+        )
+    };
+    for columns_ in ["v AS (u || w), w", "w, v AS (upper(u) || w) STORED", "x AS (u || w), w, v AS (x || '!')"] {
+        let world = World::new(&schema(columns_), vec![columns(1, "t", &["id", "u", "v", "w"], &["id"])]);
+        assert!(world.attached.blind.is_empty());
+        assert_eq!(keys(&world, "UPDATE OR REPLACE t SET w = 1 WHERE id = 0;"), ["1:0", "1:1"], "{columns_}");
+        let world = World::new(&schema(columns_), vec![columns(1, "t", &["id", "v", "w"], &["id"])]);
+        assert_eq!(world.attached.blind.len(), 1, "what it is computed from is not published: {columns_}");
+    }
+}
