@@ -1,0 +1,1 @@
+//! What egress promises, kept against real sockets.
