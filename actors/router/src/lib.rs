@@ -4,6 +4,12 @@
 //! endpoints, and by which policies: timeout, retries, breaker, fallback and the rest. What is not in the table is what it was
 //! without: an actor of that name, here or on whichever node offers it.
 
+pub mod backoff;
+pub mod balance;
+pub mod breaker;
+pub mod budget;
 pub mod config;
+pub mod limit;
+pub mod rate;
 pub mod spec;
 pub mod strategy;

@@ -28,4 +28,4 @@ pub use service::{Handle, OpenError, Service, ServiceSpec, Table, service};
 pub use supervisor::{ChildSpec, Intensity, OnStuck, Restart, Start, StartError, Strategy, Supervisor, SupervisorHandle, SupervisorSpec};
 pub use vitals::{Down, Incoming, Vitals};
 pub use watchdog::LOOK_EVERY;
-pub use worker::worker;
+pub use worker::{worker, worker_with};

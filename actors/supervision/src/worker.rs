@@ -17,7 +17,16 @@ where
     F: Future<Output = ()> + Send + 'static,
     R: Fn(Arc<Vitals>) -> F + Send + Sync + 'static,
 {
-    let vitals = Vitals::new(name, Kind::Worker, Duration::from_secs(2));
+    worker_with(Vitals::new(name, Kind::Worker, Duration::from_secs(2)), run)
+}
+
+/// The same under vital signs of its own making, whose name it has: for a loop that records what it is busy with, by its own measure of
+/// how long that may take.
+pub fn worker_with<F, R>(vitals: Arc<Vitals>, run: R) -> ChildSpec
+where
+    F: Future<Output = ()> + Send + 'static,
+    R: Fn(Arc<Vitals>) -> F + Send + Sync + 'static,
+{
     let run = Arc::new(run);
     let start = move |start: Start| -> BoxFuture<'static, Result<ractor::ActorCell, StartError>> {
         let run = run.clone();
@@ -30,7 +39,7 @@ where
         })
     };
     ChildSpec {
-        name: name.into(),
+        name: vitals.name().into(),
         restart: Restart::Permanent,
         shutdown: Duration::from_secs(1),
         on_stuck: OnStuck::Report,
