@@ -113,6 +113,10 @@ pub enum Idempotent {
 pub struct Retry {
     /// Attempts beyond the first: 1 to [`MAX_RETRIES`]. Default 2.
     pub retries: u32,
+    /// What one attempt is given, of calls that are idempotent: of others it is not known whether they may be made again. Default
+    /// all that is left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt_ms: Option<u64>,
     /// The first wait is anything up to this; each further one up to twice the one before. Default 50.
     pub base_ms: u64,
     /// No wait is longer. Default 2,000.
@@ -125,7 +129,7 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { retries: 2, base_ms: 50, max_ms: 2_000, budget_percent: 20, budget_per_second: 1 }
+        Self { retries: 2, attempt_ms: None, base_ms: 50, max_ms: 2_000, budget_percent: 20, budget_per_second: 1 }
     }
 }
 
@@ -297,8 +301,9 @@ impl Config {
         if let Some(ms) = self.timeout_ms {
             within("timeout_ms", u64::try_from(ms).unwrap_or(0), 0, MAX_TIMEOUT_MS);
         }
-        if let Some(Retry { retries, base_ms, max_ms, budget_percent, budget_per_second }) = self.retry {
+        if let Some(Retry { retries, attempt_ms, base_ms, max_ms, budget_percent, budget_per_second }) = self.retry {
             within("retry.retries", retries.into(), 1, MAX_RETRIES.into());
+            within("retry.attempt_ms", attempt_ms.unwrap_or(1), 1, MAX_TIMEOUT_MS);
             within("retry.base_ms", base_ms, 1, MAX_TIMEOUT_MS);
             within("retry.max_ms", max_ms, base_ms, MAX_TIMEOUT_MS);
             within("retry.budget_percent", budget_percent.into(), 0, 1_000);

@@ -8,8 +8,17 @@ pub mod backoff;
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+mod call;
 pub mod config;
+mod counters;
 pub mod limit;
 pub mod rate;
+pub mod reload;
+mod router;
+mod service;
 pub mod spec;
+pub mod status;
 pub mod strategy;
+
+pub use call::Routed;
+pub use router::{Router, Routes, Taken};

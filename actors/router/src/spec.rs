@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use horos_wire::protocol::control::RouteVersion;
+use sha2::{Digest as _, Sha256};
+
 use crate::{
     config::{Config, Endpoint, Problem},
     strategy::Strategies,
@@ -26,6 +29,19 @@ impl Row {
     /// Whether both mean the same.
     pub fn means(&self, other: &Row) -> bool {
         (&self.service, &self.strategy, &self.endpoint, &self.config) == (&other.service, &other.strategy, &other.endpoint, &other.config)
+    }
+
+    /// What an edit of it may expect.
+    pub fn version(&self) -> RouteVersion {
+        let mut digest = Sha256::new();
+        for part in [Some(&*self.service), Some(&*self.strategy), self.endpoint.as_deref(), self.config.as_deref()] {
+            // With lengths, so that what ends one cannot begin the next; and nothing is not the empty text.
+            digest.update(part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
+            digest.update(part.unwrap_or_default());
+        }
+        digest.update(self.updated_at.to_le_bytes());
+        let digest: [u8; 32] = digest.finalize().into();
+        RouteVersion(digest.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte)))
     }
 }
 

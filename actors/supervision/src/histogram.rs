@@ -1,7 +1,7 @@
 //! Durations counted in log-linear buckets: fixed memory, no allocation, quantiles to within 12.5 %.
 //!
-//! Owned by a [`Vitals`](crate::Vitals). One writer at a time (it holds the recorder's lock), any number
-//! of readers, who take no lock and may see a sample in one bucket and not yet in another.
+//! Any number of readers, who take no lock and may see a sample in one bucket and not yet in another. Writers take turns, as those of a
+//! [`Vitals`](crate::Vitals) do, who hold its recorder's lock, or count by [`Histogram::record_shared`].
 
 use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
@@ -20,24 +20,41 @@ const BUCKETS: usize = STEPS + (MAX_LOG2 - STEPS_LOG2) as usize * STEPS;
 /// so that what was slow an hour ago does not hide what is slow now.
 const HALVE_AT: u32 = 1 << 16;
 
+/// A kilobyte, whatever is counted.
 #[derive(Debug)]
-pub(crate) struct Histogram {
+pub struct Histogram {
     counts: [AtomicU32; BUCKETS],
     total: AtomicU32,
 }
 
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Histogram {
-    pub(crate) fn new() -> Self {
+    /// An empty one.
+    pub const fn new() -> Self {
         Self { counts: [const { AtomicU32::new(0) }; BUCKETS], total: AtomicU32::new(0) }
     }
 
     /// Counts one sample. Callers take turns: plain loads and stores, as the lock they hold already orders them.
-    pub(crate) fn record(&self, nanos: u64) {
+    pub fn record(&self, nanos: u64) {
         let count = &self.counts[bucket(nanos / 1_000)];
         count.store(count.load(Relaxed) + 1, Relaxed);
         let total = self.total.load(Relaxed) + 1;
         self.total.store(total, Relaxed);
         if total >= HALVE_AT {
+            self.halve();
+        }
+    }
+
+    /// Counts one sample, whoever else counts one meanwhile.
+    pub fn record_shared(&self, nanos: u64) {
+        self.counts[bucket(nanos / 1_000)].fetch_add(1, Relaxed);
+        // Two who halve at once would halve twice: the counts are a little too small then, their proportions right.
+        if self.total.fetch_add(1, Relaxed) + 1 >= HALVE_AT {
             self.halve();
         }
     }
@@ -53,7 +70,8 @@ impl Histogram {
         self.total.store(total, Relaxed);
     }
 
-    pub(crate) fn quantiles(&self) -> Quantiles {
+    /// The median and the 99th percentile, in microseconds; zeroes while nothing was counted.
+    pub fn quantiles(&self) -> Quantiles {
         let counts = std::array::from_fn::<u32, BUCKETS, _>(|i| self.counts[i].load(Relaxed));
         let total: u64 = counts.iter().copied().map(u64::from).sum();
         let at = |per_cent: u64| {

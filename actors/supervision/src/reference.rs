@@ -87,9 +87,12 @@ impl<P: Protocol> Ref<P> {
                 }
             }
             Route::Remote(outlet) => {
-                let mut encode = |into: &mut Vec<u8>| codec::encode(Format::Bincode, &request, into);
-                let message = Outgoing { method: R::METHOD, format: Format::Bincode, context: &context, now, encode: &mut encode };
-                let answer = answered(outlet.call(message)?, until).await?;
+                let call = {
+                    let mut encode = |into: &mut Vec<u8>| codec::encode(Format::Bincode, &request, into);
+                    let message = Outgoing { method: R::METHOD, format: Format::Bincode, context: &context, now, encode: &mut encode };
+                    outlet.call(message)?
+                };
+                let answer = answered(call, until).await?;
                 decode_answer::<R>(&answer)
             }
         }
@@ -121,9 +124,12 @@ impl<P: Protocol> Ref<P> {
                 post_when_there_is_room(&**inbox, post, until).await
             }
             Route::Remote(outlet) => {
-                let mut encode = |into: &mut Vec<u8>| codec::encode(Format::Bincode, &request, into);
-                let message = Outgoing { method: R::METHOD, format: Format::Bincode, context: &context, now, encode: &mut encode };
-                sent(outlet.cast(message)?, until).await
+                let cast = {
+                    let mut encode = |into: &mut Vec<u8>| codec::encode(Format::Bincode, &request, into);
+                    let message = Outgoing { method: R::METHOD, format: Format::Bincode, context: &context, now, encode: &mut encode };
+                    outlet.cast(message)?
+                };
+                sent(cast, until).await
             }
         }
     }

@@ -204,10 +204,10 @@ pub struct BreakerStatus {
     pub until_ms: Option<u64>,
     /// Failures in a row.
     pub failures_in_row: u32,
-    /// How often it has opened.
-    pub opened: u64,
-    /// When its own state last changed, in milliseconds since 1970; none while it has not.
-    pub changed_ms: Option<i64>,
+    /// How often its own state has changed.
+    pub transitions: u64,
+    /// When it opened, in milliseconds since 1970, if it has not closed since.
+    pub opened_ms: Option<i64>,
     /// The last failure. At most [`MAX_ERROR`] bytes.
     pub last_error: Option<Box<str>>,
 }

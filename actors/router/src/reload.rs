@@ -1,0 +1,135 @@
+//! From `control.db` to the table in force: looked at whenever anybody has committed to it, and again while a row is wrong.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use horos_store::{
+    open::{Access, OpenError, Options, open},
+    rusqlite::{self, Connection},
+    watch::{Detector, Reload, Watcher},
+};
+use horos_supervision::{ChildSpec, worker};
+use parking_lot::Mutex;
+
+use crate::{
+    breaker::{Forced, ForcedRow},
+    router::{Router, Taken},
+    spec::Row,
+};
+
+/// How often what was wrong is tried again, without anybody having written: a file that it needs may be there by then.
+const AGAIN: Duration = Duration::from_secs(5);
+/// The most routes taken up; those behind are left, and said to be.
+pub const MAX_ROUTES: u32 = horos_wire::protocol::control::MAX_ROUTES;
+
+/// Why the table could not be read. What is in force stays in force.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// There is no such file yet, or it is damaged.
+    #[error("control.db cannot be opened")]
+    Open(#[from] OpenError),
+    /// It is locked or damaged.
+    #[error("the routes cannot be read: {0}")]
+    Sql(#[from] rusqlite::Error),
+    /// More than [`MAX_ROUTES`]: none of them is taken up, for nobody could say which.
+    #[error("there are more than {MAX_ROUTES} routes")]
+    TooMany,
+}
+
+/// The child that keeps `router` at what is in `path`, which `watcher` watches: the owner's file, or a replica of it.
+pub fn child(router: Router, path: PathBuf, watcher: Watcher) -> ChildSpec {
+    worker("routes", move |vitals| {
+        let (router, path, watcher) = (router.clone(), path.clone(), watcher.clone());
+        async move {
+            let wrong = Arc::new(Mutex::new(0_usize));
+            let reload = {
+                let (router, path, wrong, vitals) = (router.clone(), path.clone(), wrong.clone(), vitals.clone());
+                move |_| {
+                    let (router, path, wrong, vitals) = (router.clone(), path.clone(), wrong.clone(), vitals.clone());
+                    async move {
+                        let taken = tokio::task::spawn_blocking(move || load(&router, &path)).await.map_err(|error| error.to_string())?;
+                        vitals.progressed(std::time::Instant::now());
+                        *wrong.lock() = taken.map_err(|error| error.to_string())?.wrong;
+                        Ok::<_, String>(())
+                    }
+                }
+            };
+            let _subscription = watcher.subscribe(Detector::DataVersion, Reload::default(), reload);
+            loop {
+                tokio::time::sleep(AGAIN).await;
+                if *wrong.lock() == 0 {
+                    continue;
+                }
+                let (router, path) = (router.clone(), path.clone());
+                // A file that cannot be read is the subscription's to try again.
+                if let Ok(Ok(taken)) = tokio::task::spawn_blocking(move || load(&router, &path)).await {
+                    *wrong.lock() = taken.wrong;
+                }
+            }
+        }
+    })
+}
+
+/// Reads all routes in `path` and makes them the ones in force.
+///
+/// # Errors
+/// [`ReloadError`]: what is in force stays so.
+pub fn load(router: &Router, path: &std::path::Path) -> Result<Taken, ReloadError> {
+    let mut database = open(&Options::new(path, Access::ReadOnly))?;
+    let connection = database.connection().unchecked_transaction()?;
+    let rows = rows(&connection)?;
+    let forced = forced(&connection)?;
+    connection.finish()?;
+    let taken = router.take_up(rows);
+    router.breakers().forced(&forced);
+    if taken.changed + taken.gone > 0 {
+        tracing::info!(changed = taken.changed, gone = taken.gone, wrong = taken.wrong, "routes taken up");
+    }
+    Ok(taken)
+}
+
+fn rows(connection: &Connection) -> Result<Vec<Row>, ReloadError> {
+    if !connection.table_exists(Some("main"), "routes")? {
+        return Ok(Vec::new());
+    }
+    // An FO has of the configuration what it needs, under another name.
+    let config = if connection.column_exists(Some("main"), "routes", "config")? { "config" } else { "policy" };
+    let mut statement =
+        connection.prepare(&format!("SELECT service_name, strategy, endpoint, {config}, updated_at FROM routes LIMIT ?1"))?;
+    // A value of another type than the column's is shown as text, and found wrong as such.
+    let text = |value: rusqlite::types::ValueRef<'_>| match value {
+        rusqlite::types::ValueRef::Null => None,
+        rusqlite::types::ValueRef::Integer(number) => Some(number.to_string().into()),
+        rusqlite::types::ValueRef::Real(number) => Some(number.to_string().into()),
+        rusqlite::types::ValueRef::Text(bytes) | rusqlite::types::ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes).into()),
+    };
+    let mut found = Vec::new();
+    let mut rows = statement.query([MAX_ROUTES + 1])?;
+    while let Some(row) = rows.next()? {
+        found.push(Row {
+            service: text(row.get_ref(0)?).unwrap_or_default(),
+            strategy: text(row.get_ref(1)?).unwrap_or_default(),
+            endpoint: text(row.get_ref(2)?),
+            config: text(row.get_ref(3)?),
+            updated_at: row.get_ref(4)?.as_i64().unwrap_or_default(),
+        });
+    }
+    if found.len() > MAX_ROUTES as usize { Err(ReloadError::TooMany) } else { Ok(found) }
+}
+
+fn forced(connection: &Connection) -> Result<Vec<ForcedRow>, ReloadError> {
+    if !connection.table_exists(Some("main"), "breakers")? {
+        return Ok(Vec::new());
+    }
+    let mut statement = connection.prepare("SELECT service_name, endpoint, forced, resets FROM breakers LIMIT ?1")?;
+    let row = |row: &rusqlite::Row<'_>| {
+        let forced = match row.get::<_, Option<String>>(2)?.as_deref() {
+            Some("open") => Some(Forced::Open),
+            Some("closed") => Some(Forced::Closed),
+            _ => None,
+        };
+        Ok(ForcedRow { service: row.get::<_, String>(0)?.into(), endpoint: row.get::<_, String>(1)?.into(), forced, resets: row.get(3)? })
+    };
+    let found = statement.query_map([MAX_ROUTES], row)?;
+    Ok(found.collect::<Result<_, _>>()?)
+}
