@@ -1,0 +1,9 @@
+//! What this crate promises, on real actors and SQLite files.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod it {
+    mod calls;
+    mod flips;
+    pub(crate) mod world;
+}
