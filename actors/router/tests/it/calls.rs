@@ -171,7 +171,11 @@ async fn concurrency_and_rate_refuse_what_is_beyond_them_without_effect() {
     let hanging = {
         let stock = world.context.routed::<Counting>("stock");
         // Whichever of the two is first, this one is in hand in the end.
-        tokio::spawn(async move { while matches!(stock.call(Hang {}, LONG).await, Err(CallError::NoEffect(NoEffect::Overloaded(_)))) {} })
+        tokio::spawn(async move {
+            while matches!(stock.call(Hang {}, LONG).await, Err(CallError::NoEffect(NoEffect::Overloaded(_)))) {
+                tokio::task::yield_now().await;
+            }
+        })
     };
     let refused_by = Instant::now() + LONG;
     loop {
