@@ -183,6 +183,7 @@ async fn concurrency_and_rate_refuse_what_is_beyond_them_without_effect() {
             Err(CallError::NoEffect(NoEffect::Overloaded(_))) => break,
             other => assert!(other.is_ok() && Instant::now() < refused_by, "{other:?}"),
         }
+        tokio::task::yield_now().await;
     }
     hanging.abort();
     world.routes(&[("stock", "noop", "", r#"{"rate": {"per_second": 1, "burst": 5}}"#)]);
