@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header::HOST};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
@@ -19,7 +19,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use super::{
     body::{Fate, ResponseBody, Sending, Span},
     dial::DialError,
-    error::{Bound, BoxError, EgressError, RedirectError, RequestBodyError},
+    error::{Bound, BoxError, EgressError, RedirectError, RequestBodyError, RequestError},
     head,
     hosts::{HostEntry, HostStatus, Hosts, Ticket},
     options::{Limits, MAX_REDIRECTS, Options, OptionsError},
@@ -308,16 +308,17 @@ impl Inner {
                 return Ok(outcome);
             }
             let progress = fate.look();
-            let now = Instant::now();
             if let Some(why) = progress.failed {
                 return Err(EgressError::RequestBody(why));
             }
-            if progress.waits_for_source && now >= until {
-                return Err(EgressError::RequestBody(RequestBodyError::Stalled));
+            // Something may have moved while the timer ran.
+            if Instant::now() < (progress.since + patience).min(deadline) {
+                continue;
             }
-            if now >= deadline || now >= progress.since + patience {
-                return Err(EgressError::TimedOut { origin: target.origin.clone() });
-            }
+            return Err(match progress.waits_for_source {
+                true => EgressError::RequestBody(RequestBodyError::Stalled),
+                false => EgressError::TimedOut { origin: target.origin.clone() },
+            });
         }
     }
 
@@ -344,15 +345,15 @@ impl Inner {
 /// Reads a small body whole, so that it can be sent again.
 async fn keep(payload: Payload, limits: &Limits, deadline: Instant, target: &Target) -> Result<Payload, EgressError> {
     let Payload::Once(Some(body)) = payload else { return Ok(payload) };
-    let whole = http_body_util::Limited::new(body, usize::try_from(limits.request_bytes.min(MAX_KEPT)).unwrap_or(usize::MAX)).collect();
-    match tokio::time::timeout_at(deadline, whole).await {
-        Ok(Ok(body)) => Ok(Payload::Kept(body.to_bytes())),
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "the source of a request's body failed");
-            Err(EgressError::Request(super::error::RequestError::Length))
-        }
-        Err(_elapsed) => Err(EgressError::TooLate { origin: target.origin.clone() }),
+    // Nothing has been sent, so that no failure of it has an effect.
+    let mut body = Sending::new(Some(body), limits.request_bytes.min(MAX_KEPT));
+    let mut whole = BytesMut::new();
+    let late = |_| EgressError::TooLate { origin: target.origin.clone() };
+    while let Some(frame) = tokio::time::timeout_at(deadline, body.frame()).await.map_err(late)? {
+        let data = frame.map_err(|_| EgressError::Request(RequestError::Body))?.into_data();
+        whole.extend_from_slice(&data.unwrap_or_default());
     }
+    Ok(Payload::Kept(whole.freeze()))
 }
 
 /// `error`, told as that of a redirect if it is one.

@@ -179,6 +179,9 @@ pub enum RequestError {
     /// `Content-Length` is not the body's.
     #[error("the length that is said is not the body's")]
     Length,
+    /// The body's source failed before anything was sent.
+    #[error("the source of the body failed")]
+    Body,
 }
 
 /// What became of a request's body while it was sent.

@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_trusted_name_never_leads_to_metadata() {
-        let policy = policy(&["stock.internal:8080", "169.254.0.0/16:8080", "169.254.169.254:80", "0.0.0.0/0:81", "::/0:81"]);
+        let policy = policy(&["stock.internal:8080", "169.254.0.0/16:8080", "169.254.169.254:80", "0.0.0.0/0:81", "[::]/0:81"]);
         let at = |url: &str, address: &str| kind(decide(&policy, Trust::Counts, url, address));
         assert_eq!(at("http://stock.internal:8080", "169.254.169.254"), Some(Kind::Metadata));
         assert_eq!(at("http://stock.internal:8080", "fd00:ec2::254"), Some(Kind::Metadata));

@@ -30,6 +30,8 @@ const STREAMS: usize = 100;
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// How long a connection of HTTP/1.1 may take after a response until it can carry the next request.
 const SETTLE: Duration = Duration::from_secs(1);
+/// How long a request waits for one that is about to: longer than a task takes to be run, shorter than any dial.
+const ABOUT_TO: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PoolBounds {
@@ -48,7 +50,7 @@ impl PoolBounds {
 pub(crate) struct Pool {
     bounds: PoolBounds,
     state: Mutex<State>,
-    /// A dial has ended.
+    /// A dial has ended, or a connection can carry the next request.
     dialed: Notify,
 }
 
@@ -57,6 +59,8 @@ struct State {
     shared: Vec<Shared>,
     idle: Vec<Idle>,
     dialing: usize,
+    /// Connections of HTTP/1.1 whose response has just ended.
+    settling: usize,
     /// What the last connection spoke.
     spoken: Option<Spoken>,
     /// How many dials failed, and why the last did.
@@ -98,12 +102,21 @@ enum Look {
     Lease(Carrier),
     Failed(DialError),
     Dial,
+    Settle,
     Wait,
 }
 
+/// What a request has waited for already.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// Dials that had failed when it came.
+    failures: u64,
+    settling: bool,
+}
+
 impl State {
-    /// What to do for a request that came when `seen` dials had failed.
-    fn look(&mut self, bounds: &PoolBounds, seen: u64, now: Instant) -> Look {
+    /// What to do for a request.
+    fn look(&mut self, bounds: &PoolBounds, patience: Patience, now: Instant) -> Look {
         self.shared.retain(|it| !it.sender.is_closed() && now - it.opened < MAX_AGE);
         let many = self.shared.len() >= bounds.shared;
         if let Some(least) = self.shared.iter_mut().min_by_key(|it| Arc::strong_count(&it.streams))
@@ -118,10 +131,13 @@ impl State {
                 return Look::Lease(Carrier::Own { sender, opened });
             }
         }
-        if self.failures > seen
+        if self.failures > patience.failures
             && let Some(failure) = &self.failure
         {
             return Look::Failed(failure.clone());
+        }
+        if self.settling > 0 && patience.settling {
+            return Look::Settle;
         }
         let may_dial = match self.spoken {
             Some(Spoken::Http1) => self.dialing < MAX_DIALS,
@@ -207,17 +223,21 @@ impl Pool {
 /// Nothing was sent; `None` says that time was up.
 pub(crate) async fn lease(host: &Arc<HostEntry>, until: Instant) -> Result<Lease, Option<DialError>> {
     let pool = &host.pool;
-    let seen = pool.state.lock().failures;
+    let mut patience = Patience { failures: pool.state.lock().failures, settling: true };
     loop {
         let dialed = pool.dialed.notified();
         tokio::pin!(dialed);
         // From here on no dial ends unnoticed.
         dialed.as_mut().enable();
-        let look = pool.state.lock().look(&pool.bounds, seen, Instant::now());
+        let look = pool.state.lock().look(&pool.bounds, patience, Instant::now());
         match look {
             Look::Lease(carrier) => return Ok(Lease { carrier, host: host.clone() }),
             Look::Failed(why) => return Err(Some(why)),
             Look::Dial => drop(tokio::spawn(dial(Dialing(host.clone())))),
+            Look::Settle => {
+                patience.settling = tokio::time::timeout_at(until.min(Instant::now() + ABOUT_TO), dialed).await.is_ok();
+                continue;
+            }
             Look::Wait => {}
         }
         tokio::time::timeout_at(until, dialed).await.map_err(|_| None)?;
@@ -261,10 +281,14 @@ impl Lease {
             return;
         }
         // The connection's own task has yet to see that the response has ended.
+        host.pool.state.lock().settling += 1;
         tokio::spawn(async move {
-            if let Ok(Ok(())) = tokio::time::timeout(SETTLE, sender.ready()).await {
+            let settled = matches!(tokio::time::timeout(SETTLE, sender.ready()).await, Ok(Ok(())));
+            host.pool.state.lock().settling -= 1;
+            if settled {
                 host.pool.keep(sender, opened);
             }
+            host.pool.dialed.notify_waiters();
         });
     }
 
