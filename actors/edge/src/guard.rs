@@ -7,7 +7,8 @@
 //! 2. the rate of its address (429), the form of its head (431, 414, 400);
 //! 3. questions of browsers about other origins, answered before any credential is asked for;
 //! 4. the way to its service (404), a place among the requests in hand (503), maintenance (503);
-//! 5. where the service wants a scope: wrong credentials so far (429), credentials (401), their rate (429), the scope (403);
+//! 5. where the service wants a scope: wrong credentials so far (429), credentials (401), their rate (429), the scope (403); where
+//!    it decides itself, the same for whatever is shown, and then it is asked;
 //! 6. the length of its body (413), the service itself, within the deadline (504), its panics (500);
 //! 7. on the way out: compression, `HEAD`, headers, metrics, a line of the log.
 //!
@@ -337,7 +338,7 @@ impl Guard {
             match mount.access() {
                 _ if mount.keeps_credentials => credentials::hide(request.headers_mut()),
                 Access::Public => credentials::hide(request.headers_mut()),
-                Access::Scope(_) => credentials::remove(request.headers_mut(), visit.asks),
+                Access::Scope(_) | Access::PerRequest => credentials::remove(request.headers_mut(), visit.asks),
             }
         }
         let context = context(visit, &proved);
@@ -348,7 +349,7 @@ impl Guard {
             extensions.insert(principal);
         }
         if request.body().is_end_stream() {
-            return self.settle(visit, (mount.serve)(std::mem::take(request)).await);
+            return self.settle(visit, mount, (mount.serve)(std::mem::take(request)).await);
         }
         let (idle, metrics) = (self.config.timeouts.body, &self.parts.metrics);
         let mut fate = body::Fate::default();
@@ -361,12 +362,12 @@ impl Guard {
         match fate.problem() {
             // Whatever the service made of it: what it was given was not the whole.
             Some(problem) => self.refuse(visit, problem),
-            None => self.settle(visit, answer),
+            None => self.settle(visit, mount, answer),
         }
     }
 
     /// A service's errors without a text are said in the one form, and its methods where they were asked for.
-    fn settle(&self, visit: &Visit<'_>, answer: Response<Body>) -> Response<Body> {
+    fn settle(&self, visit: &Visit<'_>, mount: &Mount, answer: Response<Body>) -> Response<Body> {
         let status = answer.status();
         if !(status.is_client_error() || status.is_server_error()) {
             return answer;
@@ -379,6 +380,11 @@ impl Guard {
         }
         if answer.body().size_hint().exact() != Some(0) || answer.headers().contains_key(CONTENT_TYPE) {
             return answer;
+        }
+        if mount.access == Access::PerRequest
+            && let Some(problem) = self.decided(visit, status)
+        {
+            return self.refuse(visit, problem);
         }
         let told = self.refuse(visit, Problem::of_status(status));
         let (mut parts, _) = answer.into_parts();

@@ -23,6 +23,9 @@ pub enum Access {
     Public,
     /// Whoever's key or token grants this scope.
     Scope(Scope),
+    /// The service itself says, for each request: whoever shows a key or a token is proved to be somebody, or refused, before the
+    /// service is asked; whoever shows none comes as nobody. Its bare 401 and 403 are told, and counted, as the port's own.
+    PerRequest,
 }
 
 /// Which listener serves an endpoint, where `listen.public` is another address than `listen.cluster`. With one address
@@ -74,7 +77,7 @@ impl Mount {
     /// no other prefix does.
     ///
     /// Its requests carry extensions: [`horos_wire::CallContext`] (trace, deadline, claims) and [`crate::Client`] always,
-    /// and `Arc<`[`horos_wire::principal::Principal`]`>` where a key or a token was asked for. What proved it has been
+    /// and `Arc<`[`horos_wire::principal::Principal`]`>` where a key or a token was looked at. What proved it has been
     /// taken out of the head then. A `HEAD` arrives as the `GET` that it asks about.
     ///
     /// # Errors

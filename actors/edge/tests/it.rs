@@ -9,6 +9,7 @@ mod it {
     mod counts;
     mod guard_answers;
     mod guard_body;
+    mod guard_decides;
     mod guard_head;
     mod guard_keys;
     mod guard_rate;

@@ -3,7 +3,7 @@
 use std::{future::poll_fn, num::NonZeroU32, sync::Arc, task::Poll};
 
 use horos_wire::principal::{Denied, Principal, Scope};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 use super::{
@@ -63,7 +63,8 @@ impl Guess<'_> {
 }
 
 impl Guard {
-    /// Lets in who has what `access` wants; does not look at credentials where it wants none, or where it is `known` who asks.
+    /// Lets in who has what `access` wants; does not look at credentials where it wants none, or where it is `known` who asks. Where
+    /// the service decides, credentials that are shown must be right, and none need be.
     pub(super) async fn admit(
         &self,
         visit: &mut Visit<'_>,
@@ -71,18 +72,35 @@ impl Guard {
         headers: &HeaderMap,
         known: Option<Proved>,
     ) -> Result<Proved, Problem> {
-        let Access::Scope(scope) = access else { return Ok(Proved::default()) };
+        let scope = match access {
+            Access::Public => return Ok(Proved::default()),
+            Access::PerRequest if known.is_none() && !visit.asks.proves() => return Ok(Proved::default()),
+            Access::PerRequest => None,
+            Access::Scope(scope) => Some(scope),
+        };
         let proved = match known {
             Some(proved) => proved,
             None => self.prove(visit, headers).await?,
         };
-        if proved.may(scope) {
-            return Ok(proved);
-        }
-        if let Some(principal) = &proved.principal {
+        if scope.is_none_or(|scope| proved.may(scope)) { Ok(proved) } else { Err(self.forbidden(visit)) }
+    }
+
+    /// Somebody asked for what they may not do.
+    fn forbidden(&self, visit: &Visit<'_>) -> Problem {
+        if let Some(principal) = &visit.principal {
             self.parts.authenticator.wrong_scope(principal);
         }
-        Err(Problem::FORBIDDEN)
+        Problem::FORBIDDEN
+    }
+
+    /// What the service said of who asks, where it decides: as if it had been decided here.
+    pub(super) fn decided(&self, visit: &Visit<'_>, status: StatusCode) -> Option<Problem> {
+        match status {
+            StatusCode::UNAUTHORIZED if visit.principal.is_none() => Some(self.unknown(Failure::Missing)),
+            StatusCode::UNAUTHORIZED => Some(Problem::UNAUTHENTICATED),
+            StatusCode::FORBIDDEN => Some(self.forbidden(visit)),
+            _ => None,
+        }
     }
 
     /// Who sent the request, by what it shows; counts what proves nobody, and what somebody asks.

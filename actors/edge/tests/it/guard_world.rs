@@ -163,8 +163,12 @@ impl Site {
             h3: vec![(Plane::Both, 8443)],
         };
         let scope = |scope: &str| Access::Scope(scope.parse().unwrap());
-        let mounts =
-            [("/open", Access::Public, Plane::Both), ("/stock", scope("stock"), Plane::Public), ("/admin", scope("work"), Plane::Cluster)];
+        let mounts = [
+            ("/open", Access::Public, Plane::Both),
+            ("/each", Access::PerRequest, Plane::Both),
+            ("/stock", scope("stock"), Plane::Public),
+            ("/admin", scope("work"), Plane::Cluster),
+        ];
         let mut mounts: Vec<Mount> = mounts.map(|(prefix, access, plane)| mount(prefix, access, plane, &served)).into();
         mounts.push(mount("/upload", Access::Public, Plane::Both, &served).with_body_limit(100));
         let app = App::new(Arc::new(config), mounts, parts).unwrap();
@@ -247,6 +251,9 @@ async fn serve(request: Request<Body>) -> Response<Body> {
             let parts = ["one", "two"].map(|part| Ok::<_, Infallible>(Bytes::from(part)));
             answer.body(Body::from_stream(futures_util::stream::iter(parts)))
         }
+        "/unauthenticated" => answer.status(401).body(Body::empty()),
+        "/forbidden" => answer.status(403).body(Body::empty()),
+        "/own-words" => answer.status(403).header("content-type", "text/plain").body(Body::from("not you")),
         "/nothing" => answer.status(404).body(Body::empty()),
         "/told" => answer.status(409).header("content-type", "text/plain").body(Body::from("taken")),
         "/fixed" if *request.method() != Method::GET => answer.status(405).header("allow", "GET, HEAD").body(Body::empty()),
