@@ -4,6 +4,7 @@
 //! endpoints, and by which policies: timeout, retries, breaker, fallback and the rest. What is not in the table is what it was
 //! without: an actor of that name, here or on whichever node offers it.
 
+pub mod admin;
 pub mod backoff;
 pub mod balance;
 pub mod breaker;
@@ -11,6 +12,7 @@ pub mod budget;
 mod call;
 pub mod config;
 mod counters;
+pub mod gateway;
 pub mod limit;
 pub mod rate;
 pub mod reload;

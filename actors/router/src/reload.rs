@@ -92,8 +92,8 @@ fn rows(connection: &Connection) -> Result<Vec<Row>, ReloadError> {
     if !connection.table_exists(Some("main"), "routes")? {
         return Ok(Vec::new());
     }
-    // An FO has of the configuration what it needs, under another name.
-    let config = if connection.column_exists(Some("main"), "routes", "config")? { "config" } else { "policy" };
+    // An FO has of the configuration what it needs, under another name; `config` is there without a value.
+    let config = if connection.column_exists(Some("main"), "routes", "policy")? { "coalesce(config, policy)" } else { "config" };
     let mut statement =
         connection.prepare(&format!("SELECT service_name, strategy, endpoint, {config}, updated_at FROM routes LIMIT ?1"))?;
     // A value of another type than the column's is shown as text, and found wrong as such.

@@ -83,9 +83,7 @@ impl Spec {
     /// Everything that is wrong with it.
     pub fn new(row: Row, strategies: &Strategies) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
-        if row.service.is_empty() {
-            problems.push(Problem::new("service_name", "a route without a name is nobody's"));
-        }
+        problems.extend(crate::admin::check_name(&row.service).err());
         let config = match Config::parse(row.config.as_deref()) {
             Ok(config) => config,
             Err(wrong) => {
@@ -174,6 +172,7 @@ mod tests {
             ("quic", "stock@bo-2"),
             ("http", "https://stock.example.org/v1?x=1"),
             ("noop", ""),
+            ("noop", "https://stock.example.org/v1"),
         ] {
             assert_eq!(wrong(strategy, endpoint, "{}"), Vec::<String>::new(), "{strategy} {endpoint}");
         }
@@ -186,11 +185,10 @@ mod tests {
             ("http", "ftp://example.org/"),
             ("http", "https://user:password@example.org/"),
             ("http", "example.org"),
-            ("noop", "x"),
         ] {
             assert_eq!(wrong(strategy, endpoint, "{}").len(), 1, "{strategy} {endpoint}");
         }
-        assert_eq!(check("Not a name", "local", None, None).unwrap_err().len(), 1, "it names no actor, and no endpoint does");
+        assert_eq!(check("NotAName", "local", None, None).unwrap_err().len(), 1, "it names no actor, and no endpoint does");
         assert_eq!(check("a/b", "local", Some("ab"), None), Ok(()));
     }
 

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use horos_wire::{ActorName, Address, CallContext, CallError};
 
+pub use self::http::Http;
 use crate::config::Config;
 
 /// The names that rows of the Go system have.
@@ -154,6 +155,11 @@ impl Strategies {
         let mut all = (*self.0).clone();
         all.insert(name.into(), strategy);
         Self(Arc::new(all))
+    }
+
+    /// What they are called.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(|name| &**name)
     }
 
     /// The strategy called `name`.
