@@ -78,16 +78,17 @@ pub struct Bounds {
     /// Requests in flight, until their response's body is read or dropped. Beyond: [`Overloaded`](crate::EgressError::Overloaded),
     /// at once. Default 1024.
     pub in_flight: usize,
-    /// The same to one host. Default 64.
+    /// The same to one host. Default 128.
     pub in_flight_per_host: usize,
-    /// Open connections, each a descriptor and up to 1 MiB of what came and is not read. Default 256. When all are open, those that
+    /// Open connections, each a descriptor and up to 1 MiB of what came and is not read. Default 512. When all are open, those that
     /// nobody uses are closed for new ones.
     pub connections: usize,
     /// Connections of HTTP/1.1 to one host that are kept for later. Default 8.
     pub idle_per_host: usize,
     /// Hosts whose connections, breaker and figures are remembered; those unused for longest are forgotten first. Default 1024.
     pub hosts: usize,
-    /// Requests a second to one host; more are refused. Default 100.
+    /// Requests a second to one host; more are refused, so that nobody can turn this node against another's. Does not hold for a
+    /// trusted endpoint that the URL itself names. Default 100.
     pub rate_per_host: NonZeroU32,
     /// Requests to one host that may come at once after a pause. Default 200.
     pub burst_per_host: NonZeroU32,
@@ -141,8 +142,8 @@ impl Default for Bounds {
         const BURST: NonZeroU32 = NonZeroU32::new(200).expect("is not 0");
         Self {
             in_flight: 1024,
-            in_flight_per_host: 64,
-            connections: 256,
+            in_flight_per_host: 128,
+            connections: 512,
             idle_per_host: 8,
             hosts: 1024,
             rate_per_host: RATE,

@@ -147,6 +147,8 @@ pub(crate) struct Admitted {
     trust: Trust,
     /// Its name and port are those of a trusted endpoint.
     by_name: bool,
+    /// Its URL alone says that the owner trusts it: by its name, or by an address.
+    is_own: bool,
     /// Refused for this, unless every address is trusted.
     unless_trusted: Option<Refusal>,
 }
@@ -155,6 +157,11 @@ impl Admitted {
     /// Whether the name is the owner's own, to be looked up as it is; any other is looked up as an absolute one.
     pub(crate) fn is_own_name(&self) -> bool {
         self.by_name
+    }
+
+    /// Whether it is the owner's own, and known to be before its name is looked up.
+    pub(crate) fn is_own(&self) -> bool {
+        self.is_own
     }
 }
 
@@ -201,7 +208,11 @@ impl Policy {
         {
             return Err(Refusal::Name);
         }
-        Ok(Admitted { trust, by_name, unless_trusted })
+        let mut admitted = Admitted { trust, by_name, is_own: by_name, unless_trusted };
+        if let Host::Address(address) = origin.host {
+            admitted.is_own = self.permit(&admitted, address, origin.port) == Ok(Ground::Trusted);
+        }
+        Ok(admitted)
     }
 
     /// Whether one of the addresses of an admitted host may be connected to, on its port.

@@ -29,6 +29,13 @@ pub enum Scheme {
 }
 
 impl Scheme {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
     fn port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -39,10 +46,7 @@ impl Scheme {
 
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        })
+        f.write_str(self.as_str())
     }
 }
 
@@ -144,7 +148,8 @@ impl Target {
 
     /// As the `http` crate has it, for a request.
     pub fn to_uri(&self) -> Uri {
-        self.to_string().parse().expect("every part of it was taken from a URL")
+        let parts = Uri::builder().scheme(self.origin.scheme.as_str()).authority(self.origin.authority().as_bytes());
+        parts.path_and_query(self.path.clone()).build().expect("every part of it was taken from a URL")
     }
 
     fn of(url: &Url) -> Result<Self, UrlError> {
@@ -257,7 +262,8 @@ mod tests {
         let target: Target = "HTTPS://Shop.Example.:443/a/../b?c=d#e".parse().unwrap();
         assert_eq!(target.to_string(), "https://shop.example:443/b?c=d");
         assert_eq!(target.origin.authority(), "shop.example");
-        assert_eq!(target.to_uri().host(), Some("shop.example"));
+        assert_eq!(target.to_uri(), "https://shop.example/b?c=d");
+        assert_eq!("http://[::1]:81".parse::<Target>().unwrap().to_uri(), "http://[::1]:81/");
         assert_eq!("http://[2001:DB8::1]:81".parse::<Target>().unwrap().origin.authority(), "[2001:db8::1]:81");
         assert_eq!(host("http://bücher.example").as_deref(), Ok("xn--bcher-kva.example"));
         assert_eq!(Target::try_from(&Uri::from_static("https://a.example/x")).unwrap().to_string(), "https://a.example:443/x");
@@ -287,6 +293,28 @@ mod tests {
             ("http://.", UrlError::Host),
         ] {
             assert_eq!(host(text), Err(expected), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        /// What the operating system would read as an address, though it is none in dots, is never left to it as a name.
+        #[test]
+        fn no_name_is_a_number_to_anybody(host in "[0-9a-fxX.%１。o-]{1,20}") {
+            let Ok(target) = format!("http://{host}/").parse::<Target>() else { return Ok(()) };
+            if let Host::Name(name) = &target.origin.host {
+                let last = name.rsplit('.').next().unwrap_or_default();
+                let hexadecimal = last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
+                proptest::prop_assert!(!hexadecimal && !last.bytes().all(|b| b.is_ascii_digit()), "{host}: {name}");
+            }
+            proptest::prop_assert_eq!(Target::try_from(&target.to_uri()), Ok(target));
+        }
+
+        /// Whatever is said by whoever, it is understood the same way a second time, and nobody panics.
+        #[test]
+        fn a_target_means_the_same_when_it_is_read_again(text in "(https?:/{0,3})?[ -~]{0,40}", location in "\\PC{0,40}") {
+            let Ok(target) = text.parse::<Target>() else { return Ok(()) };
+            proptest::prop_assert_eq!(&Target::try_from(&target.to_uri()), &Ok(target.clone()), "{}", text);
+            let _ = target.join(&location);
         }
     }
 

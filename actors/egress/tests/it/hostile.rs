@@ -1,10 +1,11 @@
 //! Hosts that answer with something else than HTTP, or with too much of it.
 
 use bytes::Bytes;
-use horos_egress::{BodyError, Circuit, Egress, EgressError, Limits, Options, Timeouts};
+use horos_egress::{BodyError, Circuit, Egress, EgressError, Limits, Options, Roots, Timeouts};
+use tokio::net::TcpListener;
 
 use super::{
-    server::{Then, raw, says},
+    server::{Authority, Then, raw, says},
     world::{Internet, LONG, get, limits, read},
 };
 
@@ -118,4 +119,73 @@ async fn a_body_of_a_gigabyte_is_not_read() {
     assert!(matches!(error, EgressError::Response(BodyError::TooLarge { .. })), "{error}");
     let host = egress.status().hosts.remove(0);
     assert_eq!((host.circuit, host.failed), (Circuit::Closed, 0), "how large it is speaks against nobody");
+}
+
+/// What a host of HTTP/2 does with the one stream that it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum With {
+    Reset(h2::Reason),
+    /// Goodbye, having taken nothing.
+    GoAway,
+    /// A head beyond all measure.
+    WideHead,
+    /// A reset in the middle of the body.
+    HalfABody,
+}
+
+async fn http_2(with: With) -> Result<Bytes, EgressError> {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor("127.0.0.1", &["h2"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let stream = acceptor.accept(stream).await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_request, mut respond))) = connection.accept().await {
+                match with {
+                    With::Reset(reason) => respond.send_reset(reason),
+                    With::GoAway => connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM),
+                    With::WideHead => {
+                        let head = http::Response::builder().header("x", "y".repeat(100 * 1024)).body(()).unwrap();
+                        let _ = respond.send_response(head, true);
+                    }
+                    With::HalfABody => {
+                        let head = http::Response::builder().header("content-length", "10").body(()).unwrap();
+                        let mut stream = respond.send_response(head, false).unwrap();
+                        stream.send_data(Bytes::from_static(b"01234"), false).unwrap();
+                        // So that the reset does not overtake the data.
+                        tokio::spawn(async move {
+                            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                            stream.send_reset(h2::Reason::INTERNAL_ERROR);
+                        });
+                    }
+                }
+            }
+        }
+    });
+    let file = authority.file();
+    let options = Options {
+        trusted: vec![address.to_string().parse().unwrap()],
+        roots: Roots::Files,
+        ca_files: vec![file.path().to_owned()],
+        ..Options::default()
+    };
+    let egress = Egress::new(options).unwrap();
+    read(&egress, &format!("https://{address}/"), &Limits::within(std::time::Duration::from_secs(10))).await
+}
+
+#[tokio::test]
+async fn a_stream_that_was_refused_had_no_effect_and_any_other_may_have_had_one() {
+    let error = http_2(With::Reset(h2::Reason::REFUSED_STREAM)).await.unwrap_err();
+    assert!(matches!(error, EgressError::NotTaken { .. }) && !error.may_have_been_sent(), "{error:?}");
+    for with in [With::Reset(h2::Reason::INTERNAL_ERROR), With::GoAway, With::WideHead] {
+        let error = http_2(with).await.unwrap_err();
+        assert!(
+            matches!(error, EgressError::Lost { .. } | EgressError::Nonsense { .. }) && error.may_have_been_sent(),
+            "{with:?}: {error:?}"
+        );
+    }
+    let error = http_2(With::HalfABody).await.unwrap_err();
+    assert!(matches!(error, EgressError::Response(BodyError::Broken)), "{error:?}");
 }

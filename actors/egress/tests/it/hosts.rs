@@ -26,6 +26,11 @@ fn breaker(failures: u32, open: Duration) -> BreakerOptions {
     BreakerOptions { failures: NonZeroU32::new(failures).unwrap(), open }
 }
 
+/// As many requests as there are.
+fn unhurried() -> Bounds {
+    Bounds { rate_per_host: NonZeroU32::MAX, burst_per_host: NonZeroU32::MAX, ..Bounds::default() }
+}
+
 #[tokio::test]
 async fn a_connection_is_kept_for_the_next_request_to_its_host_and_to_no_other() {
     let internet = Internet::new().await;
@@ -50,7 +55,6 @@ async fn many_requests_share_one_connection_of_http_2() {
         trusted: vec![server.address.to_string().parse().unwrap()],
         roots: Roots::Files,
         ca_files: vec![file.path().to_owned()],
-        bounds: Bounds { rate_per_host: NonZeroU32::MAX, burst_per_host: NonZeroU32::MAX, ..Bounds::default() },
         ..Options::default()
     };
     let egress = Egress::new(options).unwrap();
@@ -69,7 +73,7 @@ async fn a_kept_connection_that_the_host_has_closed_is_not_the_requests_end() {
     // Answers once a connection, and closes it without saying so before.
     let server = says("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nhere", Then::Close).await;
     internet.site("a.example", "93.184.216.34", server.address);
-    let egress = internet.egress();
+    let egress = Egress::new(Options { bounds: unhurried(), ..internet.options() }).unwrap();
     for _ in 0..scale(20, 500) {
         // A host may also close it just when the request is written: then nobody knows, and that is said.
         match read(&egress, "http://a.example/", &limits()).await {
@@ -177,6 +181,12 @@ async fn more_than_the_rate_is_refused_with_a_time_to_come_again() {
     assert!((6..=7).contains(&refused.len()), "{outcomes:?}");
     assert!(refused.iter().all(|error| matches!(error, EgressError::RateLimited { .. }) && error.retry_after().is_some()));
     assert_eq!(host(&egress, "a.").turned_away, refused.len() as u64);
+
+    // The owner's own are not held to it.
+    let options = Options { bounds, trusted: vec![server.address.to_string().parse().unwrap()], ..Options::default() };
+    let (egress, url) = (Egress::new(options).unwrap(), format!("http://{}/", server.address));
+    let outcomes = futures_util::future::join_all((0..10).map(|_| read(&egress, &url, &limits))).await;
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
 }
 
 #[tokio::test]
@@ -224,7 +234,7 @@ async fn what_is_beyond_a_bound_is_refused_at_once() {
 async fn idle_connections_make_room_for_those_that_are_needed() {
     let internet = Internet::new().await;
     let server = plain(async |_| full(Response::new("here"))).await;
-    let egress = Egress::new(Options { bounds: Bounds { connections: 2, ..Bounds::default() }, ..internet.options() }).unwrap();
+    let egress = Egress::new(Options { bounds: Bounds { connections: 2, ..unhurried() }, ..internet.options() }).unwrap();
     for index in 0..scale(10, 200) {
         internet.site(&format!("host-{index}.example"), "93.184.216.34", server.address);
         assert_eq!(read(&egress, &format!("http://host-{index}.example/"), &limits()).await.unwrap(), "here");
