@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod it {
+    mod breakers;
     mod calls;
     mod flips;
     pub(crate) mod world;

@@ -275,7 +275,10 @@ impl Machine {
         if before == forced {
             return None;
         }
-        // What comes after was not seen while it was forced: it is probed where nobody was let through.
+        if forced.is_none() {
+            self.reopenings = 0;
+        }
+        // How the endpoint is was not seen while it was forced: it is probed where nobody was let through.
         let phase = match (before, forced) {
             (Some(Forced::Open), None) => Phase::HalfOpen { opened: now, successes: 0, probing: 0, granted: now },
             (Some(Forced::Closed), None) => Phase::Closed { ramp: None },

@@ -124,6 +124,11 @@ impl Breakers {
     /// The supervisor of the breakers' actors, called `breakers`. Starts after the writer and before the routes: once it has started,
     /// what was written down holds.
     pub fn child(&self) -> ChildSpec {
+        self.supervisor().into_child()
+    }
+
+    /// The same, for whoever wants to keep its handle.
+    pub fn supervisor(&self) -> SupervisorSpec {
         let shared = Arc::clone(&self.shared);
         let handle = Arc::new(std::sync::OnceLock::<SupervisorHandle>::new());
         let given = Arc::clone(&handle);
@@ -146,7 +151,7 @@ impl Breakers {
         });
         let spec = SupervisorSpec::new("breakers", Strategy::OneForOne, vec![keeper]);
         let _ = handle.set(spec.handle());
-        spec.into_child()
+        spec
     }
 
     /// The breaker of an endpoint: the same one as long as it is not retired, from now on with this policy.
@@ -187,6 +192,11 @@ impl Breakers {
         });
         entries.known.entry(service.into()).or_default().insert(endpoint.into(), entry);
         entries.count += 1;
+        drop(entries);
+        if breaker.snapshot(now).refuses() {
+            // Shown although nobody calls through it.
+            self.shared.wake();
+        }
         breaker
     }
 
@@ -227,6 +237,8 @@ impl Breakers {
         for entry in entries.all() {
             entry.decide(entries.forced(&entry.service, &entry.endpoint), now);
         }
+        drop(entries);
+        self.shared.wake();
     }
 }
 
