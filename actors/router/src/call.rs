@@ -19,7 +19,7 @@ use crate::{
     breaker::Outcome,
     config::Payload,
     router::Router,
-    service::Service,
+    service::{Entered, Service},
     strategy::{Answer, Failure, Message, Target, Transport},
 };
 
@@ -96,6 +96,8 @@ pub(crate) trait Kind: Sync {
         work: Self::Work,
         until: Instant,
     ) -> impl Future<Output = Result<Self::Reply, CallError<Self::Error>>> + Send;
+    /// Takes along the call's place among those in hand, where a reply is not yet all there is.
+    fn keep(&self, _reply: &mut Self::Reply, _entered: Entered) {}
 }
 
 /// An attempt that came to nothing.
@@ -111,6 +113,11 @@ impl<E> From<CallError<E>> for Attempted<E> {
 }
 
 impl Failure {
+    /// With the callee's own error as it came.
+    pub(crate) fn attempted(self) -> Attempted<Bytes> {
+        Attempted { error: self.error, retry_after: self.retry_after }
+    }
+
     /// With the callee's own error read by `read`.
     fn read<E>(self, read: impl FnOnce(&Bytes) -> Result<E, Unknown>) -> Attempted<E> {
         let error = match self.error {
@@ -158,7 +165,13 @@ pub(crate) async fn once<K: Kind>(
         Err(NoEffect::Expired.into())
     } else {
         match service.enter(began, until).await {
-            Ok(_admitted) => attempts(kind, bound, work, idempotent, until).await,
+            Ok(entered) => {
+                let mut result = attempts(kind, bound, work, idempotent, until).await;
+                if let Ok(reply) = &mut result {
+                    kind.keep(reply, entered);
+                }
+                result
+            }
             Err(refused) => Err(refused.into()),
         }
     };
@@ -507,7 +520,7 @@ impl Kind for Untyped<'_> {
                 work.idempotent = bound.is_idempotent(self.method(&work), self.context.call());
                 return carried(&**transport, work, self.context.call(), until)
                     .await
-                    .map_err(|failure| failure.read(|body| Ok(body.clone())));
+                    .map_err(Failure::attempted);
             }
             Target::Here(name) => Address { name: name.clone(), scope: Scope::Node(self.context.node().name.clone()) },
             Target::Actor(address) => address.clone(),
@@ -525,7 +538,7 @@ impl Kind for Untyped<'_> {
                 let content = Content { content_type: Some(work.content_type), body: work.body, stream: None };
                 match self.context.reach::<horos_wire::protocol::bytes::ByteService>(address).call(content, until).await {
                     Ok(Content { content_type, body, .. }) => Ok(Answer { content_type, body }),
-                    Err(error) => Err(error.map(|refused| Bytes::from(refused.reason.into_string())).into()),
+                    Err(error) => Err(error.map(|refused| Bytes::from(serde_json::to_vec(&refused).unwrap_or_default())).into()),
                 }
             }
         }

@@ -12,6 +12,7 @@ pub mod budget;
 mod call;
 pub mod config;
 mod counters;
+pub mod gateway;
 pub mod limit;
 pub mod rate;
 pub mod reload;

@@ -120,7 +120,7 @@ impl Router {
     /// Calls the service `name` with bytes that only it understands.
     ///
     /// # Errors
-    /// As [`Routed::call`]; the callee's own error is its text.
+    /// As [`Routed::call`]; the callee's own error is JSON, of an actor that of [`Refused`](horos_wire::protocol::bytes::Refused).
     pub async fn call_bytes(
         &self,
         context: &Context,

@@ -237,6 +237,11 @@ impl Service {
         Ok(Entered { counters: self.counters.clone(), _permit: permit })
     }
 
+    /// How long its rate lets nobody through; none where it would let a call through now.
+    pub(crate) fn limited_for(&self, now: Instant) -> Option<Duration> {
+        self.rate.as_ref()?.wait(now)
+    }
+
     /// A place to make an attempt at, and not one of `tried` unless there is no other.
     pub(crate) fn admit(&self, now: Instant, tried: u32) -> Result<Admission, NoEffect> {
         let ready = |place: usize| self.endpoints[place].breaker.as_ref().is_none_or(|breaker| breaker.is_ready(now));

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use horos_wire::{ActorName, Address, CallContext, CallError};
 
+pub use self::http::Http;
 use crate::config::Config;
 
 /// The names that rows of the Go system have.
