@@ -51,7 +51,8 @@ impl Written {
 pub(super) async fn keep(shared: Arc<Shared>, entry: Arc<Entry>, vitals: Arc<Vitals>) {
     let mut shown = None;
     loop {
-        let snapshot = entry.breaker.snapshot(Instant::now());
+        let looked = Instant::now();
+        let snapshot = entry.breaker.snapshot(looked);
         if shown != Some((snapshot.state, snapshot.forced)) {
             show(&entry, &vitals, &snapshot);
             if shown.is_some() || snapshot.state != State::Closed || snapshot.forced.is_some() {
@@ -67,7 +68,8 @@ pub(super) async fn keep(shared: Arc<Shared>, entry: Arc<Entry>, vitals: Arc<Vit
         let Some(writer) = shared.writer().filter(|_| !is_written) else {
             tokio::select! {
                 () = entry.breaker.turned() => {}
-                () = entry.breaker.counted() => {}
+                // A count that goes up and down at every call is not looked at each time either.
+                () = async { entry.breaker.counted().await; sleep(EVERY.saturating_sub(looked.elapsed())).await } => {}
             }
             continue;
         };

@@ -116,3 +116,22 @@ fn at_once_no_more_are_taken_than_there_are() {
     assert_eq!(taken, 2_010);
     assert_eq!(budget.held(), 0);
 }
+
+/// Not a check of speed but a way to see it: `cargo test --release -p horos-router cost -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints a figure"]
+fn call_cost() {
+    let now = Instant::now();
+    let budget = budget(20, 1, now);
+    let rounds = 10_000_000u32;
+    let started = Instant::now();
+    for _ in 0..rounds {
+        std::hint::black_box(&budget).call(now);
+    }
+    println!("a call: {:.1} ns", started.elapsed().as_secs_f64() * 1e9 / f64::from(rounds));
+    let started = Instant::now();
+    for _ in 0..rounds {
+        drop(std::hint::black_box(budget.withdraw(now)).unwrap());
+    }
+    println!("withdraw + give back: {:.1} ns", started.elapsed().as_secs_f64() * 1e9 / f64::from(rounds));
+}

@@ -127,3 +127,16 @@ async fn however_they_come_and_go_no_place_is_lost_and_none_is_taken_twice() {
     }
     assert_eq!((limit.in_hand(), limit.waiting()), (0, 0));
 }
+
+/// Not a check of speed but a way to see it: `cargo test --release -p horos-router cost -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "prints a figure"]
+async fn acquire_cost() {
+    let (limit, until) = (limit(1_000, 0), soon());
+    let rounds = 10_000_000u32;
+    let started = Instant::now();
+    for _ in 0..rounds {
+        drop(std::hint::black_box(limit.acquire(until).await).unwrap());
+    }
+    println!("acquire + release: {:.1} ns", started.elapsed().as_secs_f64() * 1e9 / f64::from(rounds));
+}
