@@ -26,13 +26,15 @@ use super::{
     policy::Trust,
     pool::{self, Lease},
     redirect,
-    target::Target,
+    target::{Origin, Target},
 };
 
 /// Largest body that is kept to be sent again where a redirect asks for it.
 const MAX_KEPT: u64 = 64 * 1024;
 /// Of a redirect's own body that much is read, so that its connection can be used again.
 const MAX_DRAINED: u64 = 16 * 1024;
+/// How long that may take: not longer than a new connection would.
+const DRAIN: Duration = Duration::from_millis(250);
 /// A request whose caller waited less than this for an answer says nothing about the host.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -188,30 +190,34 @@ impl Inner {
         }
         let mut trust = Trust::Counts;
         let mut hop = 0;
+        // Who redirected last.
+        let mut by = target.origin.clone();
         loop {
             let outgoing = Outgoing { method: method.clone(), headers: headers.clone(), body: payload.sending(limits.request_bytes) };
             let outcome = self.hop(&target, trust, outgoing, &request, deadline).await;
-            let (response, lease, ticket) = outcome.map_err(|error| behind(hop, &target, error))?;
+            let (response, lease, ticket) = outcome.map_err(|error| behind(hop, &by, error))?;
             let onward = redirect::onward(response.status(), &method).filter(|_| redirects > 0);
             let again = onward.filter(|onward| *onward == redirect::Onward::Without || payload.is_kept());
             let span = Span { idle: self.hosts.options().timeouts.idle, deadline };
             let Some(onward) = again else {
                 let response = ResponseBody::of(response, limits.response_bytes, span, lease, ticket);
-                return response.map_err(|error| behind(hop, &target, error));
+                return response.map_err(|error| behind(hop, &by, error));
             };
             hop += 1;
-            let failed = |to: &dyn fmt::Display, source| EgressError::Redirect { hop, to: to.to_string().into(), source: Box::new(source) };
+            by = target.origin.clone();
+            let failed = |source| EgressError::Redirect { hop, by: by.clone(), source: Box::new(source) };
             if hop > redirects {
-                return Err(failed(&target.origin, RedirectError::TooMany { limit: redirects }));
+                return Err(failed(RedirectError::TooMany { limit: redirects }));
             }
             let has_body = !payload.is_none();
             let there = redirect::next(&target, response.headers(), onward, has_body, &mut method, &mut headers);
-            let there = there.map_err(|error| failed(&"nowhere", error))?;
+            let there = there.map_err(failed)?;
             if onward == redirect::Onward::Without {
                 payload = Payload::None;
             }
             if let Ok(answer) = ResponseBody::of(response, MAX_DRAINED, span, lease, ticket) {
-                answer.into_body().drain().await;
+                // Dropped half read, it costs a connection, and no more.
+                let _ = tokio::time::timeout(DRAIN, answer.into_body().drain()).await;
             }
             // What a stranger says must not lead inside, and what the owner's own service says, only back to itself.
             if there.origin != target.origin {
@@ -357,11 +363,11 @@ async fn keep(payload: Payload, limits: &Limits, deadline: Instant, target: &Tar
 }
 
 /// `error`, told as that of a redirect if it is one.
-fn behind(hop: u8, target: &Target, error: EgressError) -> EgressError {
+fn behind(hop: u8, by: &Origin, error: EgressError) -> EgressError {
     if hop == 0 {
         return error;
     }
-    EgressError::Redirect { hop, to: target.origin.to_string().into(), source: Box::new(RedirectError::Hop(error)) }
+    EgressError::Redirect { hop, by: by.clone(), source: Box::new(RedirectError::Hop(error)) }
 }
 
 fn unreached(target: &Target, error: Option<DialError>) -> EgressError {
@@ -372,7 +378,7 @@ fn unreached(target: &Target, error: Option<DialError>) -> EgressError {
         Some(DialError::Unresolved(why)) => EgressError::Unresolved { origin, why },
         Some(DialError::Unreachable(why)) => EgressError::Unreachable { origin, why },
         Some(DialError::Untrusted(why)) => EgressError::Untrusted { origin, why },
-        Some(DialError::NoRoom) => EgressError::Overloaded(Bound::Connections),
+        Some(DialError::NoRoom(bound)) => EgressError::Overloaded(bound),
     }
 }
 

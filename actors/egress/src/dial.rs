@@ -4,7 +4,7 @@
 //! mean another host. A name of which one address is not permitted is refused whole: a public host has no reason to say such a thing,
 //! and which of its answers comes first is the other side's choice.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use super::{
     body::Sending,
     connect::Connect,
+    error::Bound,
     options::{Options, OptionsError},
     policy::{Admitted, Policy, Refusal},
     resolve::Resolve,
@@ -52,8 +53,8 @@ pub(crate) enum DialError {
     Unresolved(Arc<str>),
     Unreachable(Arc<str>),
     Untrusted(Arc<str>),
-    /// No descriptor to spare.
-    NoRoom,
+    /// As many as there may be.
+    NoRoom(Bound),
 }
 
 /// A fresh connection.
@@ -119,7 +120,10 @@ impl Dialer {
             Host::Name(name) => {
                 // Absolute, so that no search list turns a stranger's name into one of the owner's.
                 let asked = if admitted.is_own_name() { name.to_string() } else { format!("{name}.") };
-                self.resolver.resolve(&asked).await.map_err(|error| DialError::Unresolved(error.to_string().into()))?
+                self.resolver.resolve(&asked).await.map_err(|error| match error.kind() {
+                    io::ErrorKind::ResourceBusy => DialError::NoRoom(Bound::Lookups),
+                    _ => DialError::Unresolved(error.to_string().into()),
+                })?
             }
         };
         if addresses.is_empty() {

@@ -124,12 +124,12 @@ pub enum EgressError {
     Response(BodyError),
     /// The request was sent and answered with a redirect, and following that failed. What the first host did with the request is
     /// done; whether its answer can be had another way is the caller's affair.
-    #[error("redirect {hop} to {to}")]
+    #[error("redirect {hop}, by {by}, leads to no response")]
     Redirect {
         /// How many redirects were followed before, and this one.
         hop: u8,
-        /// Where it led, as far as that is known.
-        to: Box<str>,
+        /// Who redirected.
+        by: Origin,
         /// What stood in the way.
         source: Box<RedirectError>,
     },
@@ -194,7 +194,7 @@ pub enum RequestBodyError {
     /// Its source failed.
     #[error("its source failed")]
     Failed,
-    /// Its source gave nothing for as long as a host may take for an answer.
+    /// Its source gave nothing for as long as a host may take for an answer, or until the deadline.
     #[error("its source stalled")]
     Stalled,
 }

@@ -210,11 +210,11 @@ impl HostEntry {
     pub(crate) async fn dial(&self) -> Result<Opened, DialError> {
         let Ways { dialer, room } = &*self.ways;
         let room = tokio::time::timeout(dialer.within, room.clone().acquire_owned()).await;
-        let room = room.ok().and_then(Result::ok).ok_or(DialError::NoRoom)?;
+        let room = room.ok().and_then(Result::ok).ok_or(DialError::NoRoom(Bound::Connections))?;
         let outcome = dialer.dial(&self.origin, &self.admitted, room).await;
         if let Err(error) = &outcome {
             tracing::debug!(origin = %self.origin, ?error, "no connection");
-            if !matches!(error, DialError::Refused(_) | DialError::NoRoom) {
+            if !matches!(error, DialError::Refused(_) | DialError::NoRoom(_)) {
                 self.breaker.lock().dial_failed(Instant::now());
                 self.counters.failed.fetch_add(1, Relaxed);
             }

@@ -14,6 +14,9 @@ use super::{
 /// Most redirects that a caller may ask for: as many as browsers of old, twice as many as anybody needs.
 pub const MAX_REDIRECTS: u8 = 10;
 
+/// Longest timeout: what can be added to any instant.
+const MAX_SPAN: Duration = Duration::from_secs(365 * 86_400);
+
 /// How requests leave. Nothing here is read from the environment; in particular no proxy is.
 ///
 /// Where strangers choose the URLs and the owner's own services are called too, make two: only the latter has [`Self::trusted`]
@@ -163,9 +166,9 @@ impl Default for BreakerOptions {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OptionsError {
-    /// A bound of 0 lets nothing through.
-    #[error("{0} is 0")]
-    Zero(&'static str),
+    /// A bound or a timeout of 0 lets nothing through, and one beyond a year is no timeout.
+    #[error("{0} is 0, or longer than a year")]
+    OutOfRange(&'static str),
     /// A file of certificates cannot be read, or holds none.
     #[error("the certificates in {}", path.display())]
     CaFile {
@@ -190,17 +193,24 @@ pub enum OptionsError {
 impl Options {
     pub(crate) fn check(&self) -> Result<(), OptionsError> {
         let Bounds { in_flight, in_flight_per_host, connections, hosts, .. } = self.bounds;
-        let Timeouts { connect, head, idle, total, keep: _ } = self.timeouts;
-        let spans = [("timeouts.connect", connect), ("timeouts.head", head), ("timeouts.idle", idle), ("timeouts.total", total)];
+        let Timeouts { connect, head, idle, total, keep } = self.timeouts;
+        let spans = [
+            ("timeouts.connect", connect),
+            ("timeouts.head", head),
+            ("timeouts.idle", idle),
+            ("timeouts.total", total),
+            ("timeouts.keep", keep),
+            ("breaker.open", self.breaker.open),
+        ];
         let counts = [
             ("bounds.in_flight", in_flight),
             ("bounds.in_flight_per_host", in_flight_per_host),
             ("bounds.connections", connections),
             ("bounds.hosts", hosts),
         ];
-        let zero = spans.iter().find(|(_, span)| span.is_zero()).map(|(name, _)| *name);
-        let zero = zero.or(counts.iter().find(|(_, count)| *count == 0).map(|(name, _)| *name));
-        zero.map_or(Ok(()), |name| Err(OptionsError::Zero(name)))
+        let wrong = spans.iter().find(|(_, span)| span.is_zero() || *span > MAX_SPAN).map(|(name, _)| *name);
+        let wrong = wrong.or(counts.iter().find(|(_, count)| *count == 0).map(|(name, _)| *name));
+        wrong.map_or(Ok(()), |name| Err(OptionsError::OutOfRange(name)))
     }
 }
 

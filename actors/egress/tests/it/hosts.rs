@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     server::{Authority, Then, full, plain, raw, says, serve},
-    world::{Internet, get, limits, read, scale, until},
+    world::{Internet, LONG, get, limits, read, scale, seed, until},
 };
 
 fn host(egress: &Egress, name: &str) -> HostStatus {
@@ -251,4 +251,69 @@ async fn hosts_without_end_are_forgotten_without_end() {
         assert!(matches!(error, EgressError::Unresolved { .. }), "{error}");
     }
     assert_eq!(egress.status().hosts.len(), 16);
+}
+
+/// Callers who give up at any moment, hosts of every sort: nothing is lost, and nobody waits for what another holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_callers_and_hosts_do_every_place_is_free_again() {
+    let seed = seed();
+    let mut state = seed;
+    let mut random = move |below: u64| {
+        // SplitMix64.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    };
+    let internet = Internet::new().await;
+    let good = plain(async |_| full(Response::new("here"))).await;
+    let slow = plain(async |_| {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        full(Response::new("x".repeat(100_000)))
+    })
+    .await;
+    let cut = says("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhere", Then::Close).await;
+    let silent = says("", Then::Wait).await;
+    for (name, address, server) in [
+        ("good.example", "93.184.216.1", &good),
+        ("slow.example", "93.184.216.2", &slow),
+        ("cut.example", "93.184.216.3", &cut),
+        ("silent.example", "93.184.216.4", &silent),
+    ] {
+        internet.site(name, address, server.address);
+    }
+    internet.name("inside.example", &[&["10.0.0.1"]]);
+    internet.name("away.example", &[&["93.184.216.5"]]);
+    internet.silent("93.184.216.5");
+    let timeouts = Timeouts { connect: Duration::from_millis(50), head: Duration::from_millis(50), ..Timeouts::default() };
+    let bounds = Bounds { in_flight: 60, connections: 30, hosts: 4, ..unhurried() };
+    let breaker = breaker(20, Duration::from_millis(10));
+    let egress = Egress::new(Options { timeouts, bounds, breaker, ..internet.options() }).unwrap();
+    let names = ["good", "slow", "cut", "silent", "inside", "away", "nobody"];
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..scale(1_000, 20_000) {
+        let url = format!("http://{}.example/", names[random(names.len() as u64) as usize]);
+        let (its, patience, reads) = (egress.clone(), Duration::from_micros(random(60_000)), random(2) == 0);
+        asking.spawn(async move {
+            let whole = async {
+                let response = get(&its, &url, &limits()).await?;
+                if reads { response.into_body().bytes().await.map(drop) } else { Ok(()) }
+            };
+            let _ = tokio::time::timeout(patience, whole).await;
+        });
+        assert!(egress.status().connections <= 30 && egress.status().in_flight <= 60 && egress.status().hosts.len() <= 4);
+        if asking.len() >= 80 {
+            asking.join_next().await.unwrap().unwrap();
+        }
+    }
+    while asking.join_next().await.is_some() {}
+    let free = || (egress.status().in_flight == 0 && egress.status().hosts.iter().all(|host| host.dialing == 0), egress.status());
+    until("every place is free", free).await;
+    // The good host is served: at once, or when its breaker has forgotten how busy this machine was.
+    let end = tokio::time::Instant::now() + LONG;
+    while let Err(error) = read(&egress, "http://good.example/", &limits()).await {
+        assert!(tokio::time::Instant::now() < end, "{error}: {:?}", egress.status());
+    }
+    assert_eq!(internet.canary.seen(), 0);
 }

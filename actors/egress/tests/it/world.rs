@@ -23,6 +23,16 @@ pub(crate) fn scale<T>(normal: T, full: T) -> T {
     if std::env::var_os("HOROS_TEST_FULL").is_some_and(|value| value == "1") { full } else { normal }
 }
 
+/// The seed of a random test, printed; `HOROS_TEST_SEED` decides it.
+pub(crate) fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    let given =
+        std::env::var_os("HOROS_TEST_SEED").map(|text| text.to_string_lossy().parse().expect("HOROS_TEST_SEED is a decimal number"));
+    let seed = given.unwrap_or_else(|| RandomState::new().hash_one("seed"));
+    eprintln!("seed {seed}: repeat with HOROS_TEST_SEED={seed}");
+    seed
+}
+
 /// Longer than anything here takes on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
