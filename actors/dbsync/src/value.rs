@@ -229,6 +229,11 @@ impl<'a> Rows<'a> {
         Rows { reader: Reader::new(bytes), width, left: count }
     }
 
+    /// How many rows are yet to be given.
+    pub(crate) fn left(&self) -> u32 {
+        self.left
+    }
+
     /// Puts the next row's values into `row` in place of what was there; `false` once all were given.
     ///
     /// # Errors
@@ -236,12 +241,21 @@ impl<'a> Rows<'a> {
     #[inline]
     pub(crate) fn next_into(&mut self, row: &mut Vec<Value<'a>>) -> Result<bool, Malformed> {
         row.clear();
+        self.append_to(row)
+    }
+
+    /// Appends the next row's values to `rows`; `false` once all were given.
+    ///
+    /// # Errors
+    /// [`Malformed`]: these are not the announced rows.
+    #[inline]
+    pub(crate) fn append_to(&mut self, rows: &mut Vec<Value<'a>>) -> Result<bool, Malformed> {
         if self.left == 0 {
             return if self.reader.is_empty() { Ok(false) } else { Err(Malformed::LeftOver) };
         }
         let before = self.reader.rest().len();
         for _ in 0..self.width {
-            row.push(Value(self.reader.value()?));
+            rows.push(Value(self.reader.value()?));
         }
         if before - self.reader.rest().len() > MAX_ROW {
             return Err(Malformed::TooLarge);

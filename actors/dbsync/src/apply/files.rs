@@ -6,6 +6,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    thread::JoinHandle,
 };
 
 use super::{ApplyError, DoingOn as _};
@@ -147,4 +148,32 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), ApplyError> {
 /// Writes what the system still holds of the file to the disk.
 pub(super) fn sync(path: &Path) -> Result<(), ApplyError> {
     File::open(path).and_then(|file| file.sync_all()).doing_on("sync", path)
+}
+
+/// A sync that goes on beside what is written meanwhile.
+#[derive(Debug)]
+pub(super) struct Syncing {
+    thread: Option<JoinHandle<io::Result<File>>>,
+}
+
+/// Begins to write to the disk what the system holds of the file now, so that little is left for [`sync`] when it is complete.
+pub(super) fn begin_sync(path: &Path) -> Syncing {
+    let of_thread = path.to_path_buf();
+    let run = move || {
+        let file = File::open(of_thread)?;
+        file.sync_data()?;
+        Ok(file)
+    };
+    // Without a thread the sync at the end has it all to do.
+    Syncing { thread: std::thread::Builder::new().name("sync".into()).spawn(run).ok() }
+}
+
+impl Syncing {
+    /// Waits for its end. What could not be written is told to one who asks and perhaps to no other, so it must be this one. The
+    /// file is given back, for SQLite's locks on it end when any descriptor of it is closed.
+    pub(super) fn end(self, path: &Path) -> Result<Option<File>, ApplyError> {
+        let Some(thread) = self.thread else { return Ok(None) };
+        let synced = thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that syncs has failed")));
+        synced.map(Some).doing_on("sync", path)
+    }
 }

@@ -1,9 +1,14 @@
 //! Frames out of bytes that come when they come.
 
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
 use bytes::Bytes;
 
 use super::{ApplyError, Progress};
 use crate::frames::{Frame, FrameError, FrameReader, Header};
+
+/// Frames that wait for the thread that writes: the rows of a chunk, and their digest. Each of the two threads holds one more.
+const AHEAD: usize = 2;
 
 /// The sender is gone, or took too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,19 +32,54 @@ impl Source for Option<Bytes> {
 
 /// Reads the frames of one stream.
 pub(crate) struct Input<'a> {
-    source: Box<dyn Source + 'a>,
-    reader: FrameReader,
-    /// What has come and was not read yet.
-    at_hand: Bytes,
+    frames: Frames,
     progress: &'a Progress,
     /// A frame that was read and given back.
     back: Option<Frame>,
 }
 
+/// Who makes frames of bytes.
+enum Frames {
+    /// Whoever asks for one.
+    Here(Box<Unpacker>),
+    /// A thread of its own, ahead of the one that asks.
+    Ahead(Receiver<Unpacked>),
+}
+
+struct Unpacked {
+    frame: Result<Frame, ApplyError>,
+    /// Bytes received since the frame before.
+    bytes: usize,
+}
+
 impl<'a> Input<'a> {
-    pub(crate) fn new(source: Box<dyn Source + 'a>, progress: &'a Progress) -> Result<Input<'a>, ApplyError> {
+    pub(crate) fn new(source: Box<dyn Source>, progress: &'a Progress) -> Result<Input<'a>, ApplyError> {
         progress.begin();
-        Ok(Input { source, reader: FrameReader::new()?, at_hand: Bytes::new(), progress, back: None })
+        let unpacker = Unpacker { source, reader: FrameReader::new()?, at_hand: Bytes::new(), bytes: 0 };
+        Ok(Input { frames: Frames::Here(Box::new(unpacker)), progress, back: None })
+    }
+
+    /// From here on a thread of its own receives, unpacks and verifies: with a long stream that is a third of the work. The thread
+    /// ends with the stream; when this is dropped earlier, with the next frame or when its source is given up. Nobody waits for it,
+    /// and it has no file.
+    pub(super) fn ahead(&mut self) {
+        let (give, take) = sync_channel::<Box<Unpacker>>(1);
+        let (frames, next) = sync_channel(AHEAD);
+        let begun = std::thread::Builder::new().name("unpack".into()).spawn(move || {
+            if let Ok(unpacker) = take.recv() {
+                unpacker.all(&frames);
+            }
+        });
+        match begun {
+            Ok(_) => {
+                if let Frames::Here(unpacker) = std::mem::replace(&mut self.frames, Frames::Ahead(next)) {
+                    // It waits for nothing else.
+                    let _ = give.send(unpacker);
+                }
+            }
+            // It only takes longer.
+            Err(error) => tracing::debug!(%error, "no thread to unpack a snapshot"),
+        }
     }
 
     /// What the stream is about. Called first.
@@ -55,6 +95,57 @@ impl<'a> Input<'a> {
         if let Some(frame) = self.back.take() {
             return Ok(frame);
         }
+        let Unpacked { frame, bytes } = match &mut self.frames {
+            Frames::Here(unpacker) => unpacker.one(),
+            Frames::Ahead(next) => next.recv().map_err(|_| ApplyError::Cut("what unpacks the stream has failed".into()))?,
+        };
+        self.progress.received(bytes);
+        frame
+    }
+
+    /// The frame is the next one once more.
+    pub(super) fn give_back(&mut self, frame: Frame) {
+        self.back = Some(frame);
+    }
+
+    pub(super) fn took(&self, rows: u32) {
+        self.progress.took(rows);
+    }
+
+    /// Bytes received.
+    pub(super) fn stream_bytes(&self) -> u64 {
+        self.progress.stream_bytes()
+    }
+}
+
+/// Receives, unpacks and verifies.
+struct Unpacker {
+    source: Box<dyn Source>,
+    reader: FrameReader,
+    /// What has come and was not read yet.
+    at_hand: Bytes,
+    /// Received and not told yet.
+    bytes: usize,
+}
+
+impl Unpacker {
+    fn one(&mut self) -> Unpacked {
+        let frame = self.next();
+        Unpacked { frame, bytes: std::mem::take(&mut self.bytes) }
+    }
+
+    /// Gives all frames to `frames`, up to the last one or the first failure.
+    fn all(mut self: Box<Self>, frames: &SyncSender<Unpacked>) {
+        loop {
+            let unpacked = self.one();
+            let last = matches!(unpacked.frame, Err(_) | Ok(Frame::End { .. }));
+            if frames.send(unpacked).is_err() || last {
+                return;
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Frame, ApplyError> {
         loop {
             let mut rest: &[u8] = &self.at_hand;
             let frame = self.reader.feed(&mut rest)?;
@@ -74,23 +165,9 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// The frame is the next one once more.
-    pub(super) fn give_back(&mut self, frame: Frame) {
-        self.back = Some(frame);
-    }
-
-    pub(super) fn took(&self, rows: u32) {
-        self.progress.took(rows);
-    }
-
-    /// Bytes received.
-    pub(super) fn stream_bytes(&self) -> u64 {
-        self.progress.stream_bytes()
-    }
-
     fn receive(&mut self) -> Result<Option<Bytes>, ApplyError> {
         let bytes = self.source.chunk().map_err(|Cut(why)| ApplyError::Cut(why))?;
-        self.progress.received(bytes.as_ref().map_or(0, Bytes::len));
+        self.bytes += bytes.as_ref().map_or(0, Bytes::len);
         Ok(bytes)
     }
 

@@ -168,7 +168,7 @@ impl Applier {
     ///
     /// # Errors
     /// [`ApplyError`]; what is read is as it was.
-    pub(crate) fn apply<'a>(&mut self, source: Box<dyn Source + 'a>, progress: &'a Progress) -> Result<Done, ApplyError> {
+    pub(crate) fn apply(&mut self, source: Box<dyn Source>, progress: &Progress) -> Result<Done, ApplyError> {
         let mut input = Input::new(source, progress)?;
         let header = input.header()?;
         if header.publication != self.settings.name {
@@ -181,6 +181,7 @@ impl Applier {
             Some(base) => self.delta(&header, super::position(&base), &mut input),
             None => {
                 progress.receives(true);
+                input.ahead();
                 let outcome = self.snapshot(&header, &mut input);
                 progress.receives(false);
                 outcome

@@ -11,9 +11,50 @@ pub(super) fn run(statement: &mut Statement<'_>, table: &str, bytes: &[u8], widt
     let mut rows = Rows::new(bytes, width, count);
     let mut row: Vec<Value<'_>> = Vec::with_capacity(width);
     while rows.next_into(&mut row)? {
-        bind(statement, 1, &row).and_then(|()| statement.raw_execute()).map_err(|error| refused(table, error))?;
+        execute(statement, table, &row)?;
     }
     Ok(())
+}
+
+/// Most rows of one statement that inserts: it begins, looks for the end of the table and ends once for them all.
+const ROWS: usize = 64;
+/// Most parameters of it.
+const PARAMETERS: usize = 1_000;
+
+/// Inserts rows into a table in which none with their keys is, many at a time. What fails leaves some of them behind.
+pub(super) struct Insert<'c> {
+    one: Statement<'c>,
+    many: Statement<'c>,
+    at_once: usize,
+}
+
+impl<'c> Insert<'c> {
+    pub(super) fn new(connection: &'c Connection, shape: &Shape) -> Result<Insert<'c>, ApplyError> {
+        let at_once = (PARAMETERS / shape.width()).clamp(1, ROWS);
+        let prepare = |rows| connection.prepare(&shape.insert_or_fail(rows)).doing("write rows");
+        Ok(Insert { one: prepare(1)?, many: prepare(at_once)?, at_once })
+    }
+
+    /// Inserts the `count` rows in `bytes`.
+    pub(super) fn run(&mut self, shape: &Shape, bytes: &[u8], count: u32) -> Result<(), ApplyError> {
+        let mut rows = Rows::new(bytes, shape.width(), count);
+        let mut values: Vec<Value<'_>> = Vec::with_capacity(shape.width() * self.at_once);
+        while rows.left() as usize >= self.at_once {
+            values.clear();
+            for _ in 0..self.at_once {
+                rows.append_to(&mut values)?;
+            }
+            execute(&mut self.many, shape.name(), &values)?;
+        }
+        while rows.next_into(&mut values)? {
+            execute(&mut self.one, shape.name(), &values)?;
+        }
+        Ok(())
+    }
+}
+
+fn execute(statement: &mut Statement<'_>, table: &str, values: &[Value<'_>]) -> Result<(), ApplyError> {
+    bind(statement, 1, values).and_then(|()| statement.raw_execute()).map(drop).map_err(|error| refused(table, error))
 }
 
 /// Binds `values` from parameter `first` on.

@@ -76,17 +76,23 @@ impl Shape {
 
     /// Puts a row in place of whichever has its key.
     pub(super) fn upsert(&self) -> String {
-        self.put("INSERT OR REPLACE")
+        self.put("INSERT OR REPLACE", 1)
     }
 
     /// Puts a row where none with its key is.
     pub(super) fn insert(&self) -> String {
-        self.put("INSERT")
+        self.put("INSERT", 1)
     }
 
-    fn put(&self, verb: &str) -> String {
-        let parameters: Vec<String> = (1..=self.width()).map(|i| format!("?{i}")).collect();
-        format!("{verb} INTO main.{} ({}) VALUES ({})", quote(self.name()), self.columns_of(""), parameters.join(", "))
+    /// Puts so many rows where none with their keys are. `FAIL`, so that SQLite need not be able to take a statement back that got
+    /// half-way.
+    pub(super) fn insert_or_fail(&self, rows: usize) -> String {
+        self.put("INSERT OR FAIL", rows)
+    }
+
+    fn put(&self, verb: &str, rows: usize) -> String {
+        let row = format!("({})", vec!["?"; self.width()].join(", "));
+        format!("{verb} INTO main.{} ({}) VALUES {}", quote(self.name()), self.columns_of(""), vec![row; rows].join(", "))
     }
 
     /// Deletes the row with a key.

@@ -14,7 +14,8 @@ use super::{
     delta::distinct,
     files,
     live::{connect, explain_full, limit, now, pragma},
-    nonsense, position, rows,
+    nonsense, position,
+    rows::Insert,
     shape::{self, Part, Shape},
     state,
 };
@@ -113,11 +114,11 @@ impl Applier {
     /// The rows of one table, up to the frame after them.
     fn table(&mut self, incoming: &mut Incoming, shape: &Shape, input: &mut Input<'_>) -> Result<(), ApplyError> {
         let Incoming { connection, uncommitted } = incoming;
-        let mut insert = connection.prepare(&shape.insert()).doing("write rows")?;
+        let mut insert = Insert::new(connection, shape)?;
         loop {
             match input.next()? {
                 Frame::Rows { rows, count, .. } => {
-                    rows::run(&mut insert, shape.name(), &rows, shape.width(), count)?;
+                    insert.run(shape, &rows, count)?;
                     *uncommitted += rows.len();
                     input.took(count);
                     // The reader has compared it with the rows.
@@ -127,7 +128,7 @@ impl Applier {
                     let Some(have) = &self.have else { return nonsense("a chunk that was not offered") };
                     have.fetch(self.live.as_ref(), &digest, rows, |bytes| {
                         *uncommitted += bytes.len();
-                        rows::run(&mut insert, shape.name(), bytes, shape.width(), rows)
+                        insert.run(shape, bytes, rows)
                     })?;
                     input.took(rows);
                 }
@@ -147,6 +148,7 @@ impl Applier {
     /// The stream was what it should be: makes the indexes, writes down what this is, checks it and has it on disk.
     fn finish(&mut self, mut incoming: Incoming, header: &Header, shapes: &[Shape]) -> Result<(), ApplyError> {
         let path = self.paths.incoming.clone();
+        let syncing = files::begin_sync(&path);
         let mut complete = || -> Result<(), ApplyError> {
             self.steps.before("make the indexes")?;
             for (head, shape) in header.tables.iter().zip(shapes) {
@@ -169,6 +171,7 @@ impl Applier {
                 .map_err(|error| ApplyError::Cut(format!("what was written is not what is read: {error}")))
         };
         let done = complete();
+        let synced = syncing.end(&path);
         let max_bytes = self.settings.max_bytes;
         done.map_err(|error| explain_full(&incoming.connection, max_bytes, incoming.uncommitted as u64, error))?;
         if self.live.is_none() {
@@ -181,7 +184,9 @@ impl Applier {
                 return nonsense("the file system does not support a WAL: put the replica on a local one");
             }
         }
+        let file = synced?;
         incoming.connection.close().map_err(|(_, error)| error).doing("close a snapshot")?;
+        drop(file);
         self.steps.before("sync a snapshot")?;
         files::sync(&path)
     }
