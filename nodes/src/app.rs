@@ -5,6 +5,7 @@ use std::{collections::HashMap, convert::Infallible, marker::PhantomData, path::
 use futures_util::future::BoxFuture;
 use horos_dbsync::{filter::FilterSpec, replica::ReadableBy};
 use horos_edge::{Access, Body, BoxError, Mount, MountError};
+use horos_router::Router;
 use horos_store::migrations::Migrations;
 use horos_supervision::{
     ChildSpec, Context, Exchange, OnStuck, OpenError, Restart, Service, ServiceSpec, Table, exchange::RegisterError, service,
@@ -87,6 +88,7 @@ pub(crate) struct Parts {
     pub(crate) capacity: usize,
     pub(crate) sync: Arc<NodeSync>,
     pub(crate) owner: Owner,
+    pub(crate) router: Router,
 }
 
 impl Parts {
@@ -343,6 +345,13 @@ impl<'a> On<'a> {
         let (under, wanted) = (Box::<str>::from(prefix), access.clone());
         let open = opening(open);
         self.mount(prefix, access, Box::new(move |parts| mounts::lay_reads(parts, &under, wanted.clone(), &names, open(parts))));
+    }
+
+    /// Lets outsiders call services by route: `POST {prefix}/{service}`, for those whose route says so, and whoever has the scope that
+    /// it names. See [`horos_router::gateway`].
+    pub fn gateway(self, prefix: &str) {
+        let under = Box::<str>::from(prefix);
+        self.mount(prefix, Access::PerRequest, Box::new(move |parts| mounts::lay_gateway(parts, &under)));
     }
 
     /// Passes on whatever comes below `prefix` to the node that owns the data, which serves it under the same prefix.

@@ -35,7 +35,7 @@ pub use http::{Control, Http, HttpLimits, HttpTimeouts, HttpTls, Network, Networ
 pub use layers::{MAX_FILE, PREFIX};
 pub use problem::{MAX_PROBLEMS, Origin, Problem, Problems, nearest};
 pub use reader::MAX_LISTED;
-pub use sections::{Cluster, Drain, Identity, Layout, Limits, Listen, Liveness, Log, LogFormat, Node, Runtime, Store, Synchronous};
+pub use sections::{Cluster, Drain, Egress, Identity, Layout, Limits, Listen, Liveness, Log, LogFormat, Node, Runtime, Store, Synchronous};
 pub use seeds::{Endpoint, EndpointError, MAX_SEEDS, Seed};
 pub use template::{Settings, template};
 pub use units::{ByteSize, UnitError, show_span, span};
@@ -95,6 +95,8 @@ pub struct Config {
     pub http_timeouts: HttpTimeouts,
     /// See [`Control`].
     pub control: Control,
+    /// See [`Egress`]; files are resolved against `data`.
+    pub egress: Egress,
 }
 
 /// Where a configuration comes from.
@@ -174,6 +176,7 @@ impl Config {
             http_limits: HttpLimits::default(),
             http_timeouts: HttpTimeouts::default(),
             control: Control::default(),
+            egress: Egress::default(),
         }
     }
 
@@ -251,6 +254,7 @@ impl Config {
                 HttpLimits::KEY => self.http_limits.read(&mut reader),
                 HttpTimeouts::KEY => self.http_timeouts.read(&mut reader),
                 Control::KEY => self.control.read(&mut reader),
+                Egress::KEY => self.egress.read(&mut reader),
                 _ => {
                     let seeds = reader.raw("seeds");
                     reader.finish();
@@ -261,7 +265,8 @@ impl Config {
             reader.finish();
         }
         self.identity.dir = self.data.join(&self.identity.dir);
-        for file in [&mut self.http.certificate, &mut self.http.key].into_iter().flatten() {
+        let files = [&mut self.http.certificate, &mut self.http.key].into_iter().flatten().chain(&mut self.egress.authorities);
+        for file in files {
             *file = self.data.join(&file);
         }
         // One port named twice is one port; two of the system's choice are two.
@@ -370,6 +375,7 @@ impl Config {
             one(&self.http_limits),
             one(&self.http_timeouts),
             one(&self.control),
+            one(&self.egress),
         ]
     }
 }

@@ -14,6 +14,7 @@ use futures_util::{
 };
 use horos_dbsync::proxy::{ByMethod, ReadLimits, WaitForPosition};
 use horos_edge::{Access, Body, BoxError, Mount, MountError, Plane};
+use horos_router::gateway::Gateway;
 use horos_supervision::{ChildSpec, Context, OpenError, Vitals};
 use horos_wire::{ActorName, tree::Kind};
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -86,6 +87,12 @@ pub(crate) fn lay_pass_on(parts: &Parts, prefix: &str, access: Access) -> Result
     let owner = parts.owner.proxy(prefix)?;
     let mount = Mount::new(prefix, access, PLANE, owner.clone())?.keeping_credentials();
     Ok((mount, vec![owner::watch(&owner_name(prefix), owner)]))
+}
+
+/// Services by route, for outsiders.
+pub(crate) fn lay_gateway(parts: &Parts, prefix: &str) -> Result<(Mount, Vec<ChildSpec>), LayError> {
+    let gateway = Gateway::new(parts.router.clone(), &parts.exchange);
+    Ok((Mount::new(prefix, Access::PerRequest, PLANE, gateway)?, Vec::new()))
 }
 
 fn owner_name(prefix: &str) -> String {

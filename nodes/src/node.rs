@@ -76,6 +76,8 @@ pub(crate) enum NodeError {
     #[error(transparent)]
     Owner(#[from] crate::sync::OwnerError),
     #[error(transparent)]
+    Router(#[from] crate::router::RouterError),
+    #[error(transparent)]
     Control(#[from] crate::control::FilesError),
     #[error(transparent)]
     Start(#[from] horos_supervision::StartError),

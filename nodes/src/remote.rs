@@ -21,13 +21,15 @@ use horos_wire::{
     address::AddressError,
     context::Claims,
     frame::MAX_SMALL_BODY,
-    policy::Policy,
+    policy::{Policy, RESERVED},
     protocol::{
         keys::{Keys, KeysError},
         node::{
             Actors, ControlOwner, Crash, Describe, Description, Maintain, NAME, Node, NodeError, Offered, Recorder, Restart, Revoke,
             Serving, ServingReport, Status, StatusReport, Tree,
         },
+        routed::{self, CallRouted, RoutedCalls},
+        router::{self, GetService, Router},
     },
     tree::{Health, NodeTree, Recording},
 };
@@ -62,6 +64,16 @@ impl std::fmt::Debug for Operator {
 }
 
 impl Operator {
+    /// Whether the node asked has a route for what is called by its bare name: then it is that node that calls.
+    async fn is_routed(&self, address: &Address, until: Instant) -> bool {
+        if address.scope != Scope::Any || address.name.as_str().starts_with(RESERVED) {
+            return false;
+        }
+        let router = self.context.at::<Router>(&format!("{}@{}", router::NAME, self.asked));
+        let ask = GetService { service: address.name.as_str().into() };
+        router.call(ask, within(ANSWER, until)).await.is_ok()
+    }
+
     /// Connects to the node at `via`, until `until` at most.
     ///
     /// # Errors
@@ -248,9 +260,15 @@ impl Remote for Operator {
         until: Instant,
         idempotency_key: Option<&str>,
     ) -> Result<String, RemoteError> {
-        self.reach(address, until).await?;
         let claims = Claims { idempotency_key: idempotency_key.map(Into::into), ..Claims::default() };
         let context = self.context.clone().with_claims(claims);
+        if self.is_routed(address, until).await {
+            let service = context.at::<RoutedCalls>(&format!("{}@{}", routed::NAME, self.asked));
+            let ask = CallRouted { service: address.name.as_str().into(), message: body.into() };
+            let answer = service.call(ask, until).await.map_err(|error| RemoteError::Call(error.map(|own| own.0.into_string())))?;
+            return Ok(answer.into_string());
+        }
+        self.reach(address, until).await?;
         let answer = context.call_json(&address.to_string(), body, until).await.map_err(|error| error.map(|own| own.to_string()))?;
         Ok(answer.to_string())
     }

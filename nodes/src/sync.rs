@@ -93,7 +93,7 @@ pub(crate) fn handlers(layout: &SyncLayout, tls: &Arc<Tls>, data: &Path, runtime
 }
 
 /// A worker that waits for others for as long as it takes, and is not thought stuck for that. It dies when what it waits for ends.
-fn waiting<F>(name: &str, run: impl Fn() -> F + Send + Sync + 'static) -> ChildSpec
+pub(crate) fn waiting<F>(name: &str, run: impl Fn() -> F + Send + Sync + 'static) -> ChildSpec
 where
     F: Future<Output = ()> + Send + 'static,
 {

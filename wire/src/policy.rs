@@ -19,6 +19,7 @@ use crate::{
         control::{Control, GetRoute, History, ListForced, ListRoutes},
         keys::{Changes, Keys, List, Report},
         node::{Actors, ControlOwner, Describe, Node, Recorder, Serving, Status, Tree},
+        routed::RoutedCalls,
         router::{GetService, ListBreakers, ListServices, Router},
         sync::{self, Replica, Sync},
     },
@@ -28,7 +29,7 @@ use crate::{
 pub const MAX_RULES: usize = 4096;
 
 /// Protocols whose rules are Horos's own.
-const RESERVED: &str = "horos.";
+pub const RESERVED: &str = "horos.";
 
 /// Methods that a rule speaks of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,7 +145,11 @@ impl Policy {
                 policy.rules.push(Rule { caller, callee, protocol: Router::NAME.into(), methods });
             }
             policy.offers.push((callee, Router::NAME.into()));
+            // What is called by route is called in the node's own name.
+            policy.rules.push(Rule { caller: Role::Operator, callee, protocol: RoutedCalls::NAME.into(), methods: Allowed::All });
+            policy.offers.push((callee, RoutedCalls::NAME.into()));
         }
+        policy.declare::<RoutedCalls>();
         policy.declare::<Sync>();
         policy.declare::<Replica>();
         const FOLLOW: &[u16] = &[sync::Subscribe::METHOD, sync::PublisherStatusAsk::METHOD, sync::Head::METHOD];

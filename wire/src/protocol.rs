@@ -37,6 +37,7 @@ pub mod bytes;
 pub mod control;
 pub mod keys;
 pub mod node;
+pub mod routed;
 pub mod router;
 pub mod sync;
 

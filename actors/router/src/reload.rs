@@ -1,6 +1,10 @@
 //! From `control.db` to the table in force: looked at whenever anybody has committed to it, and again while a row is wrong.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use horos_store::{
     open::{Access, OpenError, Options, open},
@@ -16,8 +20,10 @@ use crate::{
     spec::Row,
 };
 
-/// How often what was wrong is tried again, without anybody having written: a file that it needs may be there by then.
-const AGAIN: Duration = Duration::from_secs(5);
+/// After so many beats what was wrong is tried again, without anybody having written: a file that it needs may be there by then.
+const AGAIN: u32 = 5;
+/// Between two signs of life.
+const BEAT: Duration = Duration::from_secs(1);
 /// The most routes taken up; those behind are left, and said to be.
 pub const MAX_ROUTES: u32 = horos_wire::protocol::control::MAX_ROUTES;
 
@@ -48,16 +54,17 @@ pub fn child(router: Router, path: PathBuf, watcher: Watcher) -> ChildSpec {
                     let (router, path, wrong, vitals) = (router.clone(), path.clone(), wrong.clone(), vitals.clone());
                     async move {
                         let taken = tokio::task::spawn_blocking(move || load(&router, &path)).await.map_err(|error| error.to_string())?;
-                        vitals.progressed(std::time::Instant::now());
+                        vitals.progressed(Instant::now());
                         *wrong.lock() = taken.map_err(|error| error.to_string())?.wrong;
                         Ok::<_, String>(())
                     }
                 }
             };
             let _subscription = watcher.subscribe(Detector::DataVersion, Reload::default(), reload);
-            loop {
-                tokio::time::sleep(AGAIN).await;
-                if *wrong.lock() == 0 {
+            for beat in (1..=AGAIN).cycle() {
+                tokio::time::sleep(BEAT).await;
+                vitals.progressed(Instant::now());
+                if beat < AGAIN || *wrong.lock() == 0 {
                     continue;
                 }
                 let (router, path) = (router.clone(), path.clone());

@@ -34,6 +34,14 @@ pub fn child(exchange: &Exchange, runtime: &Runtime, router: Router) -> Result<C
     hosted(exchange, runtime, ServiceSpec::new(NAME.parse().expect("a literal name")), open)
 }
 
+/// The first `most` services of `router`, by name: for metrics.
+pub fn services(router: &Router, most: usize) -> Vec<ServiceStatus> {
+    let table = router.table();
+    let mut names: Vec<_> = table.keys().collect();
+    names.sort_unstable();
+    names.into_iter().take(most).map(|name| status(&table[name], false)).collect()
+}
+
 struct Status(Router);
 
 impl Service for Status {

@@ -60,7 +60,8 @@ macro_rules! texts {
     })*};
 }
 texts!(ByteSize: "a size such as \"8MiB\"", ClusterName: "a name", NodeName: "a name", Role: "bo or fo", super::Endpoint: "host:port",
-    super::Advertised: "an address", super::Network: "a network", super::WebOrigin: "an origin");
+    super::Advertised: "an address", super::Network: "a network", super::WebOrigin: "an origin",
+    horos_egress::Trusted: "an endpoint such as \"stock.internal:8080\"");
 
 impl Leaf for Duration {
     fn read(value: &Value) -> Result<Self, String> {

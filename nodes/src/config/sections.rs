@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use horos_egress::Trusted;
 use horos_wire::{ClusterName, NodeName, Role};
 
 use super::{
@@ -159,6 +160,22 @@ section! {
     pub struct Identity = "identity" {
         /// Directory; a relative path starts at the data directory.
         dir = "dir": PathBuf = PathBuf::from("identity");
+    }
+}
+
+section! {
+    /// What this node asks for over HTTP, for routes of the strategy `http`.
+    pub struct Egress = "egress" {
+        /// Endpoints that may be inside, as host:port, address:port or network:port ("10.1.0.0/16:8080"). Whatever else leads to a
+        /// private, loopback or link-local address is refused where it is connected to, whichever name it was asked by.
+        trusted = "trusted": Vec<Trusted> = Vec::new();
+        /// Files of certificates (PEM) of authorities that are believed beside the system's; a relative path starts at the data
+        /// directory.
+        authorities = "authorities": Vec<PathBuf> = Vec::new();
+        /// Requests in flight to one host; more are refused.
+        in_flight_per_host = "in-flight-per-host": u32 = 256, within 1..=65_536;
+        /// Requests a second to one host; more are refused.
+        rate_per_host = "rate-per-host": u32 = 1_000, within 1..=1_000_000;
     }
 }
 

@@ -24,6 +24,7 @@ pub(crate) const KEYS: &[&str] = &[
     "http-limits",
     "http-timeouts",
     "control",
+    "egress",
 ];
 
 /// What `init` was told.

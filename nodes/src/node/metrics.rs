@@ -7,7 +7,14 @@ use std::{fmt, sync::Arc};
 
 use horos_dbsync::{publisher::PublicationMetrics, replica::ReplicaMetrics};
 use horos_link::{AdmissionCounters, Peers};
-use horos_wire::tree::{Actor, Health};
+use horos_router::{Router, status};
+use horos_wire::{
+    protocol::{
+        control::Force,
+        router::{BreakerState, EndpointStatus, ServiceStatus},
+    },
+    tree::{Actor, Health},
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
@@ -21,6 +28,8 @@ use crate::{
 
 /// Actors that are shown; a node has some dozens.
 const MAX_ACTORS: usize = 512;
+/// Services that are shown, by name.
+const MAX_SERVICES: usize = 256;
 /// Where each connection has an actor, named after whoever is at its other end.
 const SESSIONS: &str = "root/link/sessions";
 
@@ -31,6 +40,8 @@ pub(super) struct NodeMetrics {
     pub(super) doors: Vec<(&'static str, Arc<AdmissionCounters>)>,
     /// What is published, and what is kept.
     pub(super) sync: Arc<NodeSync>,
+    /// What is called by route.
+    pub(super) router: Router,
 }
 
 impl fmt::Debug for NodeMetrics {
@@ -109,6 +120,7 @@ impl Collector for NodeMetrics {
         }
         self.link(&mut encoder)?;
         self.replication(&mut encoder)?;
+        self.routes(&mut encoder)?;
         let help = "Resident memory of the process";
         let mut metric = encoder.encode_descriptor("process_resident_memory_bytes", help, None, MetricType::Gauge)?;
         show(&mut metric, MetricType::Gauge, resident())?;
@@ -119,6 +131,8 @@ impl Collector for NodeMetrics {
 }
 
 type OfPublication = (&'static str, &'static str, MetricType, fn(&PublicationMetrics) -> u64);
+type OfService = (&'static str, &'static str, MetricType, fn(&ServiceStatus) -> u64);
+type OfEndpoint = (&'static str, &'static str, MetricType, fn(&EndpointStatus) -> u64);
 type OfReplica = (&'static str, &'static str, MetricType, fn(&ReplicaMetrics) -> u64);
 
 const PUBLISHED: [OfPublication; 11] = [
@@ -147,7 +161,44 @@ const KEPT: [OfReplica; 6] = [
     ("horos_replica_wal_bytes", "Bytes in the replica's WAL", MetricType::Gauge, |it| it.wal_bytes),
 ];
 
+const ROUTED: [OfService; 6] = [
+    ("horos_route_in_flight", "Calls of a service by its route that are in hand", MetricType::Gauge, |it| it.in_flight.into()),
+    ("horos_route_calls", "Calls of a service by its route that have ended", MetricType::Counter, |it| it.calls),
+    ("horos_route_failures", "Those of them that failed", MetricType::Counter, |it| it.failures),
+    ("horos_route_retries", "Attempts beyond each call's first", MetricType::Counter, |it| it.retries),
+    ("horos_route_p99_microseconds", "What calls take, retries and waits included", MetricType::Gauge, |it| it.latency.p99_us),
+    ("horos_route_wrong", "Whether the row is wrong, and the last that was right in force", MetricType::Gauge, |it| {
+        u64::from(it.problem.is_some())
+    }),
+];
+
+const ENDPOINTS: [OfEndpoint; 4] = [
+    ("horos_breaker_open", "Whether an endpoint is not asked at present", MetricType::Gauge, |it| {
+        u64::from(it.forced == Force::Open || it.forced == Force::Auto && it.breaker != BreakerState::Closed)
+    }),
+    ("horos_endpoint_in_flight", "Attempts at an endpoint that are in hand", MetricType::Gauge, |it| it.in_flight.into()),
+    ("horos_endpoint_calls", "Attempts at an endpoint that have ended", MetricType::Counter, |it| it.calls),
+    ("horos_endpoint_failures", "Those of them that count against it", MetricType::Counter, |it| it.failures),
+];
+
 impl NodeMetrics {
+    fn routes(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let services = status::services(&self.router, MAX_SERVICES);
+        for (name, help, kind, value) in ROUTED {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for it in &services {
+                show(&mut family.encode_family(&[("service", &*it.service)])?, kind, value(it))?;
+            }
+        }
+        for (name, help, kind, value) in ENDPOINTS {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (service, it) in services.iter().flat_map(|it| it.endpoints.iter().map(move |one| (&it.service, one))) {
+                show(&mut family.encode_family(&[("service", &**service), ("endpoint", &*it.key)])?, kind, value(it))?;
+            }
+        }
+        Ok(())
+    }
+
     fn replication(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let (published, kept) = self.sync.metrics();
         for (name, help, kind, value) in PUBLISHED {

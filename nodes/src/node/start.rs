@@ -22,7 +22,7 @@ use crate::{
     databases::Databases,
     keys::{self, NodeKeys},
     maintenance::Maintenance,
-    memory,
+    memory, router,
     sync::{self, Here, Owner, SyncLayout},
     threads::{HttpThreads, MAX_DEFAULT, Threads},
 };
@@ -63,6 +63,8 @@ impl RunningNode {
             Here { exchange: &exchange, runtime: &runtime, tls: &tls, data: &config.data, databases: &databases, conditions: &conditions };
         let (node_sync, syncing) = sync::lay(&layout, &config.control.owner, here)?;
         let syncing = SupervisorSpec::new("sync", Strategy::OneForOne, syncing);
+        let (router, routing) = router::lay(&config, &exchange, &databases, &conditions)?;
+        let routing = SupervisorSpec::new("router", Strategy::OneForOne, routing);
         let parts = Parts {
             exchange: exchange.clone(),
             threads: threads.clone(),
@@ -72,6 +74,7 @@ impl RunningNode {
             capacity: config.limits.mailbox as usize,
             sync: Arc::new(node_sync),
             owner: Owner::of(&config, &layout, tls.clone())?,
+            router,
         };
         let NodeKeys { authenticator, mut children } = keys::lay(&config, &exchange, &parts.databases, &conditions)?;
         children.extend(control::lay(&config, &exchange, &parts.databases)?);
@@ -115,7 +118,7 @@ impl RunningNode {
             control_owner: config.control.owner.clone(),
             http: http.into(),
         };
-        let shown = NodeMetrics { insight: insight.clone(), doors: doors.counters(), sync: parts.sync.clone() };
+        let shown = NodeMetrics { insight: insight.clone(), doors: doors.counters(), sync: parts.sync.clone(), router: parts.router.clone() };
         metrics.registry().register_collector(Box::new(shown));
 
         let admin = SupervisorSpec::new("node", Strategy::OneForOne, admins(&exchange, &insight)?);
@@ -126,6 +129,7 @@ impl RunningNode {
         let mut branches = vec![
             ("root/data/store", store.handle()),
             ("root/data/keys", keys.handle()),
+            ("root/data/router", routing.handle()),
             ("root/data/services", services.handle()),
             ("root/data/http", mounted.handle()),
             ("root/data/sync", syncing.handle()),
@@ -134,7 +138,14 @@ impl RunningNode {
             ("root/link", link.handle()),
             ("root/link/sessions", sessions.handle()),
         ];
-        let by_data = vec![store.into_child(), keys.into_child(), services.into_child(), mounted.into_child(), syncing.into_child()];
+        let by_data = vec![
+            store.into_child(),
+            keys.into_child(),
+            routing.into_child(),
+            services.into_child(),
+            mounted.into_child(),
+            syncing.into_child(),
+        ];
         let data = SupervisorSpec::new("data", Strategy::RestForOne, by_data);
         branches.push(("root/data", data.handle()));
         // The doors last: whoever comes in finds everything in its place.

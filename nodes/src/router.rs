@@ -1,0 +1,110 @@
+//! The node's router: the routes in `control.db`, the breakers of their endpoints, and calls by route for people.
+//!
+//! Laid out before the services, which call by it, and started behind them, under `root/data/router`. What breakers remember is in
+//! [`FILE`], which is this node's alone.
+
+mod calls;
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use horos_edge::Conditions;
+use horos_egress::{Bounds, Egress, Options as EgressOptions, OptionsError};
+use horos_router::{
+    Router,
+    breaker::{Breakers, store},
+    reload, status,
+    strategy::{Http, Strategies},
+};
+use horos_store::{
+    watch::{WatchConfig, WatchStartError, Watcher},
+    writer::{Writer, WriterConfig},
+};
+use horos_supervision::{ChildSpec, Exchange, exchange::RegisterError};
+use tokio::runtime::Handle;
+
+use crate::{config::Config, control, databases::Databases, sync::waiting};
+
+/// What the node remembers of its breakers.
+pub(crate) const FILE: &str = "router.db";
+/// Where files with secrets lie that routes name, in the data directory.
+pub(crate) const SECRETS: &str = "secrets";
+
+/// Why a node has no router.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RouterError {
+    #[error("the configuration's section egress: {0}")]
+    Egress(#[from] OptionsError),
+    #[error(transparent)]
+    Watch(#[from] WatchStartError),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+}
+
+/// The router of a node, attached to its exchange, and what is to run; nothing does before.
+///
+/// # Errors
+/// [`RouterError`].
+pub(crate) fn lay(
+    config: &Config,
+    exchange: &Exchange,
+    databases: &Databases,
+    conditions: &Conditions,
+) -> Result<(Router, Vec<ChildSpec>), RouterError> {
+    let egress = Egress::new(egress(config))?;
+    let strategies = Strategies::builtin().register("http", Arc::new(Http::new(egress, config.data.join(SECRETS))));
+    let writer = Writer::new(WriterConfig::new(databases.options(FILE), store::MIGRATIONS));
+    let told = {
+        let conditions = conditions.clone();
+        // An open breaker is somebody else's trouble: it is shown, and the node is ready all the same.
+        Arc::new(move |name: &str, wrong: Option<&str>| match wrong {
+            Some(wrong) => conditions.note(name, wrong),
+            None => conditions.clear(name),
+        })
+    };
+    let breakers = Breakers::new(Some(writer.clone()), told);
+    let router = Router::new(exchange.clone(), strategies, breakers.clone());
+    exchange.attach(Arc::new(router.clone()));
+    let path = config.data.join(control::FILE);
+    let watcher = Watcher::start(WatchConfig::new(&path))?;
+    let runtime = Handle::current();
+    let mut children = vec![
+        writer.child(&format!("{FILE}:writer")),
+        breakers.child(),
+        reload::child(router.clone(), path, watcher.clone()),
+        status::child(exchange, &runtime, router.clone())?,
+        calls::child(exchange, router.clone())?,
+    ];
+    if control::is_owner(config) {
+        children.push(follow(watcher, databases.clone()));
+    }
+    Ok((router, children))
+}
+
+fn egress(config: &Config) -> EgressOptions {
+    let section = &config.egress;
+    let defaults = Bounds::default();
+    let rate = NonZeroU32::new(section.rate_per_host).unwrap_or(defaults.rate_per_host);
+    EgressOptions {
+        trusted: section.trusted.clone(),
+        ca_files: section.authorities.clone(),
+        bounds: Bounds {
+            in_flight_per_host: section.in_flight_per_host as usize,
+            in_flight: defaults.in_flight.max(section.in_flight_per_host as usize),
+            rate_per_host: rate,
+            burst_per_host: rate.saturating_mul(NonZeroU32::MIN.saturating_add(1)),
+            ..defaults
+        },
+        ..EgressOptions::default()
+    }
+}
+
+/// Has the routes looked at after each commit of this node's own writer, and not only when their time comes.
+fn follow(watcher: Watcher, databases: Databases) -> ChildSpec {
+    waiting("follow-routes", move || {
+        let (watcher, databases) = (watcher.clone(), databases.clone());
+        async move {
+            databases.writer(control::FILE).await.nudge_on_commit(&watcher.nudge());
+            std::future::pending().await
+        }
+    })
+}
