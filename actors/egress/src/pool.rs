@@ -199,12 +199,13 @@ impl Pool {
         Held { shared: state.shared.len(), idle: state.idle.len(), dialing: state.dialing, opened: state.opened }
     }
 
-    /// Closes connections that nobody has used for `span`.
+    /// Closes connections that nobody has used for `span`, but for those just opened: whoever waits for them comes at once.
     pub(crate) fn sweep(&self, span: Duration) {
         let now = Instant::now();
+        let wanted = |opened: Instant, used: Instant| now - used < span || used == opened && now - opened < SETTLE;
         let mut state = self.state.lock();
-        state.idle.retain(|it| it.sender.is_ready() && now - it.since < span);
-        state.shared.retain(|it| !it.sender.is_closed() && (Arc::strong_count(&it.streams) > 1 || now - it.used < span));
+        state.idle.retain(|it| it.sender.is_ready() && wanted(it.opened, it.since));
+        state.shared.retain(|it| !it.sender.is_closed() && (Arc::strong_count(&it.streams) > 1 || wanted(it.opened, it.used)));
     }
 
     fn keep(&self, sender: http1::SendRequest<Sending>, opened: Instant) {
