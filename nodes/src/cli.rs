@@ -4,6 +4,7 @@
 //! Data goes to stdout, talk to stderr, the end is an [`Exit`] code.
 
 mod backup;
+mod breaker;
 mod certificates;
 mod client;
 mod doctor;
@@ -21,13 +22,14 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, V
 use horos_wire::{ActorName, Address, ClusterName, NodeId, NodeName, Role, Scope};
 
 pub use backup::{BackupError, Database, Manifest, backup, restore};
+pub use breaker::{Breaker, OnNode, Ordered, Silent};
 pub use client::{Remote, RemoteError, Seen, Via};
 pub use doctor::{Check, Checked, doctor};
 pub use init::{InitError, InitOptions, Made, OPERATOR, UpLayout, authority_beside, initialise, lay_out};
 pub use keys::{Keys, Tokens};
 pub use output::Output;
 pub(crate) use output::Screen;
-pub use routes::Routes;
+pub use routes::{Inspected, Routes};
 pub(crate) use run::running_at;
 pub use run::{App, run};
 pub use sync::{Filter, Kept, OneReplica, Published, Sync};
@@ -113,6 +115,9 @@ move it to the machine of whoever signs. With --request no authority is made; th
     /// Routes: which service is reached in which way
     #[command(subcommand)]
     Routes(Routes),
+    /// Circuit breakers: how each node's are, forced open or closed, left to themselves, reset
+    #[command(subcommand)]
+    Breaker(Breaker),
     /// Replication: publications, their replicas, filters
     #[command(subcommand)]
     Sync(Sync),

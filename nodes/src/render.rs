@@ -3,14 +3,16 @@
 //! Nothing here prints or asks the terminal anything: whoever calls passes a [`Style`]. Texts that came from other nodes
 //! are stripped of control characters, so that no node can write escape sequences to an operator's terminal.
 
+mod breakers;
 mod keys;
 mod routes;
 mod sync;
 mod table;
 mod tree;
 
+pub use breakers::{breakers, forced};
 pub use keys::{issuers, key_made, keys, refused};
-pub use routes::routes;
+pub use routes::{edits, imported, inspected, route, routes};
 pub use sync::{filter, sync, verified};
 pub use table::{actors, nodes, policy, recording, status};
 pub use tree::{redraw, tree};

@@ -292,7 +292,7 @@ async fn verify<N: Remote>(name: &str, on: Option<NodeName>, node: &mut N, outpu
 }
 
 /// Progress for people; nothing where nobody watches.
-fn bar(output: &Output, template: &str) -> ProgressBar {
+pub(super) fn bar(output: &Output, template: &str) -> ProgressBar {
     if output.is_json() || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

@@ -333,12 +333,14 @@ fn an_owner_who_cannot_be_asked_is_named_with_what_to_do() {
 #[test]
 fn routes_are_edited_at_the_owner_and_their_ends_are_exit_codes() {
     let edited = r#"{"edit":1,"route":{"service":"mail","strategy":"noop","endpoint":null,"config":"{}","updated_at":0,
-        "version":"000000000000000000000000000000ab"}}"#;
+        "version":"000000000000000000000000000000ab","version_on_fo":"000000000000000000000000000000ab","problems":[]}}"#;
     let set = ["routes", "set", "mail", "--strategy", "noop", "--why", "down", "--via", "127.0.0.1:1"];
     let failed = |error: &str| Err(CallError::Failed(error.to_owned()).into());
     let ends = [
         (Ok(edited.to_owned()), Exit::Ok),
         (failed(r#"{"invalid":"no"}"#), Exit::Usage),
+        (failed(r#"{"wrong":[{"key":"endpoint","what":"no URL"}]}"#), Exit::Usage),
+        (failed(r#"{"not_implemented":{"strategy":"noop","available":["local"]}}"#), Exit::Usage),
         (failed(r#"{"conflict":{"service":"mail","found":null}}"#), Exit::Failed),
         (failed(r#"{"storage":"full"}"#), Exit::NoEffect),
         (failed(r#""unknown""#), Exit::Unknown),
@@ -355,10 +357,26 @@ fn routes_are_edited_at_the_owner_and_their_ends_are_exit_codes() {
             "{asked}"
         );
     }
-    for bad in ["routes set mail --strategy grpc", "routes set mail", "routes set mail --strategy noop --expect 5f0c", "routes delete"] {
+    for bad in [
+        "routes set mail --strategy Grpc!",
+        "routes set mail",
+        "routes set mail --strategy noop --expect 5f0c",
+        "routes delete",
+        "routes set-strategy mail",
+        "routes rollback mail --before 1 --as-of 2",
+        "routes history --limit 0",
+        "routes import",
+        "breaker open",
+        "breaker open mail --expect half-open",
+    ] {
         assert!(parse(&format!("x {bad}")).is_err(), "{bad}");
     }
-    assert!(parse("x routes set mail --strategy noop --expect absent").is_ok());
+    // Which strategies there are is the owner's to say.
+    for good in
+        ["routes set mail --strategy grpc --expect absent", "routes rollback mail", "breaker close mail http:https://a --expect auto"]
+    {
+        assert!(parse(&format!("x {good}")).is_ok(), "{good}");
+    }
 }
 
 #[test]

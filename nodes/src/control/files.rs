@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use horos_router::admin::{AdoptError, adopt, is_foreign};
 use horos_store::{
     backup::{self, BackupError, BackupOptions},
     open::{Access, OpenError, Options, open},
@@ -40,6 +41,9 @@ pub(crate) enum FilesError {
     /// It is damaged, or locked.
     #[error("{} cannot be read", path.display())]
     Sql { path: PathBuf, source: rusqlite::Error },
+    /// It has routes of another program.
+    #[error("{} is no file of a node", path.display())]
+    Foreign { path: PathBuf, source: AdoptError },
     /// There is no copy of the keys under their new name.
     #[error("{} cannot be copied to {KEYS_FILE}", path.display())]
     Copy { path: PathBuf, source: BackupError },
@@ -61,6 +65,8 @@ enum Kind {
     Mirror,
     /// An owner's, of this release or of one before.
     Owned,
+    /// The routes of a Go system, put in its place.
+    Foreign,
     /// None of ours, or an empty one.
     Other,
 }
@@ -75,6 +81,12 @@ pub(crate) fn settle(data: &Path, own: bool) -> Result<(), FilesError> {
     let path = data.join(FILE);
     match (kind(&path)?, own) {
         (Kind::Replica, true) => Err(FilesError::Replica(path)),
+        (Kind::Foreign, true) => {
+            let mut database = Connection::open(&path).map_err(|source| FilesError::Sql { path: path.clone(), source })?;
+            adopt(&mut database).map_err(|source| FilesError::Foreign { path: path.clone(), source })?;
+            tracing::info!("{FILE} has the routes of a Go system: they are taken up");
+            Ok(())
+        }
         (Kind::Mirror, false) => {
             let keys = data.join(KEYS_FILE);
             if !keys.exists() {
@@ -87,7 +99,7 @@ pub(crate) fn settle(data: &Path, own: bool) -> Result<(), FilesError> {
             Ok(())
         }
         // The owner is another now. Whatever was edited here and not there must not be lost, nor be served any more.
-        (Kind::Owned, false) => {
+        (Kind::Owned | Kind::Foreign, false) => {
             to_one_file(&path)?;
             let aside = aside(&path)?;
             fs::rename(&path, &aside).map_err(io_error("move aside", &path))?;
@@ -119,7 +131,10 @@ fn look(database: &Connection) -> rusqlite::Result<Kind> {
     if database.table_exists(Some("main"), "_horos_replica")? {
         return Ok(Kind::Replica);
     }
-    if database.table_exists(Some("main"), "routes")? {
+    if is_foreign(database)? {
+        return Ok(Kind::Foreign);
+    }
+    if database.table_exists(Some("main"), "routes")? || database.table_exists(Some("main"), "go_routes")? {
         return Ok(Kind::Owned);
     }
     if !database.table_exists(Some("main"), "key_state")? {

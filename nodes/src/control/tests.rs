@@ -1,17 +1,10 @@
-//! Files as nodes of this release and of the one before leave them, and edits on a database without a node.
+//! Files as nodes of this release and of the one before leave them, and as a Go system does.
 
 use std::{fs, path::Path};
 
 use horos_store::rusqlite::Connection;
-use horos_wire::protocol::control::{
-    ControlError, DeleteRoute, Expected, ListRoutes, MAX_CONFIG, MAX_ENDPOINT, MAX_ROUTES, MAX_SERVICE, MAX_WHY, Route, SetRoute, Strategy,
-};
 
-use super::{
-    routes::{View, check_delete, check_set, delete, list, set},
-    service::Fault,
-    *,
-};
+use super::*;
 
 fn database(path: &Path, migrations: Migrations) -> Connection {
     let mut database = Connection::open(path).unwrap();
@@ -88,142 +81,45 @@ fn an_owner_does_not_start_on_a_replica_and_a_replica_is_left_alone() {
     assert_eq!(names(data.path()), [FILE]);
 }
 
-fn routes() -> Connection {
-    let mut tables = Connection::open_in_memory().unwrap();
-    MIGRATIONS.apply(&mut tables).unwrap();
-    tables
-}
+/// The Go system's schema, as far as it has constraints.
+const GO: &str = "
+    CREATE TABLE routes (
+        service_name TEXT PRIMARY KEY,
+        strategy TEXT NOT NULL CHECK (strategy IN ('local', 'quic', 'http', 'mcp', 'dbsync', 'embed', 'noop')),
+        endpoint TEXT, config TEXT DEFAULT '{}', updated_at INTEGER NOT NULL DEFAULT (strftime('%s', 'now')));
+    CREATE INDEX idx_routes_strategy ON routes(strategy);
+    CREATE TRIGGER trg_routes_updated_at AFTER UPDATE ON routes BEGIN
+        UPDATE routes SET updated_at = strftime('%s', 'now') WHERE service_name = NEW.service_name;
+    END;
+    INSERT INTO routes (service_name, strategy) VALUES ('mail', 'noop'), (NULL, 'local');
+";
 
-fn route(service: &str) -> SetRoute {
-    let endpoint = Some("https://example.org/x".into());
-    let config = Some(r#"{"timeout_ms": 5}"#.into());
-    SetRoute { service: service.into(), strategy: Strategy::Http, endpoint, config, expected: None, why: Some("because".into()) }
-}
-
-fn all(tables: &Connection, view: View) -> Vec<Route> {
-    list(tables, &ListRoutes { after: None }, view).unwrap().routes
+#[test]
+fn routes_of_a_go_system_in_place_of_the_file_are_the_owners_from_then_on() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join(FILE);
+    let go = Connection::open(&file).unwrap();
+    go.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    go.execute_batch(GO).unwrap();
+    drop(go);
+    settle(data.path(), true).unwrap();
+    // As a start that was cut short before it went on leaves it.
+    settle(data.path(), true).unwrap();
+    let ours = database(&file, MIGRATIONS);
+    settle(data.path(), true).unwrap();
+    let services = "SELECT group_concat(service_name, ' ' ORDER BY service_name) FROM routes";
+    assert_eq!(ours.query_row(services, [], |row| row.get::<_, String>(0)).unwrap(), "mail unnamed:2");
+    drop(ours);
+    settle(data.path(), false).unwrap();
+    assert_eq!(names(data.path()), ["control.db.owned"], "and of another node nothing is lost");
 }
 
 #[test]
-fn an_edit_meets_what_it_expects_or_has_no_effect() {
-    let tables = routes();
-    let absent = SetRoute { expected: Some(Expected::Absent), ..route("mail") };
-    let first = set(&tables, &absent, "operator@ana").unwrap().route.unwrap();
-    assert!(matches!(set(&tables, &absent, "operator@ana"), Err(Fault::Refused(ControlError::Conflict { found: Some(_), .. }))));
-    let faster = SetRoute { strategy: Strategy::Noop, expected: Some(Expected::Version(first.version)), ..route("mail") };
-    let second = set(&tables, &faster, "operator@ben").unwrap().route.unwrap();
-    assert_ne!(first.version, second.version);
-    let late = Err::<(), _>(ControlError::Conflict { service: "mail".into(), found: Some(second.version) });
-    let refused = |outcome: Result<_, Fault>| match outcome {
-        Err(Fault::Refused(error)) => Err::<(), _>(error),
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(refused(set(&tables, &faster, "operator@ana")), late);
-    let drop = |expected| DeleteRoute { service: "mail".into(), expected, why: None };
-    assert_eq!(refused(delete(&tables, &drop(Some(first.version)), "operator@ana")), late);
-    assert_eq!(all(&tables, View::Whole), std::slice::from_ref(&second));
-    assert_eq!(delete(&tables, &drop(Some(second.version)), "operator@ana").unwrap().edit, 3);
-    assert_eq!(refused(delete(&tables, &drop(None), "operator@ana")), Err(ControlError::NoSuchRoute("mail".into())));
-    // Somebody with a shell changes the version too.
-    let version = set(&tables, &route("mail"), "operator@ana").unwrap().route.unwrap().version;
-    tables.execute("UPDATE routes SET endpoint = NULL", []).unwrap();
-    assert_ne!(all(&tables, View::Whole)[0].version, version);
-}
-
-#[test]
-fn who_edited_what_and_why_is_written_down_and_the_newest_is_kept() {
-    let tables = routes();
-    set(&tables, &route("mail"), "operator@ana").unwrap();
-    delete(&tables, &DeleteRoute { service: "mail".into(), expected: None, why: None }, "operator@ben").unwrap();
-    let mut edits = tables.prepare("SELECT who, what, why FROM edits ORDER BY id").unwrap();
-    let edits: Vec<(String, String, String)> =
-        edits.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap().map(Result::unwrap).collect();
-    assert_eq!((&*edits[0].0, &*edits[0].2), ("operator@ana", "because"));
-    assert!(edits[0].1.contains("timeout_ms") && edits[0].1.contains("https://example.org/x"), "{edits:?}");
-    assert_eq!((&*edits[1].0, &*edits[1].1), ("operator@ben", r#"{"delete_route":{"service":"mail"}}"#));
-    tables.execute("UPDATE edits SET id = id + 20000 WHERE id = 2", []).unwrap();
-    assert_eq!(set(&tables, &route("mail"), "operator@ana").unwrap().edit, 20_003);
-    assert_eq!(tables.query_row("SELECT count(*) FROM edits", [], |row| row.get::<_, u32>(0)).unwrap(), 2);
-}
-
-#[test]
-fn an_fo_is_listed_no_configuration_and_nothing_of_dbsync_and_pages_end() {
-    let tables = routes();
-    for service in ["dbsync:orders", "DBSync:shop", "mail", "dbsyncs"] {
-        set(&tables, &route(service), "operator@ana").unwrap();
-    }
-    assert_eq!(all(&tables, View::Whole).len(), 4);
-    assert!(all(&tables, View::Whole).iter().all(|route| route.config.is_some()));
-    let public: Vec<_> = all(&tables, View::Public).into_iter().map(|route| (route.service, route.config)).collect();
-    assert_eq!(public, [("dbsyncs".into(), None), ("mail".into(), None)]);
-    // Large ones: a page is full by its bytes.
-    for n in 0..40 {
-        let config = format!(r#"{{"x": "{}"}}"#, "x".repeat(MAX_CONFIG - 100));
-        set(&tables, &SetRoute { config: Some(config.into()), ..route(&format!("large-{n:02}")) }, "operator@ana").unwrap();
-    }
-    let (mut after, mut seen) = (None, Vec::new());
-    loop {
-        let page = list(&tables, &ListRoutes { after }, View::Whole).unwrap();
-        assert!(!page.routes.is_empty() && page.routes.len() <= 20);
-        seen.extend(page.routes.into_iter().map(|route| route.service));
-        after = page.next;
-        if after.is_none() {
-            break;
-        }
-    }
-    assert_eq!(seen.len(), 44);
-    assert!(seen.is_sorted());
-}
-
-#[test]
-fn what_makes_no_sense_or_is_too_much_is_refused() {
-    let fine = route("mail");
-    assert_eq!(check_set(&fine), Ok(()));
-    let with = |change: fn(&mut SetRoute)| {
-        let mut changed = fine.clone();
-        change(&mut changed);
-        check_set(&changed)
-    };
-    for (n, bad) in [
-        with(|it| it.service = "".into()),
-        with(|it| it.service = "a b".into()),
-        with(|it| it.service = "a\u{1b}".into()),
-        with(|it| it.service = "x".repeat(MAX_SERVICE + 1).into()),
-        with(|it| it.endpoint = Some("".into())),
-        with(|it| it.endpoint = Some("x".repeat(MAX_ENDPOINT + 1).into())),
-        with(|it| it.endpoint = Some("https://ana:secret@example.org/x".into())),
-        with(|it| it.endpoint = Some("ana@example.org:80".into())),
-        with(|it| it.config = Some("[]".into())),
-        with(|it| it.config = Some("{".into())),
-        with(|it| it.config = Some(format!("{{\"x\":\"{}\"}}", "x".repeat(MAX_CONFIG)).into())),
-        with(|it| it.why = Some("a\nb".into())),
-        with(|it| it.why = Some("x".repeat(MAX_WHY + 1).into())),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        assert!(matches!(bad, Err(ControlError::Invalid(_))), "{n}: {bad:?}");
-    }
-    assert_eq!(with(|it| it.endpoint = Some("https://example.org/@ana".into())), Ok(()));
-    assert!(check_delete(&DeleteRoute { service: "".into(), expected: None, why: None }).is_err());
-    let tables = routes();
-    let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
-                INSERT INTO routes (service_name, strategy) SELECT 'r' || i, 'noop' FROM n";
-    tables.execute(many, [MAX_ROUTES]).unwrap();
-    assert!(matches!(set(&tables, &fine, "operator@ana"), Err(Fault::Refused(ControlError::TooMany))));
-    set(&tables, &route("r1"), "operator@ana").unwrap();
-    assert!(tables.execute("INSERT INTO routes (service_name, strategy) VALUES ('x', 'grpc')", []).is_err());
-    assert!(tables.execute("INSERT INTO routes (service_name, strategy) VALUES (NULL, 'noop')", []).is_err());
-}
-
-#[test]
-fn whoever_updates_a_route_by_hand_dates_it() {
-    for recursive in ["OFF", "ON"] {
-        let tables = routes();
-        tables.execute_batch(&format!("PRAGMA recursive_triggers = {recursive}")).unwrap();
-        tables.execute("INSERT INTO routes (service_name, strategy, updated_at) VALUES ('a', 'noop', 1)", []).unwrap();
-        tables.execute("UPDATE routes SET strategy = 'local'", []).unwrap();
-        let age: i64 = tables.query_row("SELECT unixepoch() - updated_at FROM routes", [], |row| row.get(0)).unwrap();
-        assert!((0..60).contains(&age), "{age}");
-    }
+fn a_file_of_another_program_is_left_as_it_is() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join(FILE);
+    Connection::open(&file).unwrap().execute_batch("CREATE TABLE routes (bus INTEGER, stop TEXT)").unwrap();
+    let error = settle(data.path(), true).unwrap_err();
+    assert!(matches!(error, FilesError::Foreign { .. }), "{error:?}");
+    assert!(Connection::open(&file).unwrap().column_exists(Some("main"), "routes", "bus").unwrap());
 }

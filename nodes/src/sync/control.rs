@@ -12,6 +12,7 @@ use horos_dbsync::{
     replica::{Origin, Replica, ReplicaConfig, ReplicaMetrics},
     source::SourceConfig,
 };
+use horos_router::admin::DBSYNC;
 use horos_supervision::ChildSpec;
 use horos_wire::{NodeName, Role};
 
@@ -31,16 +32,19 @@ fn name(role: Role) -> String {
     format!("{RESERVED}{role}")
 }
 
-/// What nodes of `role` have of the routes.
+/// What nodes of `role` have of the routes and of the breakers that people force. An FO has `policy`, which says what it needs of `config`,
+/// in place of it; who edited what, and what a route was before, goes to nobody.
 fn filter(role: Role) -> FilterSpec {
-    let columns = ["service_name", "strategy", "endpoint", "config", "updated_at"].into_iter();
     let public = role == Role::Fo;
-    let routes = PartialTable {
-        columns: columns.filter(|column| !public || *column != "config").map(str::to_owned).collect(),
-        // As `control::routes` has it for those who ask.
-        condition: public.then(|| "lower(substr(service_name, 1, 7)) <> 'dbsync:'".to_owned()),
+    let table = |columns: &[&str]| PartialTable {
+        columns: columns.iter().filter(|column| !public || **column != "config").map(|column| (*column).to_owned()).collect(),
+        // As `horos_router::admin` has it for those who ask.
+        condition: public.then(|| format!("lower(substr(service_name, 1, {})) <> '{DBSYNC}'", DBSYNC.len())),
     };
-    FilterSpec { partial_tables: BTreeMap::from([("routes".to_owned(), routes)]), ..FilterSpec::default() }
+    let routes = table(&["service_name", "strategy", "endpoint", "config", "policy", "updated_at"]);
+    let breakers = table(&["service_name", "endpoint", "forced", "resets", "updated_at"]);
+    let partial_tables = BTreeMap::from([("routes".to_owned(), routes), ("breakers".to_owned(), breakers)]);
+    FilterSpec { partial_tables, ..FilterSpec::default() }
 }
 
 /// Registers what this node has to do with it. Nothing runs before the children do.
@@ -91,7 +95,7 @@ mod tests {
     use crate::control::MIGRATIONS;
 
     #[test]
-    fn what_is_published_is_the_routes_alone_and_to_an_fo_no_configuration() {
+    fn what_is_published_is_routes_and_forced_breakers_and_to_an_fo_no_configuration() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join(FILE);
         MIGRATIONS.apply(&mut Connection::open(&file).unwrap()).unwrap();
@@ -99,10 +103,13 @@ mod tests {
             let spec = filter(role);
             check(&file, &spec).unwrap_or_else(|error| panic!("{role}: {error}"));
             assert!(spec.full_tables.is_empty() && spec.filtered_tables.is_empty());
-            let [(table, routes)] = &spec.partial_tables.into_iter().collect::<Vec<_>>()[..] else { panic!("more than one table") };
-            assert_eq!(table, "routes");
+            assert_eq!(spec.partial_tables.keys().collect::<Vec<_>>(), ["breakers", "routes"]);
+            let routes = &spec.partial_tables["routes"];
             assert_eq!(routes.columns.contains(&"config".to_owned()), role == Role::Bo);
-            assert_eq!(routes.condition.is_some(), role == Role::Fo);
+            assert!(routes.columns.contains(&"policy".to_owned()));
+            for table in spec.partial_tables.values() {
+                assert_eq!(table.condition.is_some(), role == Role::Fo);
+            }
         }
     }
 }

@@ -3,10 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use horos_store::rusqlite::{Connection, OpenFlags, OptionalExtension as _};
-use horos_wire::{
-    CallError,
-    protocol::control::{Edited, Strategy},
-};
+use horos_wire::{CallError, protocol::control::Edited};
 use serde_json::json;
 
 use super::*;
@@ -96,7 +93,7 @@ async fn operator(base: &Path, node: &RunningNode) -> Operator {
 }
 
 async fn set(operator: &mut Operator, service: &str, endpoint: &str) -> Result<Edited, RemoteError> {
-    let config = json!({ "token": PRIVATE[0] }).to_string();
+    let config = json!({ "timeout_ms": 5_000, "authorization": { "file": PRIVATE[0] } }).to_string();
     let ask = json!({ "set_route": { "service": service, "strategy": "http", "endpoint": endpoint, "config": config,
         "expected": null, "why": "a test" } });
     let answer = operator.call_json(&"horos.control@bo-1".parse().unwrap(), &ask.to_string(), Instant::now() + SOON, None).await?;
@@ -133,7 +130,7 @@ async fn an_edit_is_on_every_node_and_on_an_fo_nothing_that_it_does_not_need() {
     let (mut at_other, mut at_front) = (operator(base.path(), &second).await, operator(base.path(), &third).await);
     set(&mut at_owner, PRIVATE[1], "https://example.org/hidden").await.unwrap();
     let edited = set(&mut at_front, "mail", "https://example.org/0").await.unwrap();
-    assert_eq!(edited.route.unwrap().strategy, Strategy::Http);
+    assert_eq!(&*edited.route.unwrap().strategy, "http");
     other.has("mail", Some("https://example.org/0")).await;
     front.has("mail", Some("https://example.org/0")).await;
     let mut took = Vec::new();
@@ -154,6 +151,7 @@ async fn an_edit_is_on_every_node_and_on_an_fo_nothing_that_it_does_not_need() {
     assert!(other.route(PRIVATE[1], "strategy").is_some() && front.route(PRIVATE[1], "strategy").is_none());
     assert_eq!(front.route("mail", "strategy"), Some(Some("http".into())));
     assert!(front.route("mail", "config").is_none_or(|config| config.is_none()));
+    assert_eq!(front.route("mail", "policy"), Some(Some(r#"{"timeout_ms":5000}"#.into())));
     assert!(owner.holds(&hash), "the search finds what is there");
     assert!(!other.holds(&hash) && other.holds(PRIVATE[0].as_bytes()));
     for private in [&PRIVATE[0].as_bytes(), &PRIVATE[1].as_bytes(), &&hash[..], &b"dbsync:".as_slice(), &b"a test".as_slice()] {
