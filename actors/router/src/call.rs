@@ -18,6 +18,7 @@ use tokio::time::{sleep_until, timeout, timeout_at};
 use crate::{
     breaker::Outcome,
     config::Payload,
+    policy::{Call, Ended},
     router::Router,
     service::{Entered, Service},
     strategy::{Answer, Failure, Message, Target, Transport},
@@ -166,7 +167,11 @@ pub(crate) async fn once<K: Kind>(
     } else {
         match service.enter(began, until).await {
             Ok(entered) => {
-                let mut result = attempts(kind, bound, work, idempotent, until).await;
+                let mut result = if service.policies().is_empty() {
+                    attempts(kind, bound, work, idempotent, until).await
+                } else {
+                    within(kind, bound, work, idempotent, until).await
+                };
                 if let Ok(reply) = &mut result {
                     kind.keep(reply, entered);
                 }
@@ -176,6 +181,24 @@ pub(crate) async fn once<K: Kind>(
         }
     };
     service.counters().ended(&result, began);
+    result
+}
+
+/// The same within the program's own policies.
+async fn within<K: Kind>(
+    kind: &K,
+    bound: Arc<K::Bound>,
+    work: K::Work,
+    idempotent: bool,
+    until: Instant,
+) -> Result<K::Reply, CallError<K::Error>> {
+    let service = K::service(&bound).clone();
+    let method = Box::<str>::from(kind.method(&work));
+    let call = Call { service: service.name(), method: &method, context: kind.context().call(), until, idempotent };
+    let inside = service.policies().enter(&call).await?;
+    let result = attempts(kind, bound, work, idempotent, until).await;
+    let how = Ended::of(&result);
+    inside.into_iter().rev().for_each(|one| one.ended(how));
     result
 }
 
@@ -518,9 +541,7 @@ impl Kind for Untyped<'_> {
             Target::Transport(transport) => {
                 let mut work = work;
                 work.idempotent = bound.is_idempotent(self.method(&work), self.context.call());
-                return carried(&**transport, work, self.context.call(), until)
-                    .await
-                    .map_err(Failure::attempted);
+                return carried(&**transport, work, self.context.call(), until).await.map_err(Failure::attempted);
             }
             Target::Here(name) => Address { name: name.clone(), scope: Scope::Node(self.context.node().name.clone()) },
             Target::Actor(address) => address.clone(),

@@ -3,7 +3,7 @@
 //! Nothing in it is a secret: what proves this node elsewhere is named there and lies in a file of the node
 //! ([`Authorization`]). Unknown keys are errors, so that a mistyped policy is not taken for none. All times are in milliseconds.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,9 @@ pub struct Config {
     /// Strategy `http`: what is sent as `Authorization`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authorization: Option<Authorization>,
+    /// Policies of the program's own, by name, with their settings. See [`crate::policy`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub policies: BTreeMap<Box<str>, serde_json::Value>,
     /// Strategy `noop`: what callers get. Default `null`, which is `()` to typed callers; without a payload in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply: Option<serde_json::Value>,

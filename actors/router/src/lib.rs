@@ -14,6 +14,7 @@ pub mod config;
 mod counters;
 pub mod gateway;
 pub mod limit;
+pub mod policy;
 pub mod rate;
 pub mod reload;
 mod router;

@@ -16,6 +16,7 @@ use crate::{
     config::{self, Config, Problem},
     counters::{Counters, EndpointCounters},
     limit::{Limit, Permit},
+    policy::Policies,
     rate::Rate,
     spec::{Place, Spec},
     strategy::{Strategies, Target},
@@ -31,6 +32,7 @@ pub(crate) struct Service {
     budget: Option<Arc<Budget>>,
     limit: Option<Arc<Limit>>,
     rate: Option<Arc<Rate>>,
+    policies: Policies,
     counters: Arc<Counters>,
     taken_up: SystemTime,
 }
@@ -79,6 +81,10 @@ impl Service {
                 Err(what) => problems.push(Problem::new(place.key(), what)),
             }
         }
+        let policies = strategies.policies(name, config).unwrap_or_else(|wrong| {
+            problems.extend(wrong);
+            Policies::default()
+        });
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -118,6 +124,7 @@ impl Service {
             budget,
             limit,
             rate,
+            policies,
             counters,
             taken_up: SystemTime::now(),
         })
@@ -142,6 +149,7 @@ impl Service {
             budget: None,
             limit: None,
             rate: None,
+            policies: Policies::default(),
             counters: Arc::default(),
             taken_up: SystemTime::now(),
         })
@@ -173,6 +181,10 @@ impl Service {
 
     pub(crate) fn limit(&self) -> Option<&Limit> {
         self.limit.as_deref()
+    }
+
+    pub(crate) fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     pub(crate) fn taken_up(&self) -> SystemTime {

@@ -118,6 +118,9 @@ impl Spec {
                 Err(error) => problems.push(Problem::new("strategy", error.to_string())),
             }
         }
+        if let Err(wrong) = strategies.policies(&row.service, &config) {
+            problems.extend(wrong);
+        }
         if config.fallback.as_deref() == Some(&*row.service) {
             problems.push(Problem::new("fallback", "a service cannot fall back on itself"));
         }

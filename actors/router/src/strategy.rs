@@ -15,7 +15,10 @@ use futures_util::future::BoxFuture;
 use horos_wire::{ActorName, Address, CallContext, CallError};
 
 pub use self::http::Http;
-use crate::config::Config;
+use crate::{
+    config::{Config, Problem},
+    policy::{Policies, Policy},
+};
 
 /// The names that rows of the Go system have.
 pub const KNOWN: [&str; 7] = ["local", "quic", "http", "mcp", "dbsync", "embed", "noop"];
@@ -115,13 +118,16 @@ impl<E: Into<CallError<Bytes>>> From<E> for Failure {
     }
 }
 
-/// The strategies of a node. Cheap to clone.
+/// The strategies of a node, and the policies that its program has of its own: all that rows name. Cheap to clone.
 #[derive(Clone)]
-pub struct Strategies(Arc<BTreeMap<Box<str>, Arc<dyn Strategy>>>);
+pub struct Strategies {
+    strategies: Arc<BTreeMap<Box<str>, Arc<dyn Strategy>>>,
+    policies: Arc<BTreeMap<Box<str>, Arc<dyn Policy>>>,
+}
 
 impl fmt::Debug for Strategies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.strategies.keys()).entries(self.policies.keys()).finish()
     }
 }
 
@@ -146,20 +152,42 @@ impl Strategies {
             ("http", Arc::new(http::Unreached)),
             ("noop", Arc::new(noop::Noop)),
         ];
-        Self(Arc::new(all.into_iter().map(|(name, strategy)| (name.into(), strategy)).collect()))
+        let strategies = Arc::new(all.into_iter().map(|(name, strategy)| (name.into(), strategy)).collect());
+        Self { strategies, policies: Arc::default() }
     }
 
     /// The same with `strategy` under `name`.
     #[must_use]
     pub fn register(&self, name: &str, strategy: Arc<dyn Strategy>) -> Self {
-        let mut all = (*self.0).clone();
+        let mut all = (*self.strategies).clone();
         all.insert(name.into(), strategy);
-        Self(Arc::new(all))
+        Self { strategies: Arc::new(all), policies: self.policies.clone() }
+    }
+
+    /// The same with `policy` under `name`.
+    #[must_use]
+    pub fn policy(&self, name: &str, policy: Arc<dyn Policy>) -> Self {
+        let mut all = (*self.policies).clone();
+        all.insert(name.into(), policy);
+        Self { strategies: self.strategies.clone(), policies: Arc::new(all) }
+    }
+
+    /// The policies that `config` names, at work for `service`.
+    pub(crate) fn policies(&self, service: &str, config: &Config) -> Result<Policies, Vec<Problem>> {
+        let (mut opened, mut problems) = (Vec::new(), Vec::new());
+        for (name, settings) in &config.policies {
+            let policy = self.policies.get(name).ok_or_else(|| "this program has no such policy".to_owned());
+            match policy.and_then(|policy| policy.open(service, settings)) {
+                Ok(one) => opened.push(one),
+                Err(what) => problems.push(Problem::new(format!("policies.{name}"), what)),
+            }
+        }
+        if problems.is_empty() { Ok(Policies(opened.into())) } else { Err(problems) }
     }
 
     /// What they are called.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(|name| &**name)
+        self.strategies.keys().map(|name| &**name)
     }
 
     /// The strategy called `name`.
@@ -167,11 +195,11 @@ impl Strategies {
     /// # Errors
     /// [`StrategyError`].
     pub fn get(&self, name: &str) -> Result<&Arc<dyn Strategy>, StrategyError> {
-        self.0.get(name).ok_or_else(|| {
+        self.strategies.get(name).ok_or_else(|| {
             if KNOWN.contains(&name) {
                 StrategyError::NotImplemented(name.into())
             } else {
-                StrategyError::Unknown(name.into(), self.0.keys().map(|name| &**name).collect::<Vec<_>>().join(", ").into())
+                StrategyError::Unknown(name.into(), self.strategies.keys().map(|name| &**name).collect::<Vec<_>>().join(", ").into())
             }
         })
     }

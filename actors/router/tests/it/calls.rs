@@ -1,9 +1,18 @@
 //! One call: where it goes, what is tried again, and what its caller is told.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use horos_router::{Routes, Taken};
+use futures_util::future::BoxFuture;
+use horos_router::{
+    Routes, Taken,
+    policy::{Around, Call, Ended, Inside, Policy},
+};
 use horos_wire::{CallError, NoEffect, Unknown, context::Claims};
+
+use parking_lot::Mutex;
 
 use super::world::{Count, Counted, Counting, Does, Hang, LONG, Panic, Refusal, Refuse, Scripted, World};
 
@@ -227,4 +236,64 @@ async fn json_goes_the_same_way() {
     assert_eq!(ask("stock", r#"{"refuse": {}}"#).await, Err(CallError::Failed(serde_json::json!({ "left": 3 }))));
     assert!(matches!(ask("stock", "{").await, Err(CallError::NoEffect(NoEffect::Malformed(_)))));
     assert!(matches!(ask("elsewhere", r#"{"count": {}}"#).await, Err(CallError::NoEffect(NoEffect::NoSuchActor(_)))));
+}
+
+/// Lets so many calls of a tenant in, and counts how they end.
+#[derive(Default)]
+struct Quota {
+    ended: Arc<Mutex<Vec<Ended>>>,
+}
+
+struct Left {
+    left: Mutex<u64>,
+    ended: Arc<Mutex<Vec<Ended>>>,
+}
+
+struct Counts(Arc<Mutex<Vec<Ended>>>);
+
+impl Policy for Quota {
+    fn open(&self, _: &str, settings: &serde_json::Value) -> Result<Arc<dyn Around>, String> {
+        let left = settings["calls"].as_u64().ok_or("calls: a number")?;
+        Ok(Arc::new(Left { left: Mutex::new(left), ended: self.ended.clone() }))
+    }
+}
+impl Around for Left {
+    fn enter<'a>(&'a self, call: &'a Call<'a>) -> BoxFuture<'a, Result<Box<dyn Inside>, NoEffect>> {
+        assert_eq!((call.service, call.method), ("stock", "count"));
+        let mut left = self.left.lock();
+        let entered = left.checked_sub(1).ok_or_else(|| NoEffect::Overloaded("the quota is used up".into()));
+        let entered = entered.map(|rest| {
+            *left = rest;
+            Box::new(Counts(self.ended.clone())) as Box<dyn Inside>
+        });
+        Box::pin(std::future::ready(entered))
+    }
+}
+impl Inside for Counts {
+    fn ended(self: Box<Self>, how: Ended) {
+        self.0.lock().push(how);
+    }
+}
+
+#[tokio::test]
+async fn a_programs_own_policy_stands_around_the_calls_of_the_rows_that_name_it() {
+    let ended = Arc::new(Mutex::new(Vec::new()));
+    let quota = Quota { ended: ended.clone() };
+    let world = World::with(&["stock"], |strategies| strategies.policy("quota", Arc::new(quota))).await;
+    assert_eq!(world.routes(&[("stock", "local", "", r#"{"policies": {"quota": {"calls": "two"}}}"#)]).wrong, 1, "its settings are wrong");
+    assert_eq!(world.routes(&[("stock", "local", "", r#"{"policies": {"nobodys": {}}}"#)]).wrong, 1, "nobody registered it");
+    world.routes(&[("stock", "local", "", r#"{"policies": {"quota": {"calls": 2}}}"#)]);
+    for number in 0..2 {
+        assert!(by(&world, number).await.is_ok());
+    }
+    assert!(matches!(by(&world, 2).await, Err(CallError::NoEffect(NoEffect::Overloaded(_)))));
+    assert_eq!(*ended.lock(), [Ended::Answered, Ended::Answered]);
+    assert_eq!(world.book.lock().len(), 2);
+}
+
+#[test]
+fn what_the_readme_has_in_a_rows_config_is_taken() {
+    let readme = include_str!("../../../../README.md");
+    let block = readme.split("```json\n").nth(1).and_then(|rest| rest.split("\n```").next()).unwrap();
+    assert_eq!(horos_router::spec::check("stock", "quic", Some("stock@bo"), Some(block)), Ok(()));
 }

@@ -103,6 +103,15 @@ pub(crate) struct World {
 impl World {
     /// A node that runs `names`, without routes, whose strategy `wire` is `transport`.
     pub(crate) async fn new(names: &[&str], transport: Option<Arc<dyn Transport>>) -> Self {
+        Self::with(names, |strategies| match transport {
+            Some(transport) => strategies.register("wire", Arc::new(Wire(transport))),
+            None => strategies,
+        })
+        .await
+    }
+
+    /// The same with the strategies that `more` makes of the builtin ones.
+    pub(crate) async fn with(names: &[&str], more: impl FnOnce(Strategies) -> Strategies) -> Self {
         let exchange = Exchange::new(NodeId::from_uri("spiffe://shop/bo/bo-1").unwrap(), Incarnation(1));
         let book = Book::default();
         let runtime = tokio::runtime::Handle::current();
@@ -116,10 +125,7 @@ impl World {
         });
         let spec = SupervisorSpec::new("root", Restarts::OneForOne, children.collect()).intensity(1_000, Duration::from_secs(1));
         let root = Supervisor::start(spec, None).await.unwrap();
-        let mut strategies = Strategies::builtin();
-        if let Some(transport) = transport {
-            strategies = strategies.register("wire", Arc::new(Wire(transport)));
-        }
+        let strategies = more(Strategies::builtin());
         let router = Router::new(exchange.clone(), strategies, Breakers::new(None, Arc::new(|_, _| {})));
         exchange.attach(Arc::new(router.clone()));
         Self { router, context: Context::new(exchange, "test"), book, _root: root }
