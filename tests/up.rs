@@ -281,6 +281,7 @@ async fn what_the_readme_types_while_up_runs_does_what_the_readme_says() {
     .await;
 
     replica(&reader, &[&assigned, ca]).await;
+    routes(&reader, ca).await;
 
     // HTTP/3: by the README's client, and by curl where that has it.
     let site = Site { address: fo, name: "localhost".to_owned(), authority: dir.path().join("horos-data/fo/identity/ca.pem") };
@@ -334,4 +335,51 @@ async fn replica(reader: &Reader<'_>, given: &[&str]) {
     for said in reader.types(&[*status, *verify]).await {
         assert!(said.code == 0 && said.stdout.contains("fo-1"), "{said:?}");
     }
+}
+
+/// The README's fourth block: where the greeter runs, and its breaker.
+async fn routes(reader: &Reader<'_>, ca: &str) {
+    let lines = readme("horos routes set");
+    let [greet, to_fo, to_nobody, back, to_gateway, over_http, stumble, refused, breakers, healed] =
+        &lines.iter().map(String::as_str).collect::<Vec<_>>()[..]
+    else {
+        panic!("each line of the block is typed here: {lines:#?}")
+    };
+    // A row is in force within a look.
+    let greeted_by = async |who: &str| {
+        poll_state(&format!("greeted by {who}"), BOTH, async || {
+            let said = &reader.types(&[*greet]).await[0];
+            if said.code == 0 && said.stdout.contains(who) { Ok(()) } else { Err(format!("{said:?}")) }
+        })
+        .await;
+    };
+    let typed = async |line: &str| {
+        let said = reader.types(&[ca, line]).await.pop().unwrap();
+        assert_eq!(said.code, 0, "{line}: {said:?}");
+        said.stdout
+    };
+    greeted_by("bo-1").await;
+    typed(to_fo).await;
+    greeted_by("fo-1").await;
+    typed(to_nobody).await;
+    greeted_by("null").await;
+    let history = typed(back).await;
+    assert!(history.contains("sql") && history.contains("operator@"), "{history}");
+    greeted_by("fo-1").await;
+    typed(to_gateway).await;
+    greeted_by("bo-1").await;
+    poll_state("the FO's gateway lets everybody greet", BOTH, async || {
+        let said = reader.types(&[ca, *over_http]).await.pop().unwrap();
+        if said.answer() == "2 200" && said.stdout.contains("fo-1") { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await;
+    reader.types(&[*stumble]).await;
+    let said = &reader.types(&[*refused]).await[0];
+    assert!(said.code == 3 && said.stderr.contains("circuit open"), "{said:?}");
+    let list = typed(breakers).await;
+    let of = |node: &str| list.lines().find(|line| line.contains(node)).unwrap_or_default();
+    assert!(of("bo-1").contains("open") && of("fo-1").contains("closed"), "{list}");
+    assert_eq!(typed(healed).await.matches("bo-1").count(), 2);
+    let list = typed(breakers).await;
+    assert!(!list.contains("open"), "{list}");
 }

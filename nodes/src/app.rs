@@ -5,7 +5,11 @@ use std::{collections::HashMap, convert::Infallible, marker::PhantomData, path::
 use futures_util::future::BoxFuture;
 use horos_dbsync::{filter::FilterSpec, replica::ReadableBy};
 use horos_edge::{Access, Body, BoxError, Mount, MountError};
-use horos_router::Router;
+use horos_router::{
+    Router,
+    policy::Policy as RoutePolicy,
+    strategy::{Strategies, Strategy},
+};
 use horos_store::migrations::Migrations;
 use horos_supervision::{
     ChildSpec, Context, Exchange, OnStuck, OpenError, Restart, Service, ServiceSpec, Table, exchange::RegisterError, service,
@@ -33,6 +37,7 @@ pub struct Horos {
     mounted: Vec<Mounted>,
     sync: HashMap<Role, SyncLayout>,
     policy: Policy,
+    strategies: Strategies,
     problems: Vec<String>,
     playground: bool,
 }
@@ -147,6 +152,7 @@ impl Horos {
             mounted: Vec::new(),
             sync: HashMap::new(),
             policy: Policy::builtin(),
+            strategies: Strategies::builtin(),
             problems: Vec::new(),
             playground,
         }
@@ -155,6 +161,20 @@ impl Horos {
     /// Whether this is `up`, which runs a BO and an FO with everything made on the spot.
     pub fn is_playground(&self) -> bool {
         self.playground
+    }
+
+    /// Has rows of `routes` name `strategy` by `name`, a way of its own to reach services. One that is built in is replaced.
+    pub fn strategy(&mut self, name: &str, strategy: impl Strategy) {
+        self.strategies = self.strategies.register(name, Arc::new(strategy));
+    }
+
+    /// Has rows of `routes` name `policy` by `name`, under `policies` in their configuration: it stands around their calls.
+    pub fn route_policy(&mut self, name: &str, policy: impl RoutePolicy) {
+        self.strategies = self.strategies.policy(name, Arc::new(policy));
+    }
+
+    pub(crate) fn strategies(&self) -> &Strategies {
+        &self.strategies
     }
 
     /// Services of the nodes of `role`, which is [`Role::Bo`] or [`Role::Fo`].

@@ -60,20 +60,25 @@ pub(crate) fn is_owner(config: &Config) -> bool {
     config.control.owner == config.node.name
 }
 
-/// What answers edits, on the owner; nothing elsewhere.
+/// What answers edits, on the owner; nothing elsewhere. Routes are checked by what `strategies` the owner has.
 ///
 /// # Errors
 /// [`RegisterError`] when a service has taken the name.
-pub(crate) fn lay(config: &Config, exchange: &Exchange, databases: &Databases) -> Result<Option<ChildSpec>, RegisterError> {
+pub(crate) fn lay(
+    config: &Config,
+    exchange: &Exchange,
+    databases: &Databases,
+    strategies: &Strategies,
+) -> Result<Option<ChildSpec>, RegisterError> {
     if !is_owner(config) {
         return Ok(None);
     }
-    let databases = databases.clone();
+    let (databases, strategies) = (databases.clone(), strategies.clone());
     let open = move |_: Context| {
-        let databases = databases.clone();
+        let (databases, strategies) = (databases.clone(), strategies.clone());
         async move {
             let file = databases.open_with(FILE, MIGRATIONS, READERS).await?;
-            Ok(Administration::new(file.writer, file.readers, Strategies::builtin()))
+            Ok(Administration::new(file.writer, file.readers, strategies))
         }
     };
     hosted(exchange, &Handle::current(), ServiceSpec::new(NAME.parse().expect("a literal name")), open).map(Some)

@@ -36,6 +36,6 @@ pub use horos_wire as wire;
 pub use admin::CLUSTER;
 pub use app::{Allow, Horos, On, Opening};
 pub use databases::{Database, MAX_DATABASES};
-pub use horos_router::{Routed, Routes};
+pub use horos_router::{self as routes, Routed, Routes};
 pub use program::{main, main_as};
 pub use remote::Operator;

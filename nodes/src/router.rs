@@ -49,9 +49,10 @@ pub(crate) fn lay(
     exchange: &Exchange,
     databases: &Databases,
     conditions: &Conditions,
+    strategies: &Strategies,
 ) -> Result<(Router, Vec<ChildSpec>), RouterError> {
     let egress = Egress::new(egress(config))?;
-    let strategies = Strategies::builtin().register("http", Arc::new(Http::new(egress, config.data.join(SECRETS))));
+    let strategies = strategies.reaching_out(Http::new(egress, config.data.join(SECRETS)));
     let writer = Writer::new(WriterConfig::new(databases.options(FILE), store::MIGRATIONS));
     let told = {
         let conditions = conditions.clone();

@@ -82,7 +82,7 @@ pub enum NoEffect {
     #[error("overloaded: {0}")]
     Overloaded(Box<str>),
     /// The breaker in front of the service is open.
-    #[error("circuit open")]
+    #[error("circuit open, and worth another try in {retry_after:.1?}")]
     CircuitOpen {
         /// When to try again.
         retry_after: Duration,

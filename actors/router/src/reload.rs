@@ -1,8 +1,7 @@
 //! From `control.db` to the table in force: looked at whenever anybody has committed to it, and again while a row is wrong.
 
 use std::{
-    path::PathBuf,
-    sync::Arc,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -12,7 +11,6 @@ use horos_store::{
     watch::{Detector, Reload, Watcher},
 };
 use horos_supervision::{ChildSpec, worker};
-use parking_lot::Mutex;
 
 use crate::{
     breaker::{Forced, ForcedRow},
@@ -47,16 +45,17 @@ pub fn child(router: Router, path: PathBuf, watcher: Watcher) -> ChildSpec {
     worker("routes", move |vitals| {
         let (router, path, watcher) = (router.clone(), path.clone(), watcher.clone());
         async move {
-            let wrong = Arc::new(Mutex::new(0_usize));
             let reload = {
-                let (router, path, wrong, vitals) = (router.clone(), path.clone(), wrong.clone(), vitals.clone());
+                let (router, path, vitals) = (router.clone(), path.clone(), vitals.clone());
                 move |_| {
-                    let (router, path, wrong, vitals) = (router.clone(), path.clone(), wrong.clone(), vitals.clone());
+                    let (router, path, vitals) = (router.clone(), path.clone(), vitals.clone());
                     async move {
-                        let taken = tokio::task::spawn_blocking(move || load(&router, &path)).await.map_err(|error| error.to_string())?;
+                        let taken = aside(&router, &path).await;
                         vitals.progressed(Instant::now());
-                        *wrong.lock() = taken.map_err(|error| error.to_string())?.wrong;
-                        Ok::<_, String>(())
+                        // A file that is not there yet is no trouble: a replica comes when its owner can be reached.
+                        let unread = taken.as_ref().err().filter(|_| path.exists());
+                        vitals.set_trouble(unread.cloned().or_else(|| router.trouble()).as_deref());
+                        taken.map(drop)
                     }
                 }
             };
@@ -64,24 +63,29 @@ pub fn child(router: Router, path: PathBuf, watcher: Watcher) -> ChildSpec {
             for beat in (1..=AGAIN).cycle() {
                 tokio::time::sleep(BEAT).await;
                 vitals.progressed(Instant::now());
-                if beat < AGAIN || *wrong.lock() == 0 {
-                    continue;
-                }
-                let (router, path) = (router.clone(), path.clone());
                 // A file that cannot be read is the subscription's to try again.
-                if let Ok(Ok(taken)) = tokio::task::spawn_blocking(move || load(&router, &path)).await {
-                    *wrong.lock() = taken.wrong;
+                if beat == AGAIN && router.trouble().is_some() && aside(&router, &path).await.is_ok() {
+                    vitals.set_trouble(router.trouble().as_deref());
                 }
             }
         }
     })
 }
 
+/// Reads the file on a thread that may wait.
+async fn aside(router: &Router, path: &Path) -> Result<Taken, String> {
+    let (router, path) = (router.clone(), path.to_owned());
+    match tokio::task::spawn_blocking(move || load(&router, &path)).await {
+        Ok(taken) => taken.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Reads all routes in `path` and makes them the ones in force.
 ///
 /// # Errors
 /// [`ReloadError`]: what is in force stays so.
-pub fn load(router: &Router, path: &std::path::Path) -> Result<Taken, ReloadError> {
+pub fn load(router: &Router, path: &Path) -> Result<Taken, ReloadError> {
     let mut database = open(&Options::new(path, Access::ReadOnly))?;
     let connection = database.connection().unchecked_transaction()?;
     let rows = rows(&connection)?;

@@ -78,6 +78,11 @@ impl fmt::Debug for Router {
 }
 
 impl Router {
+    /// What its rows may name.
+    pub fn strategies(&self) -> &Strategies {
+        &self.0.strategies
+    }
+
     /// Without any route yet.
     pub fn new(exchange: Exchange, strategies: Strategies, breakers: Breakers) -> Self {
         Self(Arc::new(Inner {
@@ -217,6 +222,17 @@ impl Router {
             }
             None => Service::unrouted(name).map(Arc::new),
         }
+    }
+
+    /// What is wrong with the rows, in a line: which do not make sense, and why the first of them does not.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let table = self.0.table.load();
+        let mut wrong: Vec<_> = table.values().filter_map(|entry| Some((&entry.row.service, entry.wrong.as_ref()?))).collect();
+        wrong.sort_unstable_by_key(|(service, _)| *service);
+        let (service, (problems, _)) = wrong.first()?;
+        let first = problems.first().map(ToString::to_string).unwrap_or_default();
+        let more = if wrong.len() > 1 { format!("; {} more rows are wrong", wrong.len() - 1) } else { String::new() };
+        Some(format!("the row of {service} is wrong: {first}{more}"))
     }
 
     pub(crate) fn generation(&self) -> u64 {

@@ -31,6 +31,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// What is wrong with it.
     fn check(&self, service: &str, endpoint: &str, config: &Config) -> Result<(), String>;
 
+    /// Whether it only checks rows, and another is to be put in its place.
+    fn is_a_placeholder(&self) -> bool {
+        false
+    }
+
     /// What is called at `endpoint`, which has been checked. Dials nothing and waits for nothing: an endpoint that is down is
     /// found out by calls, and found to be back by them.
     ///
@@ -162,6 +167,13 @@ impl Strategies {
         let mut all = (*self.strategies).clone();
         all.insert(name.into(), strategy);
         Self { strategies: Arc::new(all), policies: self.policies.clone() }
+    }
+
+    /// The same with a way out over HTTP, where the program has none of its own under that name.
+    #[must_use]
+    pub fn reaching_out(&self, http: Http) -> Self {
+        let own = self.strategies.get("http").is_some_and(|strategy| !strategy.is_a_placeholder());
+        if own { self.clone() } else { self.register("http", Arc::new(http)) }
     }
 
     /// The same with `policy` under `name`.

@@ -87,6 +87,8 @@ pub struct Vitals {
     wait: Histogram,
     handling: Histogram,
     recorder: Mutex<Recorder>,
+    /// What is wrong with what it works on, if it says so.
+    trouble: Mutex<Option<Arc<str>>>,
     protocol: RwLock<Option<Box<str>>>,
     mailbox: RwLock<Option<(u32, Depth)>>,
     alarm: Mutex<Option<Alarm>>,
@@ -128,6 +130,7 @@ impl Vitals {
             wait: Histogram::new(),
             handling: Histogram::new(),
             recorder: Mutex::default(),
+            trouble: Mutex::default(),
             protocol: RwLock::default(),
             mailbox: RwLock::default(),
             alarm: Mutex::default(),
@@ -294,9 +297,15 @@ impl Vitals {
         self.recorder.lock().told(since_epoch(Instant::now()))
     }
 
-    /// Why it last died.
+    /// What is wrong with what it works on, shown as its last error until it says otherwise: it goes on with the last good state.
+    pub fn set_trouble(&self, trouble: Option<&str>) {
+        *self.trouble.lock() = trouble.map(cut);
+    }
+
+    /// What is wrong with what it works on, or else why it last died.
     pub fn last_error(&self) -> Option<Arc<str>> {
-        self.recorder.lock().cause()
+        let trouble = self.trouble.lock().clone();
+        trouble.or_else(|| self.recorder.lock().cause())
     }
 
     /// The actor as data, without children.
@@ -323,7 +332,7 @@ impl Vitals {
             wait: self.wait.quantiles(),
             handling: self.handling.quantiles(),
             busy_with: in_hand.map(|(method, at)| Busy { method: method.into(), for_ms: now.saturating_sub(at) / 1_000_000 }),
-            last_error: cause.as_deref().map(Into::into),
+            last_error: self.trouble.lock().as_deref().or(cause.as_deref()).map(Into::into),
             children: Vec::new(),
         }
     }

@@ -63,7 +63,7 @@ impl RunningNode {
             Here { exchange: &exchange, runtime: &runtime, tls: &tls, data: &config.data, databases: &databases, conditions: &conditions };
         let (node_sync, syncing) = sync::lay(&layout, &config.control.owner, here)?;
         let syncing = SupervisorSpec::new("sync", Strategy::OneForOne, syncing);
-        let (router, routing) = router::lay(&config, &exchange, &databases, &conditions)?;
+        let (router, routing) = router::lay(&config, &exchange, &databases, &conditions, horos.strategies())?;
         let routing = SupervisorSpec::new("router", Strategy::OneForOne, routing);
         let parts = Parts {
             exchange: exchange.clone(),
@@ -77,7 +77,7 @@ impl RunningNode {
             router,
         };
         let NodeKeys { authenticator, mut children } = keys::lay(&config, &exchange, &parts.databases, &conditions)?;
-        children.extend(control::lay(&config, &exchange, &parts.databases)?);
+        children.extend(control::lay(&config, &exchange, &parts.databases, parts.router.strategies())?);
         let keys = SupervisorSpec::new("keys", Strategy::OneForOne, children);
         let services = SupervisorSpec::new("services", Strategy::OneForOne, horos.children(config.node.role, &parts)?);
         let (mounts, openers) = horos.mounts(config.node.role, &parts)?;
@@ -118,7 +118,8 @@ impl RunningNode {
             control_owner: config.control.owner.clone(),
             http: http.into(),
         };
-        let shown = NodeMetrics { insight: insight.clone(), doors: doors.counters(), sync: parts.sync.clone(), router: parts.router.clone() };
+        let shown =
+            NodeMetrics { insight: insight.clone(), doors: doors.counters(), sync: parts.sync.clone(), router: parts.router.clone() };
         metrics.registry().register_collector(Box::new(shown));
 
         let admin = SupervisorSpec::new("node", Strategy::OneForOne, admins(&exchange, &insight)?);
