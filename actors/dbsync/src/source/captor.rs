@@ -4,7 +4,12 @@ use std::{
     collections::BTreeMap,
     fs, io,
     os::unix::fs::DirBuilderExt as _,
-    sync::{Arc, atomic::Ordering::SeqCst},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::Ordering::SeqCst,
+        mpsc::{Receiver, sync_channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,8 +32,6 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 const RESTLESS: u32 = 5;
 /// Most entries that one transaction deletes, so that it holds up nobody for long: some milliseconds.
 const TRIM_BATCH: i64 = 10_000;
-/// Most such transactions in one look.
-const TRIM_BATCHES: u32 = 20;
 
 /// A source's view of its file.
 pub(super) struct Captor {
@@ -37,8 +40,19 @@ pub(super) struct Captor {
     /// The witness as it was last written down.
     saved: Option<Witness>,
     saved_at: Option<Instant>,
+    /// The witness that is being written down, on a thread of its own: a disk may take a second over it, and commits are not to wait.
+    saving: Option<(Witness, Receiver<io::Result<()>>)>,
     trimmed_at: Instant,
+    /// There is more to be trimmed, by the looks that follow.
+    trimming: bool,
     file: Option<Opened>,
+}
+
+impl Drop for Captor {
+    fn drop(&mut self) {
+        // Whoever comes next writes to the same place, or removes what is there.
+        self.saving.take().map(|(_, saved)| saved.recv());
+    }
 }
 
 /// The file while it is open.
@@ -60,7 +74,7 @@ struct Attached {
 
 impl Captor {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, kept: None, saved: None, saved_at: None, trimmed_at: Instant::now(), file: None }
+        Self { shared, kept: None, saved: None, saved_at: None, saving: None, trimmed_at: Instant::now(), trimming: false, file: None }
     }
 
     /// One look and all that follows from it.
@@ -306,28 +320,66 @@ impl Captor {
         });
     }
 
-    /// Writes the witness down and trims the log, when it is time to.
+    /// Has the witness written down and trims the log, when it is time to. Commits are not seen meanwhile, so neither waits for a disk.
     fn keep_up(&mut self) -> Result<(), SourceError> {
-        if self.saved_at.is_none_or(|at| at.elapsed() >= SAVE_EVERY) {
-            self.save()?;
+        if let Some((_, saved)) = &mut self.saving
+            && let Ok(outcome) = saved.try_recv()
+        {
+            self.saved(outcome)?;
         }
-        if self.trimmed_at.elapsed() >= self.shared.config.trim_every {
+        if self.saving.is_none() && self.saved_at.is_none_or(|at| at.elapsed() >= SAVE_EVERY) {
+            self.begin_to_save()?;
+        }
+        if self.trimming || self.trimmed_at.elapsed() >= self.shared.config.trim_every {
             self.trimmed_at = Instant::now();
-            self.trim()?;
+            self.trimming = self.trim()?;
         }
         Ok(())
     }
 
-    /// Writes the witness down if it is another than last time.
-    pub(super) fn save(&mut self) -> Result<(), SourceError> {
+    /// What is to be written down, if it is something else than last time.
+    fn news(&mut self) -> Option<(Kept, PathBuf)> {
         self.remember();
-        let (Some(kept), Some(file)) = (&self.kept, &self.file) else { return Ok(()) };
         self.saved_at = Some(Instant::now());
-        if kept.witness == self.saved {
-            return Ok(());
+        let kept = self.kept.as_ref().filter(|kept| self.file.is_some() && kept.witness != self.saved)?;
+        Some((kept.clone(), self.shared.config.witness()))
+    }
+
+    fn begin_to_save(&mut self) -> Result<(), SourceError> {
+        let Some((kept, path)) = self.news() else { return Ok(()) };
+        let Some(witness) = kept.witness.clone() else { return Ok(()) };
+        let (done, saved) = sync_channel(1);
+        tokio::task::spawn_blocking(move || {
+            let _ = done.send(kept.save(&path));
+        });
+        self.saving = Some((witness, saved));
+        self.count()
+    }
+
+    /// The witness that was being written down is there, or cannot be.
+    fn saved(&mut self, outcome: io::Result<()>) -> Result<(), SourceError> {
+        let Some((witness, _)) = self.saving.take() else { return Ok(()) };
+        outcome.map_err(SourceError::Witness)?;
+        self.saved = Some(witness);
+        Ok(())
+    }
+
+    /// Writes the witness down if it is another than last time; it is on disk when this returns.
+    pub(super) fn save(&mut self) -> Result<(), SourceError> {
+        if let Some((witness, saved)) = self.saving.take()
+            && matches!(saved.recv(), Ok(Ok(())))
+        {
+            self.saved = Some(witness);
         }
-        kept.save(&self.shared.config.witness()).map_err(SourceError::Witness)?;
-        self.saved.clone_from(&kept.witness);
+        let Some((kept, path)) = self.news() else { return Ok(()) };
+        kept.save(&path).map_err(SourceError::Witness)?;
+        self.saved = kept.witness;
+        self.count()
+    }
+
+    /// Counts the log's entries.
+    fn count(&self) -> Result<(), SourceError> {
+        let Some(file) = &self.file else { return Ok(()) };
         let sql = "SELECT (SELECT max(seq) FROM main.\"_horos_log\") - (SELECT min(seq) FROM main.\"_horos_log\")";
         let entries: Option<i64> = file.database.query_row(sql, [], |row| row.get(0)).optional()?;
         self.shared.view.send_if_modified(|view| {
@@ -338,13 +390,13 @@ impl Captor {
     }
 
     /// Removes what nobody needs from the log: what every subscriber has and the witness on disk is past, but for a spare for those
-    /// that are away.
-    fn trim(&mut self) -> Result<(), SourceError> {
-        let (Some(saved), Some(file)) = (&self.saved, &mut self.file) else { return Ok(()) };
-        let Some(attached) = &mut file.attached else { return Ok(()) };
+    /// that are away. One transaction; whether there is more.
+    fn trim(&mut self) -> Result<bool, SourceError> {
+        let (Some(saved), Some(file)) = (&self.saved, &mut self.file) else { return Ok(false) };
+        let Some(attached) = &mut file.attached else { return Ok(false) };
         let head = attached.sentinel.witness().position;
         if saved.position.epoch != head.epoch {
-            return Ok(());
+            return Ok(false);
         }
         let mut limit = saved.position.seq.min(head.seq - i64::from(self.shared.config.spare));
         for position in self.shared.needs.lock().values().flatten() {
@@ -361,24 +413,21 @@ impl Captor {
                 .optional()?;
             Ok(found)
         };
-        let Some((oldest, _)) = ends(&file.database, limit)? else { return Ok(()) };
-        if limit - oldest < TRIM_BATCH.min(i64::from(self.shared.config.spare).max(1)) {
-            return Ok(());
+        let Some((oldest, _)) = ends(&file.database, limit)? else { return Ok(false) };
+        // What was begun is brought to its end.
+        let least = if self.trimming { 1 } else { TRIM_BATCH.min(i64::from(self.shared.config.spare).max(1)) };
+        if limit - oldest < least {
+            return Ok(false);
         }
         let options = Options { busy_timeout: LOCK_WAIT, cache_kib: CACHE_KIB, ..Options::new(&self.shared.config.file, Access::Guest) };
         let mut writer = open(&options)?;
-        for _ in 0..TRIM_BATCHES {
-            let transaction = writer.connection().transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let Some((oldest, _)) = ends(&transaction, limit)? else { break };
-            let Some((_, upto)) = ends(&transaction, limit.min(oldest + TRIM_BATCH))? else { break };
-            let removed = capture::trim(&transaction, &upto)?;
-            attached.expected = true;
-            transaction.commit()?;
-            if removed == 0 {
-                break;
-            }
-        }
-        Ok(())
+        let transaction = writer.connection().transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let Some((oldest, _)) = ends(&transaction, limit)? else { return Ok(false) };
+        let Some((_, upto)) = ends(&transaction, limit.min(oldest + TRIM_BATCH))? else { return Ok(false) };
+        let removed = capture::trim(&transaction, &upto)?;
+        attached.expected = true;
+        transaction.commit()?;
+        Ok(removed > 0)
     }
 }
 
