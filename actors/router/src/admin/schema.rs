@@ -156,7 +156,7 @@ const OPEN: Migration = Migration {
             WHEN json_type(config) IS NOT 'object' OR json_remove(config, '$.authorization',
                 '$.timeout_ms', '$.content_type', '$.tool_name', '$.insecure_tls', '$.payload', '$.gateway',
                 '$.idempotent', '$.retry', '$.breaker', '$.hedge', '$.fallback', '$.concurrency', '$.rate', '$.endpoints',
-                '$.weight', '$.reply') IS NOT '{}' THEN 'invalid'
+                '$.weight', '$.reply', '$.policies') IS NOT '{}' THEN 'invalid'
             ELSE json_remove(config, '$.authorization')
         END) VIRTUAL
     ) STRICT;

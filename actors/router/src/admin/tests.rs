@@ -191,10 +191,18 @@ fn an_fo_is_told_of_every_key_but_authorization() {
     let config = Config::parse(Some(every)).unwrap();
     let written = serde_json::to_value(Config { insecure_tls: true, ..config }).unwrap();
     let tables = tables();
+    // By its own word, the configuration has these keys and no other.
+    let words = Config::parse(Some(r#"{"?": 1}"#)).unwrap_err()[0].what.to_string();
+    let keys: Vec<&str> = words.split_once("expected").unwrap().1.split('`').skip(1).step_by(2).collect();
+    assert!(keys.len() >= 17, "{words}");
     let policy = |config: &str| -> String {
         tables.execute("INSERT OR REPLACE INTO routes (service_name, strategy, config) VALUES ('a', 'http', ?1)", [config]).unwrap();
         tables.query_row("SELECT policy FROM routes WHERE service_name = 'a'", [], |row| row.get(0)).unwrap()
     };
+    for key in keys {
+        let told = policy(&format!(r#"{{"{key}": 1}}"#));
+        assert_eq!(told, if key == "authorization" { "{}".to_owned() } else { format!(r#"{{"{key}":1}}"#) }, "{key}");
+    }
     let mut wanted = written.clone();
     wanted.as_object_mut().unwrap().remove("authorization").unwrap();
     let told: serde_json::Value = serde_json::from_str(&policy(&written.to_string())).unwrap();
