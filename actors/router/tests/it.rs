@@ -6,5 +6,9 @@ mod it {
     mod breakers;
     mod calls;
     mod flips;
+    mod gateway;
+    mod gateway_streams;
+    mod gateway_world;
+    mod http_strategy;
     pub(crate) mod world;
 }

@@ -1,7 +1,7 @@
 //! Which service a path names.
 
-/// Longest name, in bytes: what [`crate::admin`] takes for one.
-const MAX_NAME: usize = 256;
+/// Longest name, in bytes: what a row can have.
+const MAX_NAME: usize = horos_wire::protocol::control::MAX_SERVICE;
 
 /// The service that `path` names: all of it behind the first slash, escapes read. None where that is no name: nothing, too long, or
 /// with an escape that is none, a control character, or a segment that is empty or means another directory to some reader.

@@ -2,8 +2,9 @@
 //!
 //! `type` is `urn:horos:problem:` and a name that is never used for anything else. `effect` says what the caller may do: after
 //! `none` try again as you like, after `unknown` only what may be done twice, and `done` comes with the callee's own error in `error`.
-//! `retry_after` is in seconds, as is the field of that name, but to the millisecond. `detail` is a fixed sentence for people: what
-//! the inside says to itself is in no answer.
+//! `retry_after` is in seconds, to the millisecond, and there only where it is known when; the field of that name, in whole seconds,
+//! is a guess otherwise, which another gateway does not take for the service's word. `detail` is a fixed sentence for people: what the
+//! inside says to itself is in no answer.
 //!
 //! [`read`] makes the same [`CallError`] of it again, so that an error survives a route over HTTP to another Horos.
 
@@ -189,10 +190,7 @@ pub(super) fn answer(error: &CallError<Bytes>, limited: Option<Duration>, call: 
         }
         CallError::NoEffect(why) => {
             let class = of_no_effect(why);
-            let again = match why {
-                NoEffect::CircuitOpen { retry_after } => Some(*retry_after),
-                _ => (class.status == StatusCode::SERVICE_UNAVAILABLE).then_some(AGAIN),
-            };
+            let again = if let NoEffect::CircuitOpen { retry_after } = why { Some(*retry_after) } else { None };
             write(class, class.status, None, again, None, call)
         }
         CallError::Unknown(why) => {
@@ -237,8 +235,9 @@ fn write(
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(KIND));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(ms) = again {
-        headers.insert(RETRY_AFTER, HeaderValue::from(u64::try_from(ms.div_ceil(1000).max(1)).unwrap_or(1)));
+    if again.is_some() || status == StatusCode::SERVICE_UNAVAILABLE {
+        let seconds = again.map_or(AGAIN.as_secs().into(), |ms| ms.div_ceil(1000).max(1));
+        headers.insert(RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(1)));
     }
     answer
 }

@@ -46,7 +46,8 @@ pub(super) async fn of_response(response: Response<ResponseBody>, host: &str) ->
     if essence == problem::KIND
         && let Some(failure) = problem::read(&told, host)
     {
-        return Failure { retry_after: failure.retry_after.or(retry_after), ..failure };
+        // Its field `Retry-After` is for people, and often a guess: an endpoint is not left alone for that.
+        return failure;
     }
     let own = (is_json && essence != problem::KIND && serde_json::from_slice::<serde::de::IgnoredAny>(&told).is_ok()).then_some(told);
     Failure { error: of_status(parts.status, retry_after.is_some(), own, host), retry_after }
