@@ -586,6 +586,7 @@ mod tests {
             (Node::NAME, Node::methods()),
             (Control::NAME, Control::methods()),
             (Keys::NAME, Keys::methods()),
+            (RoutedCalls::NAME, RoutedCalls::methods()),
             (Router::NAME, Router::methods()),
             (Sync::NAME, Sync::methods()),
             (Replica::NAME, Replica::methods()),
