@@ -182,6 +182,8 @@ mod tests {
         for (strategy, endpoint) in [
             ("local", "stock@bo"),
             ("local", "Stock"),
+            ("local", "horos.control"),
+            ("quic", "horos.node@bo"),
             ("quic", "stock@"),
             ("quic", "https://x"),
             ("http", ""),

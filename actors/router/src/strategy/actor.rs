@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use horos_wire::{ActorName, Address};
+use horos_wire::{ActorName, Address, policy::RESERVED};
 
 use super::{Strategy, Target};
 use crate::config::Config;
@@ -36,10 +36,19 @@ impl Strategy for Quic {
 
 fn name(service: &str, endpoint: &str) -> Result<ActorName, String> {
     let text = if endpoint.is_empty() { service } else { endpoint };
-    text.parse().map_err(|error| format!("{text:?} names no actor: {error}"))
+    let name: ActorName = text.parse().map_err(|error| format!("{text:?} names no actor: {error}"))?;
+    theirs(&name)?;
+    Ok(name)
 }
 
 fn address(service: &str, endpoint: &str) -> Result<Address, String> {
     let text = if endpoint.is_empty() { service } else { endpoint };
-    text.parse().map_err(|error| format!("{text:?} is no actor's address, such as stock@bo: {error}"))
+    let address: Address = text.parse().map_err(|error| format!("{text:?} is no actor's address, such as stock@bo: {error}"))?;
+    theirs(&address.name)?;
+    Ok(address)
+}
+
+/// Refuses the node's own actors: what is called by route is called in the node's name, who may do more there than whoever asks.
+fn theirs(name: &ActorName) -> Result<(), String> {
+    if name.as_str().starts_with(RESERVED) { Err(format!("{name} is the node's own, and is called by nobody's route")) } else { Ok(()) }
 }
