@@ -161,16 +161,16 @@ pub fn inspect(connection: &Connection, plan: &Plan) -> Result<Inspection, Captu
         found.broken_tables.push("_horos_log".to_owned());
     }
     let mut present = ours(connection)?;
-    let mut compare = |trigger: Trigger, found: &mut Inspection| match present.remove(&trigger.name) {
-        None => found.missing.push(trigger.name),
-        Some(sql) if sql != trigger.sql => found.altered.push(trigger.name),
-        Some(_) => {}
-    };
-    compare(triggers::of_log(plan.keep), &mut found);
     for tracked in &plan.tables {
-        let wanted = triggers::of(tracked, &Shape::read(connection, tracked)?, Lookups::All);
+        let wanted = triggers::of(tracked, &Shape::read(connection, tracked)?, plan.keep, Lookups::All);
         found.blind.extend(wanted.blind.into_iter().map(|index| Blind { table: tracked.number, index }));
-        wanted.triggers.into_iter().for_each(|trigger| compare(trigger, &mut found));
+        for trigger in wanted.triggers {
+            match present.remove(&trigger.name) {
+                None => found.missing.push(trigger.name),
+                Some(sql) if sql != trigger.sql => found.altered.push(trigger.name),
+                Some(_) => {}
+            }
+        }
     }
     found.stray.extend(present.into_keys());
     Ok(found)
@@ -326,18 +326,8 @@ fn ours(connection: &Connection) -> Result<BTreeMap<String, String>, CaptureErro
 fn install(connection: &Connection, shapes: &[(&Tracked, Shape)], keep: u32) -> Result<Vec<Blind>, CaptureError> {
     let mut present = ours(connection)?;
     let mut blind = Vec::new();
-    let pruning = triggers::of_log(keep);
-    match present.remove(&pruning.name) {
-        Some(sql) if sql == pruning.sql => {}
-        other => {
-            if other.is_some() {
-                drop_trigger(connection, &pruning.name)?;
-            }
-            make(connection, &[pruning])?;
-        }
-    }
     for (tracked, shape) in shapes {
-        let mut wanted = triggers::of(tracked, shape, Lookups::All);
+        let mut wanted = triggers::of(tracked, shape, keep, Lookups::All);
         let prefix = format!("_horos_{}_", tracked.number);
         let mine: BTreeMap<String, String> = present.extract_if(.., |name, _| name.starts_with(&prefix)).collect();
         let right =
@@ -354,7 +344,7 @@ fn install(connection: &Connection, shapes: &[(&Tracked, Shape)], keep: u32) -> 
                 for trigger in &wanted.triggers {
                     drop_trigger(connection, &trigger.name)?;
                 }
-                wanted = triggers::of(tracked, shape, Lookups::None);
+                wanted = triggers::of(tracked, shape, keep, Lookups::None);
                 make(connection, &wanted.triggers)?;
                 // Any trigger makes SQLite look at foreign keys that a single insert is spared.
                 if breaks(before, compiles(connection, tracked, shape)) {

@@ -42,7 +42,6 @@ pub struct Witness {
     pub position: Position,
     file: Option<FileIdentity>,
     cookie: i64,
-    /// By their numbers; the log itself is [`triggers::LOG`].
     tables: BTreeMap<u32, Fingerprint>,
 }
 
@@ -97,10 +96,6 @@ impl Witness {
                 Fingerprint { texts: texts.finalize().into(), places: places.finalize().into(), renumbered: tracked.renumbered };
             tables.insert(tracked.number, fingerprint);
         }
-        // Without its trigger nothing prunes the log.
-        let (texts, places) = texts.get("_horos_log").cloned().unwrap_or_default();
-        let of_log = Fingerprint { texts: texts.finalize().into(), places: places.finalize().into(), renumbered: false };
-        tables.insert(triggers::LOG, of_log);
         Ok(Some(Witness { position, file, cookie, tables }))
     }
 

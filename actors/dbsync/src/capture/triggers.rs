@@ -7,8 +7,9 @@ use super::{
 
 /// Every so many entries the log is pruned.
 const PRUNE_EVERY: u32 = 1_024;
-/// The number under which the log's own trigger goes: no table has it.
-pub(super) const LOG: u32 = 0;
+/// How many numbers in a row count as "every so many": a statement on one row appends several entries, and only its last is
+/// looked at. SQLite permits no more indexes that matter than this.
+const PRUNE_WINDOW: u32 = 64;
 
 /// A trigger of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,26 +55,13 @@ pub(super) fn is_ours(name: &str) -> bool {
         .is_some_and(|(number, _)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Prunes the log, which is the business of none of the statements that append to it: a row that is written pays for one question,
-/// whatever its table's triggers are. Numbers are never reused, since the greatest is always kept.
-pub(super) fn of_log(keep: u32) -> Trigger {
-    let name = name(LOG, "prune");
-    let sql = format!(
-        "CREATE TRIGGER {} AFTER INSERT ON \"_horos_log\" WHEN new.seq % {PRUNE_EVERY} = 0 BEGIN \
-         DELETE FROM \"_horos_log\" WHERE seq <= new.seq - {}; END",
-        quote(&name),
-        keep.max(1)
-    );
-    Trigger { name, sql }
-}
-
-pub(super) fn of(tracked: &Tracked, shape: &Shape, lookups: Lookups) -> Triggers {
-    let writer = Writer { tracked, shape, keys: keys(&tracked.key, shape) };
+pub(super) fn of(tracked: &Tracked, shape: &Shape, keep: u32, lookups: Lookups) -> Triggers {
+    let writer = Writer { tracked, shape, keys: keys(&tracked.key, shape), keep };
     let table = quote(&tracked.name);
     let mut triggers = Vec::new();
     let mut add = |what: &str, when: &str, body: String| {
         let name = name(tracked.number, what);
-        let sql = format!("CREATE TRIGGER {} {when} BEGIN {body} END", quote(&name));
+        let sql = format!("CREATE TRIGGER {} {when} BEGIN {body} {} END", quote(&name), writer.prune());
         triggers.push(Trigger { name, sql });
     };
     let (new, old) = (writer.row("new"), writer.row("old"));
@@ -147,6 +135,7 @@ struct Writer<'a> {
     tracked: &'a Tracked,
     shape: &'a Shape,
     keys: Vec<String>,
+    keep: u32,
 }
 
 impl Writer<'_> {
@@ -167,6 +156,19 @@ impl Writer<'_> {
 
     fn append_if(&self, values: &str, condition: &str) -> String {
         format!("{} SELECT {values} WHERE {condition};", self.insertion())
+    }
+
+    /// Ends every trigger. (One trigger on the log itself would do for all, but then SQLite gathers what a look-up finds, and what an
+    /// update appends under a condition, in a table of its own before it appends it: a quarter slower.) `last_insert_rowid()` is the last entry's number if this trigger appended one, and else any number:
+    /// it decides only *whether* to prune. Numbers are never reused, since the greatest is always kept.
+    fn prune(&self) -> String {
+        // All of it is the bound of the range: beside the bound, the question would be asked of each entry that is beyond it and
+        // not yet pruned, hundreds for every row that is written.
+        format!(
+            "DELETE FROM \"_horos_log\" WHERE seq <= CASE WHEN last_insert_rowid() % {PRUNE_EVERY} < {PRUNE_WINDOW} \
+             THEN (SELECT max(seq) FROM \"_horos_log\") - {} END;",
+            self.keep.max(1)
+        )
     }
 
     /// Whether two rows in conflict in this index have the same key anyway, so that the new row's entry stands for both.

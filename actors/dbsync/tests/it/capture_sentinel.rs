@@ -224,7 +224,7 @@ fn a_log_that_nobody_reads_is_bounded_and_its_readers_find_the_gap() {
     ] {
         assert_eq!(shell(&world.path(), &script), "", "{what}");
         let entries = entries();
-        assert!((1..=3_000 + 1_024).contains(&entries), "{what}: {entries} entries");
+        assert!((1..=3_000 + 1_088).contains(&entries), "{what}: {entries} entries");
     }
     let reader = world.reader();
     assert_eq!(since(&reader, &start, 10).unwrap(), Changes::Gap(Gap::Pruned));
@@ -235,20 +235,6 @@ fn a_log_that_nobody_reads_is_bounded_and_its_readers_find_the_gap() {
     assert!(trim(&world.writer(), &end).unwrap() > 0);
     assert_eq!(entries(), 1);
     assert!(matches!(since(&reader, &end, 10).unwrap(), Changes::Page(_)));
-}
-
-#[test]
-fn a_log_that_nothing_prunes_any_more_is_noticed_and_goes_on() {
-    let mut world = World::new("CREATE TABLE t(id INTEGER PRIMARY KEY)", vec![columns(1, "t", &["id"], &["id"])]);
-    let (mut sentinel, reader) = world.sentinel();
-    sentinel.look(&reader).unwrap();
-    shell(&world.path(), "INSERT INTO t VALUES (1); DROP TRIGGER _horos_0_prune;");
-    assert_eq!(inspect(&reader, &world.plan).unwrap().missing, ["_horos_0_prune"]);
-    assert_eq!(sentinel.look(&reader).unwrap(), Look::Rebase { cause: Cause::Schema, tables: vec![0] });
-    let witness = sentinel.witness().clone();
-    let mended = world.mend(&witness);
-    assert_eq!((mended.renewed, mended.rebased.as_slice()), (None, [].as_slice()), "nothing was missed");
-    assert!(inspect(&reader, &world.plan).unwrap().is_sound());
 }
 
 #[test]
