@@ -6,7 +6,7 @@
 //! is a guess otherwise, which another gateway does not take for the service's word. `detail` is a fixed sentence for people: what the
 //! inside says to itself is in no answer.
 //!
-//! [`read`] makes the same [`CallError`] of it again, so that an error survives a route over HTTP to another Horos.
+//! Strategy `http` makes the same [`CallError`] of it again, so that an error survives a route over HTTP to another Horos.
 
 use std::{borrow::Cow, time::Duration};
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::gateway_world::{Answer, Site, send, whole};
+use super::gateway_world::{Answer, MEMORY, Site, send, whole};
 
 const PUBLIC: &str = r#"{"gateway": "public"}"#;
 const SAY: &str = r#"{"say": {"text": "hello"}}"#;
@@ -93,6 +93,7 @@ async fn only_what_can_be_a_message_is_taken() {
 
 #[tokio::test]
 async fn what_is_too_large_is_refused_and_never_cut_whether_or_not_it_says_so() {
+    let _much = MEMORY.read().await;
     let site = Site::new(&[]).await;
     site.routes(&[("desk", "local", "", PUBLIC), ("off", "noop", "", PUBLIC)]);
     let message = |length: usize| {
@@ -157,6 +158,7 @@ async fn an_error_says_what_may_be_done_and_nothing_of_the_inside() {
 
 #[tokio::test]
 async fn a_service_of_bytes_refuses_in_its_own_words() {
+    let _much = MEMORY.read().await;
     let site = Site::new(&[]).await;
     site.routes(&[("press", "local", "", r#"{"gateway": "public", "timeout_ms": 300}"#)]);
     let answer = site.post("/press", &[("content-type", "x/refuse")], "x").await;

@@ -19,7 +19,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::gateway_world::{Answer, LONG, OutBody, Site, eventually, resident, send, serve, whole};
+use super::gateway_world::{Answer, LONG, MEMORY, OutBody, Site, eventually, resident, send, serve, whole};
 
 const PUBLIC: &str = r#"{"gateway": "public"}"#;
 const MIB: u64 = 1 << 20;
@@ -59,6 +59,7 @@ async fn read_numbered(mut body: Incoming) -> (u64, usize) {
 
 #[tokio::test]
 async fn a_body_goes_both_ways_at_once_and_nothing_of_it_is_kept() {
+    let _alone = MEMORY.write().await;
     let far = Site::new(&[]).await;
     let near = Site::new(&[far.address]).await;
     far.routes(&[("press", "local", "", PUBLIC)]);
@@ -76,6 +77,7 @@ async fn a_body_goes_both_ways_at_once_and_nothing_of_it_is_kept() {
 
 #[tokio::test]
 async fn what_fits_a_message_and_what_does_not_come_back_alike() {
+    let _much = MEMORY.read().await;
     let site = Site::new(&[]).await;
     site.routes(&[("press", "local", "", PUBLIC)]);
     for length in [0, 1, 16_383, 16_384, 16_385, 1_000_000] {
@@ -89,6 +91,7 @@ async fn what_fits_a_message_and_what_does_not_come_back_alike() {
 
 #[tokio::test]
 async fn an_answer_of_a_gibibyte_passes_through() {
+    let _alone = MEMORY.write().await;
     let far = Site::new(&[]).await;
     let near = Site::new(&[far.address]).await;
     far.routes(&[("press", "local", "", PUBLIC)]);
@@ -109,6 +112,7 @@ async fn an_answer_of_a_gibibyte_passes_through() {
 
 #[tokio::test]
 async fn who_reads_slowly_is_waited_for_and_who_goes_ends_it() {
+    let _much = MEMORY.read().await;
     let far = Site::new(&[]).await;
     let near = Site::new(&[far.address]).await;
     far.routes(&[("press", "local", "", PUBLIC)]);

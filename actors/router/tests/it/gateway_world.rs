@@ -43,6 +43,9 @@ use super::world::row;
 /// What these tests wait for at most.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
+/// Whoever measures this process's memory holds it alone, and whoever needs much of it shares it: tests may run beside each other.
+pub(crate) static MEMORY: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
+
 pub(crate) type OutBody = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Who asks, and by which key.

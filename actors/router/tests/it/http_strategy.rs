@@ -25,7 +25,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::gateway_world::{LONG, OutBody, Site, resident, serve, whole};
+use super::gateway_world::{LONG, MEMORY, OutBody, Site, resident, serve, whole};
 
 /// The calls that ask `service` for nothing.
 async fn call(site: &Site, service: &str) -> Result<Value, CallError<Value>> {
@@ -213,6 +213,7 @@ async fn what_is_not_reached_had_no_effect_and_what_is_lost_may_have_had_one() {
 
 #[tokio::test]
 async fn an_answer_without_end_is_cut_and_one_that_drips_has_its_deadline() {
+    let _alone = MEMORY.write().await;
     static PART: [u8; 65_536] = [b' '; 65_536];
     let server = serve(|request: Request<Incoming>| async move {
         let drips = request.uri().path() == "/drips";
@@ -255,6 +256,7 @@ fn sync<S: Stream<Item: Send> + Send>(inner: S) -> impl Stream<Item = S::Item> +
 
 #[tokio::test]
 async fn a_typed_call_has_its_own_error_over_http_too() {
+    let _much = MEMORY.read().await;
     let far = Site::new(&[]).await;
     let near = Site::new(&[far.address]).await;
     far.routes(&[("desk", "local", "", r#"{"gateway": "public"}"#)]);
