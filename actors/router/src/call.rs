@@ -20,12 +20,15 @@ use crate::{
     config::Payload,
     policy::{Call, Ended},
     router::Router,
-    service::{Entered, Service},
+    service::{Admission, Entered, Service},
     strategy::{Answer, Failure, Message, Target, Transport},
 };
 
 /// A caller who waits less than this says nothing of the endpoint when it gives up.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Bytes set aside for what is kept of a request: most are smaller, and need no second piece of memory.
+const SPARE: usize = 256;
 
 /// A service, called by its route and typed by its protocol.
 ///
@@ -71,6 +74,8 @@ impl<P: Protocol> Routed<P> {
 /// One kind of call.
 pub(crate) trait Kind: Sync {
     type Work: Send;
+    /// What another attempt is made of, cheaply kept.
+    type Spare: Send + Sync;
     type Reply: Send;
     type Error: Send;
     /// A route, with whatever makes calling by it quick.
@@ -81,11 +86,13 @@ pub(crate) trait Kind: Sync {
     fn service(bound: &Arc<Self::Bound>) -> &Arc<Service>;
     /// By the name that its route knows it by.
     fn method<'a>(&'a self, work: &'a Self::Work) -> &'a str;
-    /// The same once more, for another attempt.
-    fn copy(&self, work: &Self::Work) -> Option<Self::Work>;
+    /// Keeps what the same can be made of once more; none if it can be made only once.
+    fn spare(&self, work: &Self::Work) -> Option<Self::Spare>;
+    /// The same once more.
+    fn again(&self, spare: &Self::Spare) -> Option<Self::Work>;
     fn attempt(
         &self,
-        bound: Arc<Self::Bound>,
+        bound: &Arc<Self::Bound>,
         place: usize,
         work: Self::Work,
         until: Instant,
@@ -130,20 +137,36 @@ impl Failure {
     }
 }
 
+/// How a call ended, and when: a look at the clock is a twentieth of a call on one node.
+struct Ending<K: Kind> {
+    result: Result<K::Reply, CallError<K::Error>>,
+    at: Instant,
+}
+
+impl<K: Kind> Ending<K> {
+    fn failed(error: impl Into<CallError<K::Error>>, at: Instant) -> Self {
+        Self { result: Err(error.into()), at }
+    }
+}
+
 /// Calls, and if that fails calls the route's fallback, where that does no harm.
 pub(crate) async fn drive<K: Kind>(kind: &K, work: K::Work, deadline: Deadline) -> Result<K::Reply, CallError<K::Error>> {
-    let now = Instant::now();
     let bound = kind.bind()?;
-    let service = K::service(&bound).clone();
-    let Some((fallback, kept)) = service.fallback().and_then(|name| Some((name, kind.copy(&work)?))) else {
+    if K::service(&bound).fallback().is_none() {
         return once(kind, bound, work, deadline).await;
-    };
+    }
+    let latest = deadline.instant(Instant::now());
+    let (service, kept) = (K::service(&bound).clone(), kind.spare(&work));
     let idempotent = service.is_idempotent(kind.method(&work), kind.context().call());
-    let latest = deadline.instant(now);
-    match once(kind, bound, work, deadline).await {
+    match once(kind, bound, work, latest.into()).await {
         Err(error) if may_be_repeated(&error, idempotent) && Instant::now() < latest => {
-            service.counters().fell_back();
-            kind.elsewhere(fallback, kept, latest).await
+            match (service.fallback(), kept.and_then(|kept| kind.again(&kept))) {
+                (Some(fallback), Some(work)) => {
+                    service.counters().fell_back();
+                    kind.elsewhere(fallback, work, latest).await
+                }
+                _ => Err(error),
+            }
         }
         result => result,
     }
@@ -158,86 +181,92 @@ pub(crate) async fn once<K: Kind>(
 ) -> Result<K::Reply, CallError<K::Error>> {
     let began = Instant::now();
     let context = kind.context().call();
-    let service = K::service(&bound).clone();
+    let service = K::service(&bound);
     let until = deadline.instant(began).min(began + service.timeout());
     let until = context.deadline.map_or(until, |ours| ours.min(until));
     let idempotent = service.is_idempotent(kind.method(&work), context);
-    let result = if until <= began {
-        Err(NoEffect::Expired.into())
+    let Ending { result, at } = if until <= began {
+        Ending::<K>::failed(NoEffect::Expired, began)
     } else {
         match service.enter(began, until).await {
             Ok(entered) => {
-                let mut result = if service.policies().is_empty() {
-                    attempts(kind, bound, work, idempotent, until).await
+                let mut outcome = if service.policies().is_empty() {
+                    // Only for a place among those in hand it may have waited.
+                    let now = if service.limit().is_some() { Instant::now() } else { began };
+                    attempts(kind, &bound, work, idempotent, until, now).await
                 } else {
-                    within(kind, bound, work, idempotent, until).await
+                    within(kind, &bound, work, idempotent, until).await
                 };
-                if let Ok(reply) = &mut result {
+                if let Ok(reply) = &mut outcome.result {
                     kind.keep(reply, entered);
                 }
-                result
+                outcome
             }
-            Err(refused) => Err(refused.into()),
+            Err(refused) => Ending::failed(refused, Instant::now()),
         }
     };
-    service.counters().ended(&result, began);
+    service.counters().ended(&result, at.saturating_duration_since(began));
     result
 }
 
 /// The same within the program's own policies.
-async fn within<K: Kind>(
-    kind: &K,
-    bound: Arc<K::Bound>,
-    work: K::Work,
-    idempotent: bool,
-    until: Instant,
-) -> Result<K::Reply, CallError<K::Error>> {
-    let service = K::service(&bound).clone();
+async fn within<K: Kind>(kind: &K, bound: &Arc<K::Bound>, work: K::Work, idempotent: bool, until: Instant) -> Ending<K> {
+    let service = K::service(bound);
     let method = Box::<str>::from(kind.method(&work));
     let call = Call { service: service.name(), method: &method, context: kind.context().call(), until, idempotent };
-    let inside = service.policies().enter(&call).await?;
-    let result = attempts(kind, bound, work, idempotent, until).await;
-    let how = Ended::of(&result);
+    let inside = match service.policies().enter(&call).await {
+        Ok(inside) => inside,
+        Err(refused) => return Ending::failed(refused, Instant::now()),
+    };
+    let outcome = attempts(kind, bound, work, idempotent, until, Instant::now()).await;
+    let how = Ended::of(&outcome.result);
     inside.into_iter().rev().for_each(|one| one.ended(how));
-    result
+    outcome
 }
 
 async fn attempts<K: Kind>(
     kind: &K,
-    mut bound: Arc<K::Bound>,
+    first: &Arc<K::Bound>,
     work: K::Work,
     idempotent: bool,
     until: Instant,
-) -> Result<K::Reply, CallError<K::Error>> {
-    let mut service = K::service(&bound).clone();
-    let mut spare = if service.repeats() { kind.copy(&work) } else { None };
+    mut now: Instant,
+) -> Ending<K> {
+    let spare = if K::service(first).repeats() { kind.spare(&work) } else { None };
     let (mut work, mut tried, mut made) = (work, 0_u32, 0_u32);
     // Held while the retry that it pays for lasts, its wait included.
     let mut _paid = None;
+    let mut newest = None;
     loop {
-        let now = Instant::now();
-        let admission = service.admit(now, tried)?;
+        let bound = newest.as_ref().unwrap_or(first);
+        let service = K::service(bound);
+        let admission = match service.admit(now, tried) {
+            Ok(admission) => admission,
+            Err(refused) => return Ending::failed(refused, now),
+        };
         let place = admission.place();
         let given = if idempotent { until.min(now + service.attempt_timeout()) } else { until };
-        let attempt = kind.attempt(bound.clone(), place, work, given);
+        let attempt = kind.attempt(bound, place, work, given);
         let hedge = service.hedge().filter(|after| idempotent && now + *after < given);
-        let again = hedge.zip(spare.as_ref()).and_then(|(after, spare)| Some((after, kind.copy(spare)?)));
-        let outcome = match again {
-            Some((after, again)) => hedged(kind, &bound, attempt, admission, again, after, given).await,
+        let (outcome, at) = match hedge.zip(spare.as_ref()) {
+            Some((after, spare)) => (hedged(kind, bound, attempt, admission, spare, after, given).await, Instant::now()),
             None => {
                 let outcome = attempt.await;
-                admission.ended(&outcome, now, given);
-                outcome
+                let at = Instant::now();
+                admission.ended(&outcome, now, given, at);
+                (outcome, at)
             }
         };
         let failed = match outcome {
-            Ok(reply) => return Ok(reply),
+            Ok(reply) => return Ending { result: Ok(reply), at },
             Err(failed) => failed,
         };
+        now = at;
         let may = service.retry().is_some_and(|retry| made < retry.retries) && may_be_repeated(&failed.error, idempotent);
-        let Some(next) = spare.take().filter(|_| may) else { return Err(failed.error) };
-        let now = Instant::now();
-        let Some(mut withdrawal) = service.withdraw(now) else { return Err(failed.error) };
+        let Some(next) = spare.as_ref().filter(|_| may).and_then(|spare| kind.again(spare)) else {
+            return Ending::failed(failed.error, now);
+        };
+        let Some(mut withdrawal) = service.withdraw(now) else { return Ending::failed(failed.error, now) };
         tried |= 1 << place;
         let asked = failed.retry_after.or(match &failed.error {
             CallError::NoEffect(NoEffect::CircuitOpen { retry_after }) => Some(*retry_after),
@@ -246,24 +275,23 @@ async fn attempts<K: Kind>(
         // Another endpoint has done nothing that it should be spared for.
         let wait = if service.has_untried(tried) { Duration::ZERO } else { service.wait(made, asked) };
         if now + wait >= until {
-            return Err(failed.error);
+            return Ending::failed(failed.error, now);
         }
         if !wait.is_zero() {
             sleep_until((now + wait).into()).await;
+            now = Instant::now();
         }
         made += 1;
-        withdrawal.sent(Instant::now());
+        withdrawal.sent(now);
         _paid = Some(withdrawal);
         service.counters().retried();
         // The route may have been changed because of what just failed.
-        if let Ok(newest) = kind.bind()
-            && !Arc::ptr_eq(K::service(&newest), &service)
+        if let Ok(other) = kind.bind()
+            && !Arc::ptr_eq(K::service(&other), service)
         {
-            service = K::service(&newest).clone();
-            bound = newest;
+            newest = Some(other);
             tried = 0;
         }
-        spare = kind.copy(&next);
         work = next;
     }
 }
@@ -273,8 +301,8 @@ async fn hedged<K: Kind>(
     kind: &K,
     bound: &Arc<K::Bound>,
     first: impl Future<Output = Result<K::Reply, Attempted<K::Error>>> + Send,
-    admission: crate::service::Admission,
-    again: K::Work,
+    admission: Admission<'_>,
+    spare: &K::Spare,
     after: Duration,
     given: Instant,
 ) -> Result<K::Reply, Attempted<K::Error>> {
@@ -282,39 +310,40 @@ async fn hedged<K: Kind>(
     let began = Instant::now();
     tokio::pin!(first);
     if let Ok(outcome) = timeout(after, &mut first).await {
-        admission.ended(&outcome, began, given);
+        admission.ended(&outcome, began, given, Instant::now());
         return outcome;
     }
     let now = Instant::now();
-    let second = service.withdraw(now).and_then(|paid| Some((paid, service.admit(now, 1 << admission.place()).ok()?)));
-    let Some((mut paid, beside)) = second else {
+    let paid = service.withdraw(now);
+    let second = paid.and_then(|paid| Some((paid, service.admit(now, 1 << admission.place()).ok()?, kind.again(spare)?)));
+    let Some((mut paid, beside, again)) = second else {
         let outcome = first.await;
-        admission.ended(&outcome, began, given);
+        admission.ended(&outcome, began, given, Instant::now());
         return outcome;
     };
     paid.sent(now);
     service.counters().hedged();
-    let second = kind.attempt(bound.clone(), beside.place(), again, given);
+    let second = kind.attempt(bound, beside.place(), again, given);
     tokio::pin!(second);
     // Whichever is not waited for any longer is given up, and that counts against nobody.
     tokio::select! {
         outcome = &mut first => {
-            admission.ended(&outcome, began, given);
+            admission.ended(&outcome, began, given, Instant::now());
             if is_an_answer(&outcome) {
                 return outcome;
             }
             let other = second.await;
-            beside.ended(&other, now, given);
+            beside.ended(&other, now, given, Instant::now());
             other
         }
         outcome = &mut second => {
-            beside.ended(&outcome, now, given);
+            beside.ended(&outcome, now, given, Instant::now());
             if is_an_answer(&outcome) {
                 service.counters().hedge_won();
                 return outcome;
             }
             let other = first.await;
-            admission.ended(&other, began, given);
+            admission.ended(&other, began, given, Instant::now());
             other
         }
     }
@@ -372,6 +401,8 @@ struct Typed<'a, P, R> {
 
 impl<P: Protocol, R: Request<Protocol = P>> Kind for Typed<'_, P, R> {
     type Work = R;
+    /// Encoded: it is not known to be [`Clone`], and read again only where that is needed.
+    type Spare = Vec<u8>;
     type Reply = R::Reply;
     type Error = R::Error;
     type Bound = Bound<P>;
@@ -383,12 +414,10 @@ impl<P: Protocol, R: Request<Protocol = P>> Kind for Typed<'_, P, R> {
     fn bind(&self) -> Result<Arc<Bound<P>>, NoEffect> {
         let Routed { router, service, bound, .. } = self.routed;
         let generation = router.generation();
-        let known = bound.load_full();
-        if let Some(known) = &known
-            && known.generation == generation
-        {
-            return Ok(known.clone());
-        }
+        let known = match bound.load_full() {
+            Some(known) if known.generation == generation => return Ok(known),
+            known => known,
+        };
         let found = router.service(service)?;
         let references = std::iter::repeat_with(OnceLock::new).take(found.places()).collect::<Box<[OnceLock<Ref<P>>]>>();
         if let Some(known) = known.filter(|known| Arc::ptr_eq(&known.service, &found)) {
@@ -412,14 +441,21 @@ impl<P: Protocol, R: Request<Protocol = P>> Kind for Typed<'_, P, R> {
         R::NAME
     }
 
-    fn copy(&self, work: &R) -> Option<R> {
-        let mut bytes = Vec::new();
+    fn spare(&self, work: &R) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(SPARE);
         codec::encode(Format::Bincode, work, &mut bytes).ok()?;
-        codec::decode(Format::Bincode, &bytes).ok()
+        Some(bytes)
     }
 
-    async fn attempt(&self, bound: Arc<Bound<P>>, place: usize, work: R, until: Instant) -> Result<R::Reply, Attempted<R::Error>> {
+    fn again(&self, spare: &Vec<u8>) -> Option<R> {
+        codec::decode(Format::Bincode, spare).ok()
+    }
+
+    async fn attempt(&self, bound: &Arc<Bound<P>>, place: usize, work: R, until: Instant) -> Result<R::Reply, Attempted<R::Error>> {
         let context = &self.routed.context;
+        if let Some(reference) = bound.references[place].get() {
+            return reference.call(work, until).await.map_err(Attempted::from);
+        }
         let address = match bound.service.target(place) {
             Target::Nobody(reply) => {
                 return serde_json::from_value((**reply).clone()).map_err(|error| {
@@ -502,6 +538,7 @@ pub(crate) struct Untyped<'a> {
 impl Kind for Untyped<'_> {
     /// Shared by all attempts.
     type Work = Message;
+    type Spare = Message;
     type Reply = Answer;
     /// As the callee wrote it.
     type Error = Bytes;
@@ -526,11 +563,15 @@ impl Kind for Untyped<'_> {
         }
     }
 
-    fn copy(&self, work: &Message) -> Option<Message> {
+    fn spare(&self, work: &Message) -> Option<Message> {
         Some(work.clone())
     }
 
-    async fn attempt(&self, bound: Arc<Service>, place: usize, work: Message, until: Instant) -> Result<Answer, Attempted<Bytes>> {
+    fn again(&self, spare: &Message) -> Option<Message> {
+        Some(spare.clone())
+    }
+
+    async fn attempt(&self, bound: &Arc<Service>, place: usize, work: Message, until: Instant) -> Result<Answer, Attempted<Bytes>> {
         let address = match bound.target(place) {
             Target::Nobody(reply) => {
                 return Ok(match self.payload {

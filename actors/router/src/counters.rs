@@ -5,7 +5,7 @@ use std::{
         OnceLock,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use horos_supervision::Histogram;
@@ -70,9 +70,9 @@ impl Counters {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
-    pub(crate) fn ended<T, E>(&self, result: &Result<T, CallError<E>>, began: Instant) {
+    pub(crate) fn ended<T, E>(&self, result: &Result<T, CallError<E>>, took: Duration) {
         self.calls.fetch_add(1, Relaxed);
-        self.latency.record(began.elapsed());
+        self.latency.record(took);
         match result {
             Ok(_) | Err(CallError::Failed(_)) => {}
             Err(CallError::NoEffect(NoEffect::CircuitOpen { .. })) => {

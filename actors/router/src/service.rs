@@ -255,13 +255,13 @@ impl Service {
     }
 
     /// A place to make an attempt at, and not one of `tried` unless there is no other.
-    pub(crate) fn admit(&self, now: Instant, tried: u32) -> Result<Admission, NoEffect> {
+    pub(crate) fn admit(&self, now: Instant, tried: u32) -> Result<Admission<'_>, NoEffect> {
         let ready = |place: usize| self.endpoints[place].breaker.as_ref().is_none_or(|breaker| breaker.is_ready(now));
         let mut soonest: Option<Duration> = None;
         let mut at = |place: usize| {
             let endpoint = &self.endpoints[place];
             match endpoint.breaker.as_ref().map(|breaker| breaker.admit(now)).transpose() {
-                Ok(ticket) => Some(Admission { place, ticket, in_flight: endpoint.load.begin(), counters: endpoint.counters.clone() }),
+                Ok(ticket) => Some(Admission { place, ticket, in_flight: endpoint.load.begin(), counters: &endpoint.counters }),
                 Err(rejected) => {
                     soonest = Some(soonest.map_or(rejected.retry_after, |soonest| soonest.min(rejected.retry_after)));
                     None
@@ -326,21 +326,20 @@ impl Drop for Entered {
 
 /// An attempt that may be made. Dropped, it was cancelled, and says nothing of the endpoint.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub(crate) struct Admission<'a> {
     place: usize,
     ticket: Option<Ticket>,
     in_flight: InFlight,
-    counters: Arc<EndpointCounters>,
+    counters: &'a EndpointCounters,
 }
 
-impl Admission {
+impl Admission<'_> {
     pub(crate) fn place(&self) -> usize {
         self.place
     }
 
-    /// The attempt, begun at `began` and given until `given`, has ended so.
-    pub(crate) fn ended<T, E>(self, outcome: &Result<T, Attempted<E>>, began: Instant, given: Instant) {
-        let now = Instant::now();
+    /// The attempt, begun at `began` and given until `given`, has ended so at `now`.
+    pub(crate) fn ended<T, E>(self, outcome: &Result<T, Attempted<E>>, began: Instant, given: Instant, now: Instant) {
         let took = now.saturating_duration_since(began);
         let judged = judged(outcome, given.saturating_duration_since(began));
         let failure = match outcome {
@@ -353,14 +352,14 @@ impl Admission {
             self.in_flight.answered(took, now, judged == Outcome::Success);
         }
         let Some(ticket) = self.ticket else { return };
-        let breaker = ticket.breaker().clone();
-        ticket.record(judged, took, now);
         let asked = match outcome {
             Err(Attempted { retry_after: Some(asked), .. }) => Some(*asked),
             Err(Attempted { error: CallError::NoEffect(NoEffect::CircuitOpen { retry_after }), .. }) => Some(*retry_after),
             _ => None,
         };
-        if let Some(asked) = asked {
+        let breaker = asked.map(|asked| (ticket.breaker().clone(), asked));
+        ticket.record(judged, took, now);
+        if let Some((breaker, asked)) = breaker {
             breaker.retry_after(asked, now);
         }
     }

@@ -124,6 +124,7 @@ pub(super) struct Carried<'a> {
 
 impl Kind for Carried<'_> {
     type Work = Parcel;
+    type Spare = Parcel;
     type Reply = Download;
     /// In JSON.
     type Error = Bytes;
@@ -145,7 +146,7 @@ impl Kind for Carried<'_> {
         "handle"
     }
 
-    fn copy(&self, work: &Parcel) -> Option<Parcel> {
+    fn spare(&self, work: &Parcel) -> Option<Parcel> {
         match work {
             Parcel::Whole(_) => Some(work.clone()),
             // Nothing of it is kept, so it is sent once, to one endpoint.
@@ -153,7 +154,12 @@ impl Kind for Carried<'_> {
         }
     }
 
-    async fn attempt(&self, bound: Arc<Service>, place: usize, work: Parcel, until: Instant) -> Result<Download, Attempted<Bytes>> {
+    fn again(&self, spare: &Parcel) -> Option<Parcel> {
+        Some(spare.clone())
+    }
+
+    async fn attempt(&self, bound: &Arc<Service>, place: usize, work: Parcel, until: Instant) -> Result<Download, Attempted<Bytes>> {
+        let bound = bound.clone();
         let address = match bound.target(place) {
             Target::Nobody(_) => return Ok(Download::whole(None, Bytes::new())),
             Target::Transport(transport) => {
