@@ -387,7 +387,7 @@ pub struct Send {
 /// `call`.
 #[derive(Clone, Debug, Args)]
 pub struct Call {
-    /// name, name@node or name@role
+    /// name (by its route, where the node asked has one), name@node or name@role
     pub address: Address,
     /// The request, as {"method": {…}}, or - to read it from stdin
     pub message: String,
