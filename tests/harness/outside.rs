@@ -14,37 +14,47 @@ const BUILD: Duration = Duration::from_secs(170);
 const BUILD_OPTIMISED: Duration = Duration::from_secs(1_000);
 /// The program's name, which is not ours.
 pub(crate) const NAME: &str = "drill";
+/// That of the one whose services are called by their routes.
+const ROUTED: &str = "routed";
 
 const SOURCES: [(&str, &str); 2] = [("main.rs", include_str!("../outside/drill.rs")), ("pages.rs", include_str!("../outside/pages.rs"))];
-
-static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
 
 /// Builds the program, once a test process, and gives its path.
 ///
 /// # Panics
 /// When it does not build, with everything Cargo said.
 pub(crate) async fn drill() -> &'static Path {
-    BUILT.get_or_init(build).await
+    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
+    BUILT.get_or_init(|| build(NAME, &SOURCES)).await
 }
 
-async fn build() -> PathBuf {
+/// The same for the program whose services are called by their routes.
+///
+/// # Panics
+/// As [`drill`].
+pub(crate) async fn routed() -> &'static Path {
+    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
+    BUILT.get_or_init(|| build(ROUTED, &[("main.rs", include_str!("../outside/routed.rs"))])).await
+}
+
+async fn build(program: &str, sources: &[(&str, &str)]) -> PathBuf {
     // Cargo gives tests this directory. The same place each time: Cargo tells crates apart by their path.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it stands in the target directory");
-    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(NAME);
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(program);
     let ours = Path::new(env!("CARGO_MANIFEST_DIR"));
     std::fs::create_dir_all(home.join("src")).expect("the target directory is writable");
     let nodes = ours.join("nodes");
     // `[workspace]` keeps Cargo from looking for one above; the profiles are those of our own builds, so that
     // what both depend on is compiled once.
     let manifest = format!(
-        "[package]\nname = \"{NAME}\"\nversion = \"1.0.0\"\nedition = \"2024\"\npublish = false\n\n\
-         [[bin]]\nname = \"{NAME}\"\npath = \"src/main.rs\"\n\n\
+        "[package]\nname = \"{program}\"\nversion = \"1.0.0\"\nedition = \"2024\"\npublish = false\n\n\
+         [[bin]]\nname = \"{program}\"\npath = \"src/main.rs\"\n\n\
          [dependencies]\nhoros-nodes = {{ path = {nodes:?} }}\nschemars = \"1\"\nserde = {{ version = \"1\", features = [\"derive\"] }}\n\
          thiserror = \"2\"\ntokio = {{ version = \"1\", features = [\"rt\", \"time\"] }}\n\n[workspace]\n{}",
         profiles(include_str!("../../Cargo.toml"))
     );
     put(&home.join("Cargo.toml"), manifest.as_bytes());
-    for (name, source) in SOURCES {
+    for (name, source) in sources {
         put(&home.join("src").join(name), source.as_bytes());
     }
     let lock = home.join("Cargo.lock");
@@ -70,7 +80,7 @@ async fn build() -> PathBuf {
     let output = timeout(within, running).await.unwrap_or_else(|_| panic!("the outside crate still builds after {within:?}"));
     let output = output.expect("cargo runs");
     assert!(output.status.success(), "the outside crate does not build:\n{}", String::from_utf8_lossy(&output.stderr));
-    target.join(built).join(NAME)
+    target.join(built).join(program)
 }
 
 /// The tables of `manifest` that say how builds are made.
