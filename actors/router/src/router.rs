@@ -150,16 +150,18 @@ impl Router {
         let old = self.0.table.load_full();
         let mut table = Table::with_capacity(rows.len());
         let mut taken = Taken::default();
+        // Names that are new, and entries that have another in their place: as a rule few, and nothing else is looked up twice.
+        let (mut fresh, mut replaced) = (0, Vec::new());
         for row in rows {
             let known = old.get(&row.service);
             let entry = match known {
+                Some(known) if known.row == row && known.wrong.is_none() => {
+                    table.insert(row.service, known.clone());
+                    continue;
+                }
                 Some(known) if known.row.means(&row) && known.wrong.is_none() => {
-                    if known.row.updated_at == row.updated_at {
-                        known.clone()
-                    } else {
-                        let (service, in_force) = (known.service.clone(), Some(row.clone()));
-                        Arc::new(Entry { row: row.clone(), service, in_force, wrong: None })
-                    }
+                    let (service, in_force) = (known.service.clone(), Some(row.clone()));
+                    Arc::new(Entry { row, service, in_force, wrong: None })
                 }
                 known => {
                     let entry = self.entry(row, known.map(|known| &**known));
@@ -169,12 +171,20 @@ impl Router {
                 }
             };
             taken.wrong += usize::from(entry.wrong.is_some());
-            table.insert(entry.row.service.clone(), entry);
+            replaced.extend(known.cloned());
+            let first = table.insert(entry.row.service.clone(), entry).is_none();
+            fresh += usize::from(known.is_none() && first);
         }
-        let retired: Vec<_> = old.values().filter(|entry| !table.contains_key(&entry.row.service)).cloned().collect();
+        let stayed = table.len() - fresh;
+        let retired: Vec<_> = if stayed == old.len() {
+            Vec::new()
+        } else {
+            old.values().filter(|entry| !table.contains_key(&entry.row.service)).cloned().collect()
+        };
         taken.gone = retired.len();
-        let stale = old.values().filter_map(|entry| Some((entry, table.get(&entry.row.service)?)));
-        let replaced: Vec<_> = stale.filter(|(was, is)| !Arc::ptr_eq(was, is)).map(|(was, is)| (was.clone(), is.clone())).collect();
+        // Of two rows of one name, which no table of ours has, the last is in force.
+        let last = replaced.into_iter().filter_map(|was| Some((table.get(&was.row.service)?.clone(), was)));
+        let replaced: Vec<_> = last.filter(|(is, was)| !Arc::ptr_eq(was, is)).map(|(is, was)| (was, is)).collect();
         if taken.changed + taken.gone > 0 || !replaced.is_empty() {
             self.0.table.store(Arc::new(table));
             self.0.generation.fetch_add(1, Ordering::Release);

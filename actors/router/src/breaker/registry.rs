@@ -232,6 +232,10 @@ impl Breakers {
         for row in rows {
             forced.entry(row.service.clone()).or_default().insert(row.endpoint.clone(), (row.forced, row.resets));
         }
+        // As a rule it is a route that was edited. What each breaker is forced into was decided when it was made, and when that changed.
+        if self.shared.entries.read().forced.as_ref() == Some(&forced) {
+            return;
+        }
         let mut entries = self.shared.entries.write();
         entries.forced = Some(forced);
         for entry in entries.all() {
