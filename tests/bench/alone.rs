@@ -15,9 +15,9 @@ use crate::{
 const BATCH: usize = 50;
 
 /// The floor: an actor that answers, and nothing around it.
-struct Bare;
+pub(crate) struct Bare;
 
-struct Ask(Echo, RpcReplyPort<Echo>);
+pub(crate) struct Ask(pub(crate) Echo, pub(crate) RpcReplyPort<Echo>);
 
 impl Actor for Bare {
     type Msg = Ask;

@@ -9,6 +9,10 @@ use axum::{
 /// Where the answer is mounted, and under which path it is there.
 pub(crate) const PREFIX: &str = "/bench";
 pub(crate) const PATH: &str = "/bench/answer";
+/// How it is asked for, and what is sent along, which another benchmark has some of.
+pub(crate) const METHOD: &str = "GET";
+pub(crate) const UPLOAD_FIELDS: &str = "";
+pub(crate) const UPLOAD: &[u8] = b"";
 /// The scope that it wants.
 pub(crate) const SCOPE: &str = "bench";
 /// The name that the certificate is for.

@@ -6,11 +6,12 @@
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::asked::{AGENT, BODY, HOST, KEY_HEADER, PATH};
+use crate::asked::{AGENT, BODY, HOST, KEY_HEADER, METHOD, PATH, UPLOAD, UPLOAD_FIELDS};
 
 /// A request of HTTP/1.1.
 pub(crate) fn http1(key: &str) -> Vec<u8> {
-    format!("GET {PATH} HTTP/1.1\r\nhost: {HOST}\r\nuser-agent: {AGENT}\r\n{KEY_HEADER}: {key}\r\n\r\n").into_bytes()
+    let head = format!("{METHOD} {PATH} HTTP/1.1\r\nhost: {HOST}\r\nuser-agent: {AGENT}\r\n{KEY_HEADER}: {key}\r\n{UPLOAD_FIELDS}\r\n");
+    [head.as_bytes(), UPLOAD].concat()
 }
 
 /// Whether `bytes` are a whole answer of HTTP/1.1.
