@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -12,14 +12,14 @@ use jiff::Timestamp;
 
 use crate::{
     placed::{NAMES, ROUTED, Watched, now},
-    world::foreign,
+    world::{foreign, millis},
 };
 
 /// Between two changes, at least, and what may be added to it: they meet the looks of all watchers anywhere.
 const BETWEEN: Duration = Duration::from_millis(180);
 const SPREAD: u64 = 40;
 /// A change at the end of a watch would be missed for no fault of anybody.
-const MARGIN: u64 = 1_000_000_000;
+const MARGIN: u64 = 3_000_000_000;
 
 struct Node {
     child: Child,
@@ -76,18 +76,20 @@ impl Cluster {
         anyhow::bail!("the route never came to the FO: {:?}", cluster.watch("watch@fo", Duration::from_millis(10)).and_then(watched))
     }
 
-    /// Milliseconds from before an `UPDATE` by this process to the first call by the new route on the BO, and on the FO.
-    pub(crate) fn changes(&self, span: Duration) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
+    /// Milliseconds from before an `UPDATE` by this process to the first call by the new route on the BO, on the FO, and to its commit.
+    pub(crate) fn changes(&self, span: Duration) -> anyhow::Result<[Vec<f64>; 3]> {
         let mut watches = [self.watch("watch@bo", span)?, self.watch("watch@fo", span)?];
-        let mut changes = Vec::new();
+        let (mut changes, mut committed) = (Vec::new(), Vec::new());
         while watches.iter_mut().any(|watch| matches!(watch.try_wait(), Ok(None))) {
             let to = NAMES[changes.len() % 2];
+            let started = Instant::now();
             changes.push((to, now()));
             self.database.execute("UPDATE routes SET endpoint = ?1 WHERE service_name = ?2", (to, ROUTED))?;
+            committed.push(millis(started));
             std::thread::park_timeout(BETWEEN + Duration::from_millis(now() / 1_000 % SPREAD));
         }
         let [here, there] = watches.map(|watch| watched(watch).and_then(|watched| late(&changes, &watched)));
-        Ok((here.context("on the BO")?, there.context("on the FO")?))
+        Ok([here.context("on the BO")?, there.context("on the FO")?, committed])
     }
 
     fn watch(&self, who: &str, span: Duration) -> anyhow::Result<Child> {
