@@ -12,7 +12,9 @@ use std::{
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use horos_supervision::{Context, Deadline, Ref};
-use horos_wire::{Address, CallContext, CallError, Format, NoEffect, Protocol, Request, Scope, Unknown, codec, protocol::bytes::Content};
+use horos_wire::{
+    ActorName, Address, CallContext, CallError, Format, NoEffect, Protocol, Request, Scope, Unknown, codec, protocol::bytes::Content,
+};
 use tokio::time::{sleep_until, timeout, timeout_at};
 
 use crate::{
@@ -469,7 +471,7 @@ impl<P: Protocol, R: Request<Protocol = P>> Kind for Typed<'_, P, R> {
                 drop(work);
                 return over::<R>(&**transport, context, message, until).await;
             }
-            Target::Here(name) => Address { name: name.clone(), scope: Scope::Node(context.node().name.clone()) },
+            Target::Here(name) => here(context, name),
             Target::Actor(address) => address.clone(),
         };
         let reference = bound.references[place].get_or_init(|| context.reach(address));
@@ -584,7 +586,7 @@ impl Kind for Untyped<'_> {
                 work.idempotent = bound.is_idempotent(self.method(&work), self.context.call());
                 return carried(&**transport, work, self.context.call(), until).await.map_err(Failure::attempted);
             }
-            Target::Here(name) => Address { name: name.clone(), scope: Scope::Node(self.context.node().name.clone()) },
+            Target::Here(name) => here(self.context, name),
             Target::Actor(address) => address.clone(),
         };
         match self.payload {
@@ -611,6 +613,11 @@ impl Kind for Untyped<'_> {
         let bound = kind.bind()?;
         once(&kind, bound, work, until.into()).await
     }
+}
+
+/// The actor of that name on this node, and on no other.
+pub(crate) fn here(context: &Context, name: &ActorName) -> Address {
+    Address { name: name.clone(), scope: Scope::Node(context.node().name.clone()) }
 }
 
 fn malformed(error: &dyn fmt::Display) -> Attempted<Bytes> {

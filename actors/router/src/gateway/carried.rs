@@ -12,7 +12,7 @@ use horos_supervision::{
     bulk::{BulkReader, BulkWriter},
 };
 use horos_wire::{
-    Address, CallContext, CallError, NoEffect, Scope, Unknown, codec,
+    Address, CallContext, CallError, NoEffect, Unknown, codec,
     protocol::bytes::{ByteService, Content},
 };
 use http::{
@@ -33,7 +33,7 @@ use tokio::{
 use super::{LONGEST, body::Flow, whole};
 use crate::{
     breaker::Outcome,
-    call::{Attempted, Kind, once},
+    call::{Attempted, Kind, here, once},
     router::Router,
     service::{Entered, Service},
     strategy::{Answer, Body, Failure, Message, Target, Transport},
@@ -166,7 +166,7 @@ impl Kind for Carried<'_> {
                 let transport = transport.clone();
                 return self.over(&*transport, bound, place, work, until).await.map_err(Failure::attempted);
             }
-            Target::Here(name) => Address { name: name.clone(), scope: Scope::Node(self.context.node().name.clone()) },
+            Target::Here(name) => here(self.context, name),
             Target::Actor(address) => address.clone(),
         };
         self.ask(address, bound, place, work, until).await.map_err(Attempted::from)
