@@ -16,6 +16,7 @@ use crate::{
     Protocol, Request, Role,
     protocol::{
         Method,
+        bytes::ByteService,
         control::{Control, GetRoute, History, ListForced, ListRoutes},
         keys::{Changes, Keys, List, Report},
         node::{Actors, ControlOwner, Describe, Node, Recorder, Serving, Status, Tree},
@@ -263,7 +264,8 @@ impl Policy {
 }
 
 fn may_change(protocol: &str, callee: Role, count: usize) -> Result<(), PolicyError> {
-    if protocol.starts_with(RESERVED) {
+    // Services of bytes are users' own, though their protocol is ours.
+    if protocol.starts_with(RESERVED) && protocol != ByteService::NAME {
         return Err(PolicyError::Reserved(protocol.chars().take(crate::address::MAX_NAME).collect()));
     }
     if !callee.is_node() {

@@ -7,14 +7,14 @@ use std::{
 
 use horos_store::{
     open::{Access, OpenError, Options, open},
-    rusqlite::{self, Connection},
+    rusqlite::{self, Connection, types::ValueRef},
     watch::{Detector, Reload, Watcher},
 };
 use horos_supervision::{ChildSpec, worker};
 
 use crate::{
     breaker::{Forced, ForcedRow},
-    router::{Router, Taken},
+    router::{Entry, Found, Router, Table, Taken},
     spec::Row,
 };
 
@@ -86,20 +86,24 @@ async fn aside(router: &Router, path: &Path) -> Result<Taken, String> {
 /// # Errors
 /// [`ReloadError`]: what is in force stays so.
 pub fn load(router: &Router, path: &Path) -> Result<Taken, ReloadError> {
-    let mut database = open(&Options::new(path, Access::ReadOnly))?;
-    let connection = database.connection().unchecked_transaction()?;
-    let rows = rows(&connection)?;
-    let forced = forced(&connection)?;
-    connection.finish()?;
-    let taken = router.take_up(rows);
-    router.breakers().forced(&forced);
+    let mut decided = Vec::new();
+    let taken = router.take(|table| {
+        let mut database = open(&Options::new(path, Access::ReadOnly))?;
+        let connection = database.connection().unchecked_transaction()?;
+        let rows = rows(&connection, table)?;
+        decided = forced(&connection)?;
+        connection.finish()?;
+        Ok::<_, ReloadError>(rows)
+    })?;
+    router.breakers().forced(&decided);
     if taken.changed + taken.gone > 0 {
         tracing::info!(changed = taken.changed, gone = taken.gone, wrong = taken.wrong, "routes taken up");
     }
     Ok(taken)
 }
 
-fn rows(connection: &Connection) -> Result<Vec<Row>, ReloadError> {
+/// The rows there are; of those that `table` has as they are, nothing is copied.
+fn rows(connection: &Connection, table: &Table) -> Result<Vec<Found>, ReloadError> {
     if !connection.table_exists(Some("main"), "routes")? {
         return Ok(Vec::new());
     }
@@ -107,25 +111,39 @@ fn rows(connection: &Connection) -> Result<Vec<Row>, ReloadError> {
     let config = if connection.column_exists(Some("main"), "routes", "policy")? { "coalesce(config, policy)" } else { "config" };
     let mut statement =
         connection.prepare(&format!("SELECT service_name, strategy, endpoint, {config}, updated_at FROM routes LIMIT ?1"))?;
-    // A value of another type than the column's is shown as text, and found wrong as such.
-    let text = |value: rusqlite::types::ValueRef<'_>| match value {
-        rusqlite::types::ValueRef::Null => None,
-        rusqlite::types::ValueRef::Integer(number) => Some(number.to_string().into()),
-        rusqlite::types::ValueRef::Real(number) => Some(number.to_string().into()),
-        rusqlite::types::ValueRef::Text(bytes) | rusqlite::types::ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes).into()),
-    };
-    let mut found = Vec::new();
+    let mut found = Vec::with_capacity(table.len());
     let mut rows = statement.query([MAX_ROUTES + 1])?;
     while let Some(row) = rows.next()? {
-        found.push(Row {
-            service: text(row.get_ref(0)?).unwrap_or_default(),
-            strategy: text(row.get_ref(1)?).unwrap_or_default(),
-            endpoint: text(row.get_ref(2)?),
-            config: text(row.get_ref(3)?),
-            updated_at: row.get_ref(4)?.as_i64().unwrap_or_default(),
+        let columns = [row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?, row.get_ref(3)?];
+        let updated_at = row.get_ref(4)?.as_i64().unwrap_or_default();
+        let known = columns[0].as_str().ok().and_then(|name| table.get(name));
+        let same = |known: &Entry| {
+            let Row { service, strategy, endpoint, config, updated_at: at } = &known.row;
+            let texts = [Some(&**service), Some(&**strategy), endpoint.as_deref(), config.as_deref()];
+            known.wrong.is_none()
+                && *at == updated_at
+                && columns.iter().zip(texts).all(|(column, text)| column.as_str_or_null() == Ok(text))
+        };
+        found.push(match known.filter(|known| same(known)) {
+            Some(known) => Found::Same(known.clone()),
+            None => {
+                let [service, strategy, endpoint, config] = columns.map(text);
+                let (service, strategy) = (service.unwrap_or_default(), strategy.unwrap_or_default());
+                Found::Row(Row { service, strategy, endpoint, config, updated_at })
+            }
         });
     }
     if found.len() > MAX_ROUTES as usize { Err(ReloadError::TooMany) } else { Ok(found) }
+}
+
+/// A value of another type than the column's is shown as text, and found wrong as such.
+fn text(value: ValueRef<'_>) -> Option<Box<str>> {
+    match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(number) => Some(number.to_string().into()),
+        ValueRef::Real(number) => Some(number.to_string().into()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes).into()),
+    }
 }
 
 fn forced(connection: &Connection) -> Result<Vec<ForcedRow>, ReloadError> {

@@ -45,11 +45,21 @@ struct Inner {
 }
 
 /// By the names of their services.
-pub(crate) type Table = HashMap<Box<str>, Arc<Entry>>;
+pub(crate) type Table = HashMap<Arc<str>, Arc<Entry>>;
+
+/// A row as it was found.
+pub(crate) enum Found {
+    /// As it was before, to the last byte, and right.
+    Same(Arc<Entry>),
+    /// New, another, or still wrong.
+    Row(Row),
+}
 
 /// A service that has a row.
 #[derive(Debug)]
 pub(crate) struct Entry {
+    /// The service's name, which the table shares.
+    pub(crate) name: Arc<str>,
     /// The row as it stands.
     pub(crate) row: Row,
     /// The route in force: of this row, or of the last that was right; none if none was.
@@ -146,22 +156,37 @@ impl Router {
     /// Makes `rows` the routes in force: checks each that is new, opens it beside the old, and swaps. Those that mean what they meant
     /// before are not touched, and calls in hand end by the route that they began with.
     pub fn take_up(&self, rows: Vec<Row>) -> Taken {
+        let taken: Result<_, std::convert::Infallible> = self.take(|_| Ok(rows.into_iter().map(Found::Row).collect()));
+        match taken {
+            Ok(taken) => taken,
+            Err(never) => match never {},
+        }
+    }
+
+    /// The same with the rows that `read` finds, which is told what they were before. One at a time reads and takes up: what was
+    /// read before can never come after what was read later.
+    pub(crate) fn take<E>(&self, read: impl FnOnce(&Table) -> Result<Vec<Found>, E>) -> Result<Taken, E> {
         let _making = self.0.making.lock();
         let old = self.0.table.load_full();
+        let rows = read(&old)?;
         let mut table = Table::with_capacity(rows.len());
         let mut taken = Taken::default();
         // Names that are new, and entries that have another in their place: as a rule few, and nothing else is looked up twice.
         let (mut fresh, mut replaced) = (0, Vec::new());
-        for row in rows {
-            let known = old.get(&row.service);
-            let entry = match known {
-                Some(known) if known.row == row && known.wrong.is_none() => {
-                    table.insert(row.service, known.clone());
+        for found in rows {
+            let row = match found {
+                Found::Same(known) => {
+                    table.insert(known.name.clone(), known);
                     continue;
                 }
+                Found::Row(row) => row,
+            };
+            let known = old.get(&*row.service);
+            let entry = match known {
+                Some(known) if known.row == row && known.wrong.is_none() => known.clone(),
                 Some(known) if known.row.means(&row) && known.wrong.is_none() => {
-                    let (service, in_force) = (known.service.clone(), Some(row.clone()));
-                    Arc::new(Entry { row, service, in_force, wrong: None })
+                    let (name, service, in_force) = (known.name.clone(), known.service.clone(), Some(row.clone()));
+                    Arc::new(Entry { name, row, service, in_force, wrong: None })
                 }
                 known => {
                     let entry = self.entry(row, known.map(|known| &**known));
@@ -172,18 +197,15 @@ impl Router {
             };
             taken.wrong += usize::from(entry.wrong.is_some());
             replaced.extend(known.cloned());
-            let first = table.insert(entry.row.service.clone(), entry).is_none();
+            let first = table.insert(entry.name.clone(), entry).is_none();
             fresh += usize::from(known.is_none() && first);
         }
         let stayed = table.len() - fresh;
-        let retired: Vec<_> = if stayed == old.len() {
-            Vec::new()
-        } else {
-            old.values().filter(|entry| !table.contains_key(&entry.row.service)).cloned().collect()
-        };
+        let retired: Vec<_> =
+            if stayed == old.len() { Vec::new() } else { old.values().filter(|entry| !table.contains_key(&entry.name)).cloned().collect() };
         taken.gone = retired.len();
         // Of two rows of one name, which no table of ours has, the last is in force.
-        let last = replaced.into_iter().filter_map(|was| Some((table.get(&was.row.service)?.clone(), was)));
+        let last = replaced.into_iter().filter_map(|was| Some((table.get(&was.name)?.clone(), was)));
         let replaced: Vec<_> = last.filter(|(is, was)| !Arc::ptr_eq(was, is)).map(|(is, was)| (was, is)).collect();
         if taken.changed + taken.gone > 0 || !replaced.is_empty() {
             self.0.table.store(Arc::new(table));
@@ -197,15 +219,16 @@ impl Router {
                 self.0.breakers.retire(&was.row.service, &endpoint.key);
             }
         }
-        taken
+        Ok(taken)
     }
 
     fn entry(&self, row: Row, known: Option<&Entry>) -> Entry {
         let before = known.and_then(|known| known.service.as_ref());
         let opened = Spec::new(row.clone(), &self.0.strategies)
             .and_then(|spec| Service::open(&spec, &self.0.strategies, &self.0.breakers, self, before.map(|before| &**before)));
+        let name = known.map_or_else(|| Arc::from(&*row.service), |known| known.name.clone());
         match opened {
-            Ok(service) => Entry { in_force: Some(row.clone()), row, service: Some(Arc::new(service)), wrong: None },
+            Ok(service) => Entry { name, in_force: Some(row.clone()), row, service: Some(Arc::new(service)), wrong: None },
             Err(problems) => {
                 let same = known.filter(|known| known.row.means(&row)).and_then(|known| known.wrong.as_ref());
                 let since = same.map_or_else(SystemTime::now, |(_, since)| *since);
@@ -214,7 +237,7 @@ impl Router {
                     tracing::warn!(service = %row.service, problems = text, serves = before.is_some(), "a route is wrong; what was right before it stays in force");
                 }
                 let in_force = known.and_then(|known| known.in_force.clone());
-                Entry { row, service: before.cloned(), in_force, wrong: Some((problems, since)) }
+                Entry { name, row, service: before.cloned(), in_force, wrong: Some((problems, since)) }
             }
         }
     }

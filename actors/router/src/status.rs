@@ -51,7 +51,7 @@ impl Service for Status {
 impl Handle<ListServices> for Status {
     async fn handle(&mut self, ask: ListServices, cx: &Context) -> Result<ServiceList, RouterError> {
         let table = self.0.table();
-        let mut names: Vec<_> = table.keys().filter(|name| ask.after.as_ref().is_none_or(|after| *name > after)).collect();
+        let mut names: Vec<_> = table.keys().filter(|name| ask.after.as_ref().is_none_or(|after| ***name > **after)).collect();
         names.sort_unstable();
         let (mut services, mut bytes, mut next) = (Vec::new(), 0, None);
         for name in names {
@@ -70,7 +70,7 @@ impl Handle<ListServices> for Status {
 impl Handle<GetService> for Status {
     async fn handle(&mut self, ask: GetService, cx: &Context) -> Result<ServiceDetail, RouterError> {
         let table = self.0.table();
-        let entry = table.get(&ask.service).ok_or(RouterError::NoSuchService(ask.service))?;
+        let entry = table.get(&*ask.service).ok_or(RouterError::NoSuchService(ask.service))?;
         let figures = figures(entry);
         let policies = entry.service.as_ref().map_or_else(String::new, |service| {
             let mut config = (**service.config()).clone();

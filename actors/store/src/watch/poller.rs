@@ -99,7 +99,13 @@ impl Poller {
                     let text = error.to_string();
                     // Logged when it is new, not fifty times a second.
                     if stats.last_error.as_ref() != Some(&text) {
-                        tracing::warn!(path = %self.config.path.display(), error = text, "cannot look at the database");
+                        let path = self.config.path.display();
+                        // It may come later: a replica does, and the owner's file with whoever opens it first.
+                        if self.config.path.exists() {
+                            tracing::warn!(%path, error = text, "cannot look at the database");
+                        } else {
+                            tracing::debug!(%path, "there is no database to look at yet");
+                        }
                         stats.last_error = Some(text);
                     }
                     unread = true;
