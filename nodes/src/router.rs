@@ -19,7 +19,7 @@ use horos_store::{
     watch::{WatchConfig, WatchStartError, Watcher},
     writer::{Writer, WriterConfig},
 };
-use horos_supervision::{ChildSpec, Exchange, exchange::RegisterError};
+use horos_supervision::{ChildSpec, Exchange, SupervisorHandle, exchange::RegisterError};
 use tokio::runtime::Handle;
 
 use crate::{config::Config, control, databases::Databases, sync::waiting};
@@ -40,6 +40,15 @@ pub(crate) enum RouterError {
     Register(#[from] RegisterError),
 }
 
+/// A router, laid out.
+pub(crate) struct Laid {
+    pub(crate) router: Router,
+    /// What is to run.
+    pub(crate) children: Vec<ChildSpec>,
+    /// The supervisor of the breakers' actors, which is among it.
+    pub(crate) breakers: SupervisorHandle,
+}
+
 /// The router of a node, attached to its exchange, and what is to run; nothing does before.
 ///
 /// # Errors
@@ -50,7 +59,7 @@ pub(crate) fn lay(
     databases: &Databases,
     conditions: &Conditions,
     strategies: &Strategies,
-) -> Result<(Router, Vec<ChildSpec>), RouterError> {
+) -> Result<Laid, RouterError> {
     let egress = Egress::new(egress(config))?;
     let strategies = strategies.reaching_out(Http::new(egress, config.data.join(SECRETS)));
     let writer = Writer::new(WriterConfig::new(databases.options(FILE), store::MIGRATIONS));
@@ -68,9 +77,11 @@ pub(crate) fn lay(
     let path = config.data.join(control::FILE);
     let watcher = Watcher::start(WatchConfig::new(&path))?;
     let runtime = Handle::current();
+    let by_endpoint = breakers.supervisor();
+    let breakers = by_endpoint.handle();
     let mut children = vec![
         writer.child(&format!("{FILE}:writer")),
-        breakers.child(),
+        by_endpoint.into_child(),
         reload::child(router.clone(), path, watcher.clone()),
         status::child(exchange, &runtime, router.clone())?,
         calls::child(exchange, router.clone())?,
@@ -78,7 +89,7 @@ pub(crate) fn lay(
     if control::is_owner(config) {
         children.push(follow(watcher, databases.clone()));
     }
-    Ok((router, children))
+    Ok(Laid { router, children, breakers })
 }
 
 fn egress(config: &Config) -> EgressOptions {

@@ -22,7 +22,8 @@ use crate::{
     databases::Databases,
     keys::{self, NodeKeys},
     maintenance::Maintenance,
-    memory, router,
+    memory,
+    router::{self, Laid},
     sync::{self, Here, Owner, SyncLayout},
     threads::{HttpThreads, MAX_DEFAULT, Threads},
 };
@@ -63,7 +64,7 @@ impl RunningNode {
             Here { exchange: &exchange, runtime: &runtime, tls: &tls, data: &config.data, databases: &databases, conditions: &conditions };
         let (node_sync, syncing) = sync::lay(&layout, &config.control.owner, here)?;
         let syncing = SupervisorSpec::new("sync", Strategy::OneForOne, syncing);
-        let (router, routing) = router::lay(&config, &exchange, &databases, &conditions, horos.strategies())?;
+        let Laid { router, children: routing, breakers } = router::lay(&config, &exchange, &databases, &conditions, horos.strategies())?;
         let routing = SupervisorSpec::new("router", Strategy::OneForOne, routing);
         let parts = Parts {
             exchange: exchange.clone(),
@@ -131,6 +132,7 @@ impl RunningNode {
             ("root/data/store", store.handle()),
             ("root/data/keys", keys.handle()),
             ("root/data/router", routing.handle()),
+            ("root/data/router/breakers", breakers),
             ("root/data/services", services.handle()),
             ("root/data/http", mounted.handle()),
             ("root/data/sync", syncing.handle()),
