@@ -218,7 +218,7 @@ async fn certificates_in_files_are_replaced_under_load_and_bad_ones_are_not_take
     for mut load in loads {
         load.sees_certificates(2).await;
         let (done, seen) = certificates_seen(load).await;
-        assert!(done > 100, "{done}");
+        assert!(done > 20, "{done}");
         assert!(seen.len() >= 2, "{seen:?}");
     }
 }
@@ -262,7 +262,7 @@ async fn the_nodes_own_certificate_is_renewed_under_load() {
     for mut load in loads {
         load.sees_certificates(2).await;
         let (done, seen) = certificates_seen(load).await;
-        assert!(done > 100, "{done}");
+        assert!(done > 20, "{done}");
         assert_eq!(seen.len(), 2, "{seen:?}");
     }
 }

@@ -61,6 +61,8 @@ fn became(block: &[u8]) -> Became {
         // Named by any entry for `:status`, and whether or not it is to be kept in the table.
         [0x48..=0x4e | 0x08..=0x0e, 0x82, 0x68, 0x01, ..] => Became::Denied,
         [0x48..=0x4e | 0x08..=0x0e, 0x83, 0x68, 0x4f, 0xff, ..] => Became::ToldToWait,
+        // 503: the owner of the keys, who is asked about what is not known here, did not answer in time. Nobody came in.
+        [0x48..=0x4e | 0x08..=0x0e, 0x83, 0x6c, 0x0c, 0xff, ..] => Became::ToldToWait,
         _ => Became::Other,
     }
 }
@@ -122,11 +124,13 @@ fn next(bytes: &[u8]) -> Option<(u8, u8, &[u8])> {
 
 #[test]
 fn an_answer_to_a_guess_is_told_by_its_first_field() {
-    // 401 and 429 in Huffman's code (RFC 7541 appendix B): 011010 00000 00001, and 011010 00010 011111 and seven ones.
+    // 401, 429 and 503 in Huffman's code (RFC 7541 appendix B): 011010 00000 00001, 011010 00010 011111 and seven ones, and 011011 00000
+    // 011001 and as many.
     for (block, expected) in [
         (&[0x48, 0x82, 0x68, 0x01, 0x5f][..], Became::Denied),
         (&[0x20, 0x08, 0x82, 0x68, 0x01], Became::Denied),
         (&[0x48, 0x83, 0x68, 0x4f, 0xff, 0x5f], Became::ToldToWait),
+        (&[0x48, 0x83, 0x6c, 0x0c, 0xff, 0x5f], Became::ToldToWait),
         (&[0x88], Became::Other),
         (&[0x8d, 0x82, 0x68, 0x01], Became::Other),
         (&[], Became::Other),
