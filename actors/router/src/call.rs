@@ -165,7 +165,7 @@ pub(crate) async fn drive<K: Kind>(kind: &K, work: K::Work, deadline: Deadline) 
             match (service.fallback(), kept.and_then(|kept| kind.again(&kept))) {
                 (Some(fallback), Some(work)) => {
                     service.counters().fell_back();
-                    kind.elsewhere(fallback, work, latest).await
+                    kind.elsewhere(fallback, work, latest).await.map_err(|last| at_worst(Some(error), last))
                 }
                 _ => Err(error),
             }
@@ -239,12 +239,13 @@ async fn attempts<K: Kind>(
     // Held while the retry that it pays for lasts, its wait included.
     let mut _paid = None;
     let mut newest = None;
+    let mut earlier = None;
     loop {
         let bound = newest.as_ref().unwrap_or(first);
         let service = K::service(bound);
         let admission = match service.admit(now, tried) {
             Ok(admission) => admission,
-            Err(refused) => return Ending::failed(refused, now),
+            Err(refused) => return Ending::failed(at_worst(earlier, refused.into()), now),
         };
         let place = admission.place();
         let given = if idempotent { until.min(now + service.attempt_timeout()) } else { until };
@@ -259,26 +260,28 @@ async fn attempts<K: Kind>(
                 (outcome, at)
             }
         };
-        let failed = match outcome {
+        let Attempted { error, retry_after } = match outcome {
             Ok(reply) => return Ending { result: Ok(reply), at },
             Err(failed) => failed,
         };
         now = at;
-        let may = service.retry().is_some_and(|retry| made < retry.retries) && may_be_repeated(&failed.error, idempotent);
+        let may = service.retry().is_some_and(|retry| made < retry.retries) && may_be_repeated(&error, idempotent);
         let Some(next) = spare.as_ref().filter(|_| may).and_then(|spare| kind.again(spare)) else {
-            return Ending::failed(failed.error, now);
+            return Ending::failed(at_worst(earlier, error), now);
         };
-        let Some(mut withdrawal) = service.withdraw(now) else { return Ending::failed(failed.error, now) };
+        let Some(mut withdrawal) = service.withdraw(now) else { return Ending::failed(at_worst(earlier, error), now) };
         tried |= 1 << place;
-        let asked = failed.retry_after.or(match &failed.error {
+        let asked = retry_after.or(match &error {
             CallError::NoEffect(NoEffect::CircuitOpen { retry_after }) => Some(*retry_after),
             _ => None,
         });
         // Another endpoint has done nothing that it should be spared for.
         let wait = if service.has_untried(tried) { Duration::ZERO } else { service.wait(made, asked) };
+        let error = at_worst(earlier, error);
         if now + wait >= until {
-            return Ending::failed(failed.error, now);
+            return Ending::failed(error, now);
         }
+        earlier = Some(error);
         if !wait.is_zero() {
             sleep_until((now + wait).into()).await;
             now = Instant::now();
@@ -336,7 +339,7 @@ async fn hedged<K: Kind>(
             }
             let other = second.await;
             beside.ended(&other, now, given, Instant::now());
-            other
+            last_of(outcome, other)
         }
         outcome = &mut second => {
             beside.ended(&outcome, now, given, Instant::now());
@@ -346,8 +349,22 @@ async fn hedged<K: Kind>(
             }
             let other = first.await;
             admission.ended(&other, began, given, Instant::now());
-            other
+            last_of(outcome, other)
         }
+    }
+}
+
+/// What two failed attempts come to: the later one's error, as [`at_worst`] has it.
+fn last_of<T, E>(one: Result<T, Attempted<E>>, other: Result<T, Attempted<E>>) -> Result<T, Attempted<E>> {
+    other.map_err(|Attempted { error, retry_after }| Attempted { error: at_worst(one.err().map(|one| one.error), error), retry_after })
+}
+
+/// The error of a call whose attempts failed first with `earlier` and then with `last`: that the last had no effect does not say
+/// that none had one.
+fn at_worst<E>(earlier: Option<CallError<E>>, last: CallError<E>) -> CallError<E> {
+    match (earlier, last) {
+        (Some(CallError::Unknown(why)), CallError::NoEffect(_)) => CallError::Unknown(why),
+        (_, last) => last,
     }
 }
 

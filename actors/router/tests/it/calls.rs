@@ -95,6 +95,25 @@ async fn what_may_have_been_done_is_repeated_only_where_that_is_said_to_be_harml
 }
 
 #[tokio::test]
+async fn what_one_attempt_may_have_done_no_later_one_takes_back() {
+    // The first attempt is lost, and whatever is asked next does nothing: another endpoint, an open breaker, a fallback.
+    let wire = Scripted::new(|call, _| if call == 0 { Does::IsLost } else { Does::IsOverloaded { retry_after: None } });
+    let world = World::new(&[], Some(wire.clone())).await;
+    let retry = r#""idempotent": true, "retry": {"retries": 1, "base_ms": 1}"#;
+    world.routes(&[("stock", "wire", "a", &format!(r#"{{{retry}, "endpoints": [{{"endpoint": "b"}}]}}"#))]);
+    assert!(matches!(by(&world, 1).await, Err(CallError::Unknown(Unknown::PeerLost(_)))));
+    assert_eq!(wire.calls(), 2);
+    let one = Scripted::new(|_, _| Does::IsLost);
+    let world = World::new(&[], Some(one.clone())).await;
+    world.routes(&[("stock", "wire", "a", &format!(r#"{{{retry}, "breaker": {{"failures": 1}}}}"#))]);
+    assert!(matches!(by(&world, 2).await, Err(CallError::Unknown(Unknown::PeerLost(_)))));
+    assert_eq!(one.calls(), 1, "its breaker has opened");
+    let world = World::new(&[], Some(Scripted::new(|_, _| Does::IsLost))).await;
+    world.routes(&[("stock", "wire", "a", r#"{"idempotent": true, "fallback": "nobodys"}"#)]);
+    assert!(matches!(by(&world, 3).await, Err(CallError::Unknown(Unknown::PeerLost(_)))));
+}
+
+#[tokio::test]
 async fn an_open_breaker_refuses_with_the_time_to_come_again_and_heals_by_probes() {
     let down = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
     let flag = down.clone();
