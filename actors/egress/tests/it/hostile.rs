@@ -154,9 +154,10 @@ async fn http_2(with: With) -> Result<Bytes, EgressError> {
                         let head = http::Response::builder().header("content-length", "10").body(()).unwrap();
                         let mut stream = respond.send_response(head, false).unwrap();
                         stream.send_data(Bytes::from_static(b"01234"), false).unwrap();
-                        // So that the reset does not overtake the data.
+                        let mut pings = connection.ping_pong().unwrap();
                         tokio::spawn(async move {
-                            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                            // So that the reset does not overtake the data: what was written before has come when this is answered.
+                            pings.ping(h2::Ping::opaque()).await.unwrap();
                             stream.send_reset(h2::Reason::INTERNAL_ERROR);
                         });
                     }
