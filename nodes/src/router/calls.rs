@@ -14,7 +14,7 @@ use horos_supervision::{
     worker,
 };
 use horos_wire::{
-    CallError, NoEffect, Protocol as _, Request as _, codec,
+    CallError, NoEffect, Protocol as _, Request as _, Unknown, codec,
     protocol::{
         Method,
         routed::{CallRouted, NAME, OwnError, RoutedCalls},
@@ -75,6 +75,8 @@ async fn answer(router: Router, context: Context, post: Box<Post>) {
         return answer.refuse(NoEffect::Expired);
     }
     let context = context.with_call(call);
+    // Given up from here on, by a stop or a crash of this actor, it may have been done.
+    answer.begin(Unknown::ActorDied);
     match router.call_json(&context, &ask.service, &ask.message, LONGEST).await {
         Ok(reply) => answer.reply(&reply.to_string()),
         Err(CallError::Failed(error)) => answer.fail(&OwnError(error.to_string().into())),
