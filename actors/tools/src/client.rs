@@ -1,0 +1,1 @@
+//! An MCP client as an actor: over QUIC and HTTP, with reconnect.

@@ -1,0 +1,123 @@
+//! A tool that is right: what is listed of it, how its arguments are checked, and what runs.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use rmcp::model::{JsonObject, Tool, ToolAnnotations};
+
+use crate::{Problem, Run, arguments::Schema};
+
+/// How long a tool may run that says nothing.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest that a tool may run.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longest name, in bytes (MCP 2025-11-25, "Tool names": 1 to 128 of letters, digits, `_`, `-`, `.`).
+pub const MAX_NAME: usize = 128;
+/// Longest description, in bytes; the Go system's figure.
+pub const MAX_DESCRIPTION: usize = 1024;
+
+/// What a tool may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Only look.
+    ReadOnly,
+    /// Change things.
+    ReadWrite,
+}
+
+/// What a tool does to the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Behaviour {
+    /// What it may do.
+    pub mode: Mode,
+    /// Whether what it does cannot be taken back: it is asked for twice.
+    pub destructive: bool,
+    /// Whether doing it twice is doing it once.
+    pub idempotent: bool,
+}
+
+/// All that is said of a tool, whoever says it: a row, or the program.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Its name.
+    pub name: Box<str>,
+    /// What people call it.
+    pub title: Option<Box<str>>,
+    /// What it does.
+    pub description: Box<str>,
+    /// What it belongs to.
+    pub category: Box<str>,
+    /// JSON Schema of its arguments: an object's.
+    pub input: JsonObject,
+    /// JSON Schema of its result.
+    pub output: Option<JsonObject>,
+    /// What it does to the world.
+    pub behaviour: Behaviour,
+    /// Tools of two groups are not for one session; `default` goes with all.
+    pub group: Box<str>,
+    /// Longest run.
+    pub timeout: Duration,
+    /// Rises with each edit.
+    pub version: i64,
+}
+
+/// A tool. Never changes: an edit makes another.
+pub struct Definition {
+    /// What is said of it.
+    pub spec: Spec,
+    /// What is listed.
+    pub tool: Tool,
+    /// What runs.
+    pub run: Arc<dyn Run>,
+    pub(crate) input: Schema,
+    pub(crate) output: Option<Schema>,
+}
+
+impl fmt::Debug for Definition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Definition({} v{})", self.spec.name, self.spec.version)
+    }
+}
+
+impl Definition {
+    /// What `spec` says, run by `run`.
+    ///
+    /// # Errors
+    /// Everything wrong with it.
+    pub fn new(spec: Spec, run: Arc<dyn Run>) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut schema = |at: &str, text: &JsonObject| match Schema::new(text) {
+            Ok(schema) => Some(schema),
+            Err(mut found) => {
+                for problem in &mut found {
+                    problem.at = format!("{at}{}", problem.at).into();
+                }
+                problems.append(&mut found);
+                None
+            }
+        };
+        let input = schema("input_schema", &spec.input);
+        let output = spec.output.as_ref().and_then(|output| schema("output_schema", output));
+        problems.extend(check_texts(&spec));
+        let Some(input) = input.filter(|_| problems.is_empty()) else { return Err(problems) };
+        let Behaviour { mode, destructive, idempotent } = spec.behaviour;
+        let mut tool = Tool::new(spec.name.to_string(), spec.description.to_string(), Arc::new(spec.input.clone()));
+        tool.title = spec.title.as_deref().map(str::to_owned);
+        tool.output_schema = spec.output.clone().map(Arc::new);
+        let annotations = ToolAnnotations::new().read_only(mode == Mode::ReadOnly).open_world(false);
+        tool.annotations = Some(match mode {
+            Mode::ReadOnly => annotations,
+            Mode::ReadWrite => annotations.destructive(destructive).idempotent(idempotent),
+        });
+        Ok(Self { spec, tool, run, input, output })
+    }
+}
+
+/// What no name and no description may have in it: see `row.rs` for rows; the program's own are held to the same.
+fn check_texts(spec: &Spec) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    if spec.name.is_empty() || spec.name.len() > MAX_NAME || !spec.name.bytes().all(plain) {
+        problems.push(Problem::new("tool_name", format!("a name is 1 to {MAX_NAME} of a-z, A-Z, 0-9, _, - and .")));
+    }
+    problems
+}

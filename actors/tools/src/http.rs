@@ -1,0 +1,1 @@
+//! Streamable HTTP, as a tower service for the node's port.

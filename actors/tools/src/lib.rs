@@ -1,0 +1,45 @@
+//! The Model Context Protocol: tools as rows of `control.db`, for whoever speaks MCP over HTTP, QUIC or a pipe, and the other end of it,
+//! a client by which routes lead to other people's tools.
+//!
+//! ```text
+//! row ──check──▶ definition ──┐                       ┌─ http   a tower service, for the node's port
+//!   (row, kind, arguments)    ├─ registry ─▶ tools ◀──┼─ quic   a door for `mcp-quic-v1` and `horos-mcp-v1`
+//! protocols of actors ────────┘                       └─ stdio  a bridge to the door
+//! ```
+//!
+//! [`Tools`] is the one way by which anything is listed or called: who asks is a [`Caller`], the policy decides, arguments are checked, the
+//! deadline is kept, and every outcome is written down. Transports bring callers and take answers away, and decide nothing.
+
+mod arguments;
+mod audit;
+mod caller;
+pub mod client;
+mod definition;
+mod error;
+mod http;
+mod kind;
+mod operate;
+mod policy;
+pub mod quic;
+mod registry;
+mod reload;
+mod row;
+mod schema;
+mod search;
+mod server;
+mod sql;
+mod stdio;
+mod strategy;
+mod tools;
+
+pub use rmcp;
+
+pub use self::{
+    caller::{Caller, Credential, Transport, Verify, Who},
+    definition::{Behaviour, Definition, Mode, Spec},
+    error::ToolError,
+    kind::{Call, Kind, Kinds, Output, Run},
+    registry::{Registry, Snapshot, Wrong},
+    row::{Problem, Row},
+    tools::{Listed, Tools},
+};

@@ -1,0 +1,1 @@
+//! Tools made from the protocols of the node's own actors.

@@ -1,0 +1,1 @@
+//! From `control.db` to the tools in force.

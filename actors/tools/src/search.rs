@@ -1,0 +1,1 @@
+//! `search_tools`: a handful of tools out of ten thousand.

@@ -1,0 +1,1 @@
+//! Standard input and output, bridged to a node's door.

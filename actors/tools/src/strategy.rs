@@ -1,0 +1,1 @@
+//! The router's strategy `mcp`: a route that leads to somebody's tool.
