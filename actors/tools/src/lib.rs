@@ -19,6 +19,7 @@ mod error;
 mod http;
 mod kind;
 mod operate;
+mod pass_on;
 mod policy;
 pub mod quic;
 mod registry;
@@ -38,7 +39,8 @@ pub use self::{
     caller::{Caller, Credential, Transport, Verify, Who},
     definition::{Behaviour, Definition, Mode, Spec},
     error::ToolError,
-    kind::{Call, Kind, Kinds, Output, Run},
+    kind::{Call, Kind, Kinds, Made, Output, Run},
+    pass_on::PassOn,
     registry::{Registry, Snapshot, Wrong},
     row::{Problem, Row},
     tools::{Listed, Tools},
