@@ -7,6 +7,7 @@ use horos_wire::{
     NodeId,
     principal::{Denied, Principal, Proof},
 };
+use rmcp::model::Extensions;
 
 /// Who asks. There is no anonymous one: a transport that could not prove anybody lists and calls nothing.
 #[derive(Clone, Debug)]
@@ -71,6 +72,13 @@ pub trait Verify: Send + Sync + 'static {
 }
 
 impl Caller {
+    /// Who sent the request that these belong to, if its transport has said so: itself (QUIC), or in the head of the HTTP request that
+    /// brought it, which rmcp puts there whole.
+    pub fn of(extensions: &Extensions) -> Option<Arc<Self>> {
+        let told = extensions.get::<Arc<Self>>();
+        told.or_else(|| extensions.get::<::http::request::Parts>()?.extensions.get()).cloned()
+    }
+
     /// What it is known by in the audit, and where requests are counted. No secret.
     pub fn id(&self) -> Cow<'_, str> {
         match &self.who {

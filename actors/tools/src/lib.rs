@@ -11,12 +11,12 @@
 //! deadline is kept, and every outcome is written down. Transports bring callers and take answers away, and decide nothing.
 
 mod arguments;
-mod audit;
+pub mod audit;
 mod caller;
 pub mod client;
 mod definition;
 mod error;
-mod http;
+pub mod http;
 mod kind;
 mod operate;
 mod pass_on;
@@ -27,7 +27,7 @@ mod reload;
 mod row;
 mod schema;
 mod search;
-mod server;
+pub mod server;
 mod sql;
 mod stdio;
 mod strategy;
