@@ -608,12 +608,8 @@ impl Kind for Untyped<'_> {
         };
         match self.payload {
             Payload::Json => {
-                let text = std::str::from_utf8(&work.body).map_err(|error| malformed(&error))?;
-                let body = |value: serde_json::Value| Bytes::from(value.to_string());
-                match self.context.call_json(&address.to_string(), text, until).await {
-                    Ok(reply) => Ok(Answer { content_type: Some(JSON.into()), body: body(reply) }),
-                    Err(error) => Err(error.map(body).into()),
-                }
+                let body = self.context.call_json_bytes(address, work.body, until).await?;
+                Ok(Answer { content_type: Some(JSON.into()), body })
             }
             Payload::Bytes => {
                 let content = Content { content_type: Some(work.content_type), body: work.body, stream: None };
@@ -635,10 +631,6 @@ impl Kind for Untyped<'_> {
 /// The actor of that name on this node, and on no other.
 pub(crate) fn here(context: &Context, name: &ActorName) -> Address {
     Address { name: name.clone(), scope: Scope::Node(context.node().name.clone()) }
-}
-
-fn malformed(error: &dyn fmt::Display) -> Attempted<Bytes> {
-    Attempted::from(CallError::NoEffect(NoEffect::Malformed(error.to_string().into())))
 }
 
 /// The method that `{"method": {…}}` names.

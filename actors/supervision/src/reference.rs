@@ -1,6 +1,6 @@
 //! Typed references: how an actor is called, wherever it is.
 
-use std::{fmt, marker::PhantomData, sync::Arc, time::Instant};
+use std::{borrow::Cow, fmt, marker::PhantomData, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -13,6 +13,11 @@ use horos_wire::{
     frame::Kind,
 };
 use parking_lot::Mutex;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
 use tokio::{sync::oneshot, time::timeout_at};
 
 use crate::{
@@ -357,7 +362,7 @@ impl<R: Request> Drop for LocalCall<R> {
     }
 }
 
-// Calls in JSON, for callers that were not compiled with the protocol: `{"method": {…}}` in, a JSON value out.
+// Calls in JSON, for callers that were not compiled with the protocol: `{"method": {…}}` in, JSON out.
 impl Context {
     /// Calls `address` with `{"method": {…}}`.
     ///
@@ -369,8 +374,33 @@ impl Context {
         message: &str,
         deadline: impl Into<Deadline>,
     ) -> Result<serde_json::Value, CallError<serde_json::Value>> {
-        let (route, method, body, context, now, until) = self.json_route(address, message, deadline.into()).await?;
-        let answer = match route {
+        let target = Ref::<JsonCaller>::new(self.clone(), address);
+        let Answer { format, failed, body } = self.ask_json(&target, Bytes::copy_from_slice(message.as_bytes()), deadline.into()).await?;
+        let value = codec::decode::<serde_json::Value>(format, &body).map_err(malformed_reply)?;
+        if failed { Err(CallError::Failed(value)) } else { Ok(value) }
+    }
+
+    /// The same for those who pass the message and its answer on as they are: neither is made into values.
+    ///
+    /// # Errors
+    /// As [`Ref::call`]; the callee's own error is JSON too.
+    pub async fn call_json_bytes(
+        &self,
+        address: Address,
+        message: Bytes,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Bytes, CallError<Bytes>> {
+        let target = Ref::<JsonCaller>::to(self.clone(), address);
+        let Answer { failed, body, .. } = self.ask_json(&target, message, deadline.into()).await?;
+        // What comes from another node is what that sent: JSON or not.
+        serde_json::from_slice::<&RawValue>(&body)
+            .map_err(|error| CallError::Unknown(Unknown::MalformedReply(error.to_string().into())))?;
+        if failed { Err(CallError::Failed(body)) } else { Ok(body) }
+    }
+
+    async fn ask_json(&self, target: &Ref<JsonCaller>, message: Bytes, deadline: Deadline) -> Result<Answer, Fault> {
+        let (route, method, body, context, now, until) = json_route(target, message, deadline).await?;
+        match route {
             Route::Local(inbox) => {
                 let (sender, answer) = oneshot::channel();
                 let sink = Arc::new(OneAnswer(Mutex::new(Some(sender))));
@@ -382,20 +412,17 @@ impl Context {
                     why
                 })?;
                 match timeout_at(until.into(), answer).await {
-                    Ok(Ok(outcome)) => outcome?,
-                    Ok(Err(_)) => return Err(Unknown::NoReply.into()),
-                    Err(_) => return Err(Unknown::DeadlinePassed.into()),
+                    Ok(Ok(outcome)) => outcome,
+                    Ok(Err(_)) => Err(Unknown::NoReply.into()),
+                    Err(_) => Err(Unknown::DeadlinePassed.into()),
                 }
             }
             Route::Remote(outlet) => {
                 let mut encode = json_body(&body);
                 let message = Outgoing { method, format: Format::Json, context: &context, now, encode: &mut encode };
-                answered(outlet.call(message)?, until).await?
+                answered(outlet.call(message)?, until).await
             }
-        };
-        let value = codec::decode::<serde_json::Value>(Format::Json, &answer.body)
-            .map_err(|error| CallError::Unknown(Unknown::MalformedReply(error.to_string().into())))?;
-        if answer.failed { Err(CallError::Failed(value)) } else { Ok(value) }
+        }
     }
 
     /// Casts `{"method": {…}}` to `address`.
@@ -403,7 +430,9 @@ impl Context {
     /// # Errors
     /// As [`Ref::cast`].
     pub async fn cast_json(&self, address: &str, message: &str, deadline: impl Into<Deadline>) -> Result<(), NoEffect> {
-        let (route, method, body, context, now, until) = self.json_route(address, message, deadline.into()).await?;
+        let target = Ref::<JsonCaller>::new(self.clone(), address);
+        let message = Bytes::copy_from_slice(message.as_bytes());
+        let (route, method, body, context, now, until) = json_route(&target, message, deadline.into()).await?;
         match route {
             Route::Local(inbox) => {
                 let work = Work::Encoded { format: Format::Json, body, answer: None };
@@ -417,29 +446,30 @@ impl Context {
             }
         }
     }
+}
 
-    async fn json_route(
-        &self,
-        address: &str,
-        message: &str,
-        deadline: Deadline,
-    ) -> Result<(Route, u16, Bytes, CallContext, Instant, Instant), NoEffect> {
-        let target: Ref<JsonCaller> = Ref::new(self.clone(), address);
-        let (context, now, until) = target.onward(deadline)?;
-        let address = target.address.map_err(NoEffect::InvalidAddress)?;
-        let (name, body) = split_json(message)?;
-        let route = find(self, &address, None, until).await?;
-        let methods: Vec<(u16, &str)> = match &route {
-            Route::Local(inbox) => inbox.methods().iter().map(|method| (method.number, method.name)).collect(),
-            Route::Remote(outlet) => outlet.methods().iter().map(|(number, name)| (*number, &**name)).collect(),
+/// Where `message` goes, which method it is, and its arguments.
+async fn json_route(
+    target: &Ref<JsonCaller>,
+    message: Bytes,
+    deadline: Deadline,
+) -> Result<(Route, u16, Bytes, CallContext, Instant, Instant), NoEffect> {
+    let (context, now, until) = target.onward(deadline)?;
+    let address = target.address.as_ref().map_err(|why| NoEffect::InvalidAddress(why.clone()))?;
+    let (name, body) = split_json(&message)?;
+    let route = find(&target.context, address, None, until).await?;
+    let number = match &route {
+        Route::Local(inbox) => inbox.methods().iter().find(|method| method.name == name).map(|method| method.number),
+        Route::Remote(outlet) => outlet.methods().iter().find(|(_, known)| **known == *name).map(|(number, _)| *number),
+    };
+    let number = number.ok_or_else(|| {
+        let known: Vec<&str> = match &route {
+            Route::Local(inbox) => inbox.methods().iter().map(|method| method.name).collect(),
+            Route::Remote(outlet) => outlet.methods().iter().map(|(_, name)| &**name).collect(),
         };
-        let Some((number, _)) = methods.iter().find(|(_, known)| *known == name) else {
-            let known: Vec<_> = methods.iter().map(|(_, name)| *name).collect();
-            return Err(NoEffect::Malformed(format!("{address} has no method {name:?}; it has {}", known.join(", ")).into()));
-        };
-        let number = *number;
-        Ok((route, number, body, context, now, until))
-    }
+        NoEffect::Malformed(format!("{address} has no method {name:?}; it has {}", known.join(", ")).into())
+    })?;
+    Ok((route, number, body, context, now, until))
 }
 
 /// Stands for the protocol that a caller in JSON does not know.
@@ -463,16 +493,46 @@ fn json_body(body: &Bytes) -> impl FnMut(&mut Vec<u8>) -> Result<(), CodecError>
     }
 }
 
-/// Takes `{"method": {…}}` apart.
-fn split_json(message: &str) -> Result<(String, Bytes), NoEffect> {
+/// Takes `{"method": {…}}` apart. The arguments stay where they are.
+fn split_json(message: &Bytes) -> Result<(Cow<'_, str>, Bytes), NoEffect> {
     let example = r#"expected one method with its arguments, as in {"reserve": {"sku": "A1", "quantity": 2}}"#;
-    let parts: std::collections::BTreeMap<String, Box<serde_json::value::RawValue>> =
-        serde_json::from_str(message).map_err(|error| NoEffect::Malformed(format!("{error}; {example}").into()))?;
-    let mut parts = parts.into_iter();
-    match (parts.next(), parts.next()) {
-        (Some((name, body)), None) => Ok((name, Bytes::from(String::from(Box::<str>::from(body))))),
-        _ => Err(NoEffect::Malformed(example.into())),
+    let OneMethod(parts) = serde_json::from_slice(message).map_err(|error| NoEffect::Malformed(format!("{error}; {example}").into()))?;
+    let (name, body) = parts.ok_or_else(|| NoEffect::Malformed(example.into()))?;
+    Ok((name, message.slice_ref(body.get().as_bytes())))
+}
+
+/// An object of one member; none where it has another number of them.
+struct OneMethod<'a>(Option<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for OneMethod<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = OneMethod<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<OneMethod<'de>, A::Error> {
+                let first = members.next_entry::<Name<'de>, &'de RawValue>()?;
+                let mut others = false;
+                while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+                    others = true;
+                }
+                Ok(OneMethod(first.filter(|_| !others).map(|(Name(name), body)| (name, body))))
+            }
+        }
+        deserializer.deserialize_map(Members)
     }
+}
+
+/// A member's name, copied only where it was written with escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn malformed_reply<E>(error: CodecError) -> CallError<E> {
+    CallError::Unknown(Unknown::MalformedReply(error.to_string().into()))
 }
 
 /// Takes the one answer to a local call in JSON.
