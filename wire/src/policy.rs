@@ -20,9 +20,11 @@ use crate::{
         control::{Control, GetRoute, History, ListForced, ListRoutes},
         keys::{Changes, Keys, List, Report},
         node::{Actors, ControlOwner, Describe, Node, Recorder, Serving, Status, Tree},
+        registry::{GetTool, ListRules, ListTools, Registry, RuleHistory, ToolHistory},
         routed::RoutedCalls,
         router::{GetService, ListBreakers, ListServices, Router},
         sync::{self, Replica, Sync},
+        tools::{AuditAsk, CallTool, ListServed, PassOn, Tools, ToolsStatusAsk},
     },
 };
 
@@ -175,9 +177,43 @@ impl Policy {
                 policy.rules.push(Rule { caller, callee, protocol: Replica::NAME.into(), methods: replica.clone() });
             }
         }
+        policy.tools();
         policy.offers.push((Role::Bo, Sync::NAME.into()));
         policy.offers.extend(Role::ALL.into_iter().filter(|role| role.is_node()).map(|role| (role, Replica::NAME.into())));
         policy
+    }
+
+    /// Who may do what with tools.
+    fn tools(&mut self) {
+        self.declare::<Registry>();
+        self.declare::<Tools>();
+        const LOOK: &[u16] = &[GetTool::METHOD, ListTools::METHOD, ToolHistory::METHOD, ListRules::METHOD, RuleHistory::METHOD];
+        const SERVED: &[u16] = &[ToolsStatusAsk::METHOD, ListServed::METHOD, AuditAsk::METHOD];
+        const OPERATE: &[u16] = &[ToolsStatusAsk::METHOD, ListServed::METHOD, AuditAsk::METHOD, CallTool::METHOD];
+        for caller in Role::ALL {
+            // Nodes have a replica of the tables. One that could edit them could give itself any tool, if it is compromised.
+            let rows = match caller {
+                Role::Bo | Role::Fo => continue,
+                Role::Viewer => Allowed::List(LOOK.into()),
+                Role::Operator => Allowed::All,
+            };
+            self.rules.push(Rule { caller, callee: Role::Bo, protocol: Registry::NAME.into(), methods: rows });
+        }
+        self.offers.push((Role::Bo, Registry::NAME.into()));
+        for callee in [Role::Bo, Role::Fo] {
+            for caller in Role::ALL {
+                let methods = match caller {
+                    // An FO has nothing that another node could not do itself. What is passed on to a BO brings its own proof with it.
+                    Role::Bo | Role::Fo if callee == Role::Fo => continue,
+                    Role::Bo | Role::Fo => &[PassOn::METHOD],
+                    Role::Viewer => SERVED,
+                    // Not all of it: people call in their own name.
+                    Role::Operator => OPERATE,
+                };
+                self.rules.push(Rule { caller, callee, protocol: Tools::NAME.into(), methods: Allowed::List(methods.into()) });
+            }
+            self.offers.push((callee, Tools::NAME.into()));
+        }
     }
 
     /// Adds a rule. Rules add up: two for the same roles and protocol allow what either allows.
@@ -482,6 +518,54 @@ mod tests {
         assert_eq!(Role::ALL.map(|role| policy.may_offer(role, Router::NAME)), [true, true, false, false]);
     }
 
+    /// The same for `horos.registry`, which only a bo answers.
+    const EXPECTED_REGISTRY: &[(&str, [bool; 4])] = &[
+        ("set", [false, false, true, false]),
+        ("delete", [false, false, true, false]),
+        ("turn", [false, false, true, false]),
+        ("rollback", [false, false, true, false]),
+        ("list", [false, false, true, true]),
+        ("get", [false, false, true, true]),
+        ("history", [false, false, true, true]),
+        ("set_rule", [false, false, true, false]),
+        ("drop_rule", [false, false, true, false]),
+        ("rules", [false, false, true, true]),
+        ("rule_history", [false, false, true, true]),
+        ("import", [false, false, true, false]),
+    ];
+    /// And for `horos.tools`, which any node answers; what nodes pass on goes to a bo alone.
+    const EXPECTED_TOOLS: &[(&str, [bool; 4])] = &[
+        ("status", [false, false, true, true]),
+        ("served", [false, false, true, true]),
+        ("audit", [false, false, true, true]),
+        ("call", [false, false, true, false]),
+        ("pass_on", [true, true, false, false]),
+    ];
+
+    #[test]
+    fn tools_are_edited_and_called_by_operators_alone_and_passed_on_by_nodes_to_a_bo_alone() {
+        let policy = Policy::builtin();
+        for (protocol, methods, expected) in
+            [(Registry::NAME, Registry::methods(), EXPECTED_REGISTRY), (Tools::NAME, Tools::methods(), EXPECTED_TOOLS)]
+        {
+            assert_eq!(methods.len(), expected.len(), "a new method needs a line above");
+            for (method, (name, by_caller)) in methods.iter().zip(expected) {
+                assert_eq!(method.name, *name);
+                for (caller, expected) in Role::ALL.into_iter().zip(by_caller) {
+                    for callee in Role::ALL {
+                        let answers = callee == Role::Bo || callee == Role::Fo && protocol == Tools::NAME && *name != "pass_on";
+                        let expected = *expected && answers;
+                        let pair = format!("{caller} calls {protocol}.{name} on {callee}");
+                        assert_eq!(policy.may_call(caller, callee, protocol, method.number), expected, "{pair}");
+                        assert_eq!(policy.permitted(caller, callee, protocol, methods).contains(method.number), expected, "{pair}");
+                    }
+                }
+            }
+        }
+        assert_eq!(Role::ALL.map(|role| policy.may_offer(role, Registry::NAME)), [true, false, false, false]);
+        assert_eq!(Role::ALL.map(|role| policy.may_offer(role, Tools::NAME)), [true, true, false, false]);
+    }
+
     /// The same for `horos.sync`, which only a bo answers, and `horos.replica`, which any node does.
     const EXPECTED_SYNC: &[(&str, [bool; 4])] = &[
         ("subscribe", [true, true, true, false]),
@@ -592,6 +676,8 @@ mod tests {
             (Router::NAME, Router::methods()),
             (Sync::NAME, Sync::methods()),
             (Replica::NAME, Replica::methods()),
+            (Registry::NAME, Registry::methods()),
+            (Tools::NAME, Tools::methods()),
         ];
         assert_eq!(rows.len(), (known.iter().map(|(_, methods)| methods.len()).sum::<usize>() + 1) * 2 * 4);
         for row in &rows {

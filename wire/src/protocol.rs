@@ -37,9 +37,11 @@ pub mod bytes;
 pub mod control;
 pub mod keys;
 pub mod node;
+pub mod registry;
 pub mod routed;
 pub mod router;
 pub mod sync;
+pub mod tools;
 
 /// A protocol: what an actor of some name understands.
 pub trait Protocol: Send + Sync + 'static {

@@ -40,8 +40,10 @@ pub enum Transport {
     Http,
     /// A stream of QUIC.
     Quic,
-    /// From another node of the cluster, which was asked first.
+    /// From another node of the cluster, which was asked first: it has had confirmed what has to be, and passes nothing on again.
     Link,
+    /// From a person's command line.
+    Command,
 }
 
 impl Transport {
@@ -51,6 +53,7 @@ impl Transport {
             Self::Http => "http",
             Self::Quic => "quic",
             Self::Link => "link",
+            Self::Command => "command",
         }
     }
 }
