@@ -18,7 +18,7 @@ mod definition;
 mod error;
 pub mod http;
 mod kind;
-mod operate;
+pub mod operate;
 mod pass_on;
 mod policy;
 pub mod quic;
