@@ -43,5 +43,5 @@ pub use self::{
     pass_on::PassOn,
     registry::{Registry, Snapshot, Wrong},
     row::{Problem, Row},
-    tools::{Listed, Tools},
+    tools::{Listed, Options, Tools},
 };

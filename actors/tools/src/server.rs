@@ -102,7 +102,7 @@ impl ServerHandler for Server {
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        Some(self.tools.find(name)?.tool.clone())
+        self.tools.find(name)
     }
 }
 

@@ -1,0 +1,132 @@
+//! One outcome: as a call fills it in, and as it is read again.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use horos_wire::TraceId;
+use tokio::sync::oneshot;
+
+use crate::{Caller, Transport};
+
+/// A row of the table.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Entry {
+    /// Its number, which rises.
+    pub id: i64,
+    /// When the call came, in milliseconds since 1970 by this node's clock.
+    pub at: i64,
+    /// The tool that was asked for, known or not.
+    pub tool: Box<str>,
+    /// The tool's version; none where there is no such tool.
+    pub version: Option<i64>,
+    /// Who asked: [`Caller::id`].
+    pub caller: Box<str>,
+    /// How it came: [`Transport::as_str`].
+    pub transport: Box<str>,
+    /// The session, where it had one.
+    pub session: Option<Box<str>>,
+    /// From where.
+    pub remote: Option<Box<str>>,
+    /// `ok`, `cancelled`, or the word for its error: [`crate::ToolError::outcome`].
+    pub outcome: Box<str>,
+    /// How long it took, in microseconds.
+    pub duration_us: i64,
+    /// The request from outside that it was part of.
+    pub request: Option<Box<str>>,
+    /// The trace that it was part of.
+    pub trace: Option<Box<str>>,
+    /// SHA-256 of its arguments as JSON with sorted names, in hexadecimal digits.
+    pub arguments: Box<str>,
+    /// Whether it was confirmed, as what is destructive has to be.
+    pub confirmed: bool,
+}
+
+/// Which rows; each field that is set lets only those through that have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this tool.
+    pub tool: Option<Box<str>>,
+    /// Of this caller.
+    pub caller: Option<Box<str>>,
+    /// With this outcome.
+    pub outcome: Option<Box<str>>,
+    /// Not older, in milliseconds since 1970.
+    pub since: Option<i64>,
+}
+
+impl Filter {
+    pub(super) fn lets(&self, entry: &Entry) -> bool {
+        let is = |wanted: &Option<Box<str>>, value: &str| wanted.as_deref().is_none_or(|wanted| wanted == value);
+        is(&self.tool, &entry.tool)
+            && is(&self.caller, &entry.caller)
+            && is(&self.outcome, &entry.outcome)
+            && self.since.is_none_or(|since| entry.at >= since)
+    }
+}
+
+/// Longest text of a caller's that is written down: a name of a tool is no longer, and neither is a session's.
+pub(super) const LONGEST: usize = 128;
+
+/// An outcome on its way to the table.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    pub(super) at: i64,
+    pub(crate) tool: Box<str>,
+    pub(crate) version: Option<i64>,
+    pub(super) caller: Box<str>,
+    pub(super) transport: &'static str,
+    pub(super) session: Option<Arc<str>>,
+    pub(super) remote: Option<SocketAddr>,
+    pub(super) outcome: &'static str,
+    pub(super) duration: Duration,
+    pub(crate) request: Option<Box<str>>,
+    pub(crate) trace: TraceId,
+    pub(crate) arguments: [u8; 32],
+    pub(crate) confirmed: bool,
+    pub(super) told: Option<oneshot::Sender<()>>,
+}
+
+impl Record {
+    pub(super) fn new(caller: &Caller, at: i64) -> Self {
+        let Caller { who: _, credential: _, transport, session, remote } = caller;
+        let transport: &Transport = transport;
+        Self { at, caller: caller.id().into(), transport: transport.as_str(), session: session.clone(), remote: *remote, ..Self::default() }
+    }
+
+    pub(super) fn micros(&self) -> i64 {
+        i64::try_from(self.duration.as_micros()).unwrap_or(i64::MAX)
+    }
+
+    pub(super) fn entry(self, id: i64) -> Entry {
+        Entry {
+            id,
+            duration_us: self.micros(),
+            at: self.at,
+            tool: self.tool,
+            version: self.version,
+            caller: self.caller,
+            transport: self.transport.into(),
+            session: self.session.as_deref().map(|session| cut(session).into()),
+            remote: self.remote.map(|remote| remote.to_string().into()),
+            outcome: self.outcome.into(),
+            request: self.request,
+            trace: (!self.trace.is_none()).then(|| self.trace.to_string().into()),
+            arguments: hex(&self.arguments),
+            confirmed: self.confirmed,
+        }
+    }
+}
+
+/// As much of `text` as is written down.
+pub(crate) fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST)]
+}
+
+pub(super) fn hex(bytes: &[u8]) -> Box<str> {
+    use std::fmt::Write as _;
+    let digits = bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut digits, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    });
+    digits.into()
+}

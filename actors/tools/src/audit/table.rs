@@ -1,0 +1,126 @@
+//! The table `mcp_tool_audit`: its schema, what is put in, what is thrown out, what is read.
+
+use horos_store::{
+    migrations::{Migration, Migrations},
+    rusqlite::{self, Connection, OptionalExtension as _, Row},
+};
+
+use super::{
+    MAX_AGE, MAX_ROWS,
+    entry::{Entry, Filter, Record, cut, hex},
+};
+
+/// The schema of [`super::FILE`].
+pub const MIGRATIONS: Migrations = Migrations::new(&[Migration {
+    version: 1,
+    name: "audit of tool calls",
+    sql: "CREATE TABLE mcp_tool_audit (
+        id INTEGER PRIMARY KEY,
+        -- milliseconds since 1970
+        at INTEGER NOT NULL,
+        tool TEXT NOT NULL,
+        version INTEGER,
+        caller TEXT NOT NULL,
+        -- http, quic or link
+        transport TEXT NOT NULL,
+        session TEXT,
+        remote TEXT,
+        outcome TEXT NOT NULL,
+        duration_us INTEGER NOT NULL,
+        request TEXT,
+        trace BLOB,
+        -- SHA-256
+        arguments BLOB NOT NULL,
+        confirmed INTEGER NOT NULL
+    ) STRICT;",
+}]);
+
+/// Rows that one transaction deletes beside what it puts in, at least; some milliseconds' worth.
+const PORTION: i64 = 1_000;
+
+/// The numbers of the rows that there are: from `oldest` to before `next`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) oldest: i64,
+    pub(super) next: i64,
+}
+
+pub(super) fn span(connection: &Connection) -> rusqlite::Result<Span> {
+    connection.query_row("SELECT min(id), max(id) FROM mcp_tool_audit", [], |row| {
+        let (oldest, newest): (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
+        let next = newest.unwrap_or(0) + 1;
+        Ok(Span { oldest: oldest.unwrap_or(next), next })
+    })
+}
+
+/// Puts `records` in as the rows from `span.next` on. Those that are there already are these, by a scribe that died before it knew.
+pub(super) fn append(connection: &Connection, span: Span, records: &[Record]) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached(
+        "INSERT OR IGNORE INTO mcp_tool_audit
+            (id, at, tool, version, caller, transport, session, remote, outcome, duration_us, request, trace, arguments, confirmed)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+    )?;
+    for (id, record) in (span.next..).zip(records) {
+        insert.execute(rusqlite::params![
+            id,
+            record.at,
+            record.tool,
+            record.version,
+            record.caller,
+            record.transport,
+            record.session.as_deref().map(cut),
+            record.remote.map(|remote| remote.to_string()),
+            record.outcome,
+            record.micros(),
+            record.request,
+            (!record.trace.is_none()).then(|| record.trace.0.to_be_bytes()),
+            record.arguments,
+            record.confirmed,
+        ])?;
+    }
+    Ok(())
+}
+
+/// Throws out a portion of what is too much or too old, and says what the oldest row is then.
+pub(super) fn prune(connection: &Connection, span: Span, unix_ms: i64) -> rusqlite::Result<i64> {
+    let added = span.next - span.oldest;
+    let portion = PORTION.max(added - MAX_ROWS).min(4 * PORTION);
+    let end = span.oldest.saturating_add(portion);
+    let too_much = span.next.saturating_sub(MAX_ROWS).min(end);
+    let too_old = unix_ms.saturating_sub(i64::try_from(MAX_AGE.as_millis()).unwrap_or(i64::MAX));
+    connection.prepare_cached("DELETE FROM mcp_tool_audit WHERE id < ?1 OR (id < ?2 AND at < ?3)")?.execute([too_much, end, too_old])?;
+    let oldest = connection.prepare_cached("SELECT min(id) FROM mcp_tool_audit")?.query_row([], |row| row.get(0)).optional()?;
+    Ok(oldest.flatten().unwrap_or(span.next))
+}
+
+pub(super) fn tail(connection: &Connection, count: usize, filter: &Filter) -> rusqlite::Result<Vec<Entry>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, at, tool, version, caller, transport, session, remote, outcome, duration_us, request, trace, arguments, confirmed
+         FROM mcp_tool_audit
+         WHERE (?1 IS NULL OR tool = ?1) AND (?2 IS NULL OR caller = ?2) AND (?3 IS NULL OR outcome = ?3) AND (?4 IS NULL OR at >= ?4)
+         ORDER BY id DESC LIMIT ?5",
+    )?;
+    let limit = i64::try_from(count).unwrap_or(i64::MAX);
+    let rows = statement.query_map(rusqlite::params![filter.tool, filter.caller, filter.outcome, filter.since, limit], entry)?;
+    rows.collect()
+}
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let (trace, arguments): (Option<[u8; 16]>, Vec<u8>) = (row.get(11)?, row.get(12)?);
+    Ok(Entry {
+        id: row.get(0)?,
+        at: row.get(1)?,
+        tool: row.get(2)?,
+        version: row.get(3)?,
+        caller: row.get(4)?,
+        transport: row.get(5)?,
+        session: row.get(6)?,
+        remote: row.get(7)?,
+        outcome: row.get(8)?,
+        duration_us: row.get(9)?,
+        request: row.get(10)?,
+        trace: trace.map(|trace| hex(&trace)),
+        arguments: hex(&arguments),
+        confirmed: row.get(13)?,
+    })
+}
