@@ -10,6 +10,7 @@
 //! [`Tools`] is the one way by which anything is listed or called: who asks is a [`Caller`], the policy decides, arguments are checked, the
 //! deadline is kept, and every outcome is written down. Transports bring callers and take answers away, and decide nothing.
 
+pub mod admin;
 mod arguments;
 pub mod audit;
 mod caller;
@@ -40,7 +41,7 @@ pub use self::{
     definition::{Behaviour, Definition, Mode, Spec},
     error::ToolError,
     kind::{Call, Kind, Kinds, Made, Output, Run},
-    pass_on::PassOn,
+    pass_on::{PassOn, ToNode},
     registry::{Registry, Snapshot, Wrong},
     row::{Problem, Row},
     tools::{Listed, Options, Tools},

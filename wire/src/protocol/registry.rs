@@ -48,6 +48,8 @@ pub enum Expected {
 pub struct ToolText {
     /// What it belongs to.
     pub category: Box<str>,
+    /// What people call it; none is its name.
+    pub title: Option<Box<str>>,
     /// What it does, for people and models. At most [`MAX_DESCRIPTION`] bytes.
     pub description: Box<str>,
     /// JSON Schema of its arguments, an object's, as JSON text.
@@ -60,6 +62,10 @@ pub struct ToolText {
     pub handler_config: Box<str>,
     /// `readonly` or `readwrite`.
     pub mode: Box<str>,
+    /// Whether what it does cannot be taken back: it is asked for twice.
+    pub destructive: bool,
+    /// Whether doing it twice is doing it once.
+    pub idempotent: bool,
     /// Tools of two groups are not for one session; `default` goes with all.
     pub group: Box<str>,
     /// Longest run, in milliseconds; none is the nodes' usual.
@@ -202,8 +208,12 @@ pub struct ToolEdit {
     pub who: Box<str>,
     /// Why, as they said.
     pub why: Box<str>,
-    /// What it said from then on; none where it was deleted.
-    pub text: Option<ToolText>,
+    /// What became of it: `created`, `updated`, `replaced` or `deleted`.
+    pub what: Box<str>,
+    /// What it said from then on; where it was deleted, what it had said until then.
+    pub text: ToolText,
+    /// Whether it was too large to be kept: texts are cut then, and it cannot be brought back.
+    pub cut: bool,
 }
 
 /// Who may list and call a tool, or may not.
