@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_route_without_an_implementation_is_an_error_and_never_a_silent_nothing() {
-        for strategy in ["mcp", "dbsync", "embed"] {
+        for strategy in ["dbsync", "embed"] {
             assert_eq!(wrong(strategy, "x", "{}").len(), 1, "{strategy}");
             assert!(wrong(strategy, "x", "{}")[0].contains("not in this release"), "{strategy}");
         }
@@ -174,6 +174,9 @@ mod tests {
             ("quic", "stock@bo"),
             ("quic", "stock@bo-2"),
             ("http", "https://stock.example.org/v1?x=1"),
+            ("mcp", "https://tools.example.org/mcp"),
+            ("mcp", "quic://tools.example.org:7400"),
+            ("mcp", "node:bo-1"),
             ("noop", ""),
             ("noop", "https://stock.example.org/v1"),
         ] {
@@ -190,6 +193,8 @@ mod tests {
             ("http", "ftp://example.org/"),
             ("http", "https://user:password@example.org/"),
             ("http", "example.org"),
+            ("mcp", ""),
+            ("mcp", "stock@bo"),
         ] {
             assert_eq!(wrong(strategy, endpoint, "{}").len(), 1, "{strategy} {endpoint}");
         }

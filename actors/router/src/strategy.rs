@@ -6,6 +6,7 @@
 
 mod actor;
 mod http;
+pub mod mcp;
 mod noop;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration, time::Instant};
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use horos_wire::{ActorName, Address, CallContext, CallError};
 
-pub use self::http::Http;
+pub use self::http::{Http, answer, secret};
 use crate::{
     config::{Config, Problem},
     policy::{Policies, Policy},
@@ -149,12 +150,13 @@ pub enum StrategyError {
 }
 
 impl Strategies {
-    /// `local`, `quic`, `noop`, and `http` as far as rows are checked: [`Self::register`] puts one that reaches out in its place.
+    /// `local`, `quic`, `noop`, and `http` and `mcp` as far as rows are checked: [`Self::register`] puts ones that reach out in their place.
     pub fn builtin() -> Self {
-        let all: [(&str, Arc<dyn Strategy>); 4] = [
+        let all: [(&str, Arc<dyn Strategy>); 5] = [
             ("local", Arc::new(actor::Local)),
             ("quic", Arc::new(actor::Quic)),
             ("http", Arc::new(http::Unreached)),
+            ("mcp", Arc::new(mcp::Unreached)),
             ("noop", Arc::new(noop::Noop)),
         ];
         let strategies = Arc::new(all.into_iter().map(|(name, strategy)| (name.into(), strategy)).collect());
@@ -172,8 +174,14 @@ impl Strategies {
     /// The same with a way out over HTTP, where the program has none of its own under that name.
     #[must_use]
     pub fn reaching_out(&self, http: Http) -> Self {
-        let own = self.strategies.get("http").is_some_and(|strategy| !strategy.is_a_placeholder());
-        if own { self.clone() } else { self.register("http", Arc::new(http)) }
+        self.in_place("http", Arc::new(http))
+    }
+
+    /// The same with `strategy` under `name`, where there is none that the program has put there: in place of one that only checks rows.
+    #[must_use]
+    pub fn in_place(&self, name: &str, strategy: Arc<dyn Strategy>) -> Self {
+        let own = self.strategies.get(name).is_some_and(|strategy| !strategy.is_a_placeholder());
+        if own { self.clone() } else { self.register(name, strategy) }
     }
 
     /// The same with `policy` under `name`.

@@ -178,7 +178,7 @@ fn a_strategy_without_an_implementation_is_refused_by_its_name_and_with_those_th
         let error = check(&SetRoute { strategy: strategy.clone(), ..route("mail") }).unwrap_err();
         let ControlError::NotImplemented { strategy: refused, available } = error else { panic!("{name}: {error:?}") };
         assert_eq!(refused, strategy);
-        assert_eq!(available, ["http".into(), "local".into(), "noop".into(), "quic".into()]);
+        assert_eq!(available, ["http".into(), "local".into(), "mcp".into(), "noop".into(), "quic".into()]);
     }
 }
 

@@ -15,8 +15,8 @@
 //! What comes back with a 2xx is the reply. Whatever else is said by a Horos is the same error here as there ([`crate::gateway::problem`]);
 //! of other servers' answers see [`answer`]. Redirects are not followed, and nothing is sent twice.
 
-mod answer;
-mod secret;
+pub mod answer;
+pub mod secret;
 
 use std::{fmt::Write as _, path::PathBuf, sync::Arc, time::Instant};
 
@@ -106,7 +106,7 @@ impl Strategy for Http {
 }
 
 /// Whether `endpoint` is a URL that may stand in a row. Whether it may be reached is decided when it is.
-fn check(endpoint: &str) -> Result<Uri, String> {
+pub(super) fn check(endpoint: &str) -> Result<Uri, String> {
     let wanted = "an absolute URL, such as https://stock.example.org/v1, without a user or password in it";
     let url: Uri = endpoint.parse().map_err(|error| format!("{error}; it is {wanted}"))?;
     let schemed = matches!(url.scheme_str(), Some("http" | "https"));

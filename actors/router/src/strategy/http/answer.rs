@@ -53,8 +53,8 @@ pub(super) async fn of_response(response: Response<ResponseBody>, host: &str) ->
     Failure { error: of_status(parts.status, retry_after.is_some(), own, host), retry_after }
 }
 
-/// What the status of a server that is no Horos means; `own` is its body where that is JSON.
-fn of_status(status: StatusCode, bids_come_back: bool, own: Option<Bytes>, host: &str) -> CallError<Bytes> {
+/// What the status of a server that is no Horos means; `own` is its body where that is JSON, and `bids_come_back` whether it said when.
+pub fn of_status(status: StatusCode, bids_come_back: bool, own: Option<Bytes>, host: &str) -> CallError<Bytes> {
     let text = || Box::<str>::from(format!("{host} answered {}", status.as_u16()));
     match status.as_u16() {
         429 => NoEffect::Overloaded(text()).into(),
@@ -71,7 +71,7 @@ fn of_status(status: StatusCode, bids_come_back: bool, own: Option<Bytes>, host:
 }
 
 /// What it means that there is no response, or not all of it.
-pub(super) fn of_error(error: EgressError, host: &str) -> Failure {
+pub fn of_error(error: EgressError, host: &str) -> Failure {
     let retry_after = error.retry_after();
     let text = || Box::<str>::from(format!("{host}: {error}"));
     let meant = match &error {
@@ -92,7 +92,7 @@ pub(super) fn of_error(error: EgressError, host: &str) -> Failure {
 }
 
 /// When a server wants to be asked again (RFC 9110 §10.2.3): in so many seconds, or at a time of day.
-fn retry_after(headers: &HeaderMap, now: jiff::Timestamp) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap, now: jiff::Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         // More digits than a number has are as good as forever.

@@ -20,7 +20,7 @@ const MAX_LINE: u64 = 4096;
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// A file, and what was in it when it was last read.
-pub(super) struct Secret {
+pub struct Secret {
     path: PathBuf,
     name: Box<str>,
     known: Mutex<Option<(Stamp, HeaderValue)>>,
@@ -39,13 +39,18 @@ struct Stamp {
 
 /// Why it is not used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SecretError {
+#[non_exhaustive]
+pub enum SecretError {
+    /// There is no such file, or it cannot be read.
     #[error("secrets/{0} cannot be read: {1}")]
     Unreadable(Box<str>, io::Error),
+    /// It is a directory, a pipe or a device.
     #[error("secrets/{0} is no file")]
     NotAFile(Box<str>),
+    /// Others may read or write it.
     #[error("secrets/{0} may be read by others (its mode is {1:o}, and is to be 600)")]
     Exposed(Box<str>, u32),
+    /// What is in it is no line.
     #[error("secrets/{0} is not one line of at most {MAX_LINE} visible characters")]
     Malformed(Box<str>),
 }
@@ -71,12 +76,15 @@ impl Stamp {
 
 impl Secret {
     /// The file `name`, which is one without a path in it, in `directory`.
-    pub(super) fn new(directory: &Path, name: &str) -> Self {
+    pub fn new(directory: &Path, name: &str) -> Self {
         Self { path: directory.join(name), name: name.into(), known: Mutex::new(None) }
     }
 
     /// What is in it now. A look at the file's state costs a system call, and reading it, which blocks, is done when that differs.
-    pub(super) fn read(&self) -> Result<HeaderValue, SecretError> {
+    ///
+    /// # Errors
+    /// [`SecretError`]: it is not used, not even what was in it before.
+    pub fn read(&self) -> Result<HeaderValue, SecretError> {
         let unreadable = |error| SecretError::Unreadable(self.name.clone(), error);
         let now = fs::metadata(&self.path).map_err(unreadable)?;
         // Before it is opened: a pipe would not let go.
