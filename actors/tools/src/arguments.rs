@@ -13,7 +13,10 @@ impl Schema {
     /// What is wrong with it, as JSON Pointers into it.
     pub(crate) fn new(schema: &JsonObject) -> Result<Self, Vec<Problem>> {
         let schema = Value::Object(schema.clone());
-        jsonschema::options().build(&schema).map(Self).map_err(|error| vec![Problem::new(error.instance_path().to_string(), error.to_string())])
+        jsonschema::options()
+            .build(&schema)
+            .map(Self)
+            .map_err(|error| vec![Problem::new(error.instance_path().to_string(), error.to_string())])
     }
 
     /// # Errors

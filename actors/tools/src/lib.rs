@@ -44,5 +44,6 @@ pub use self::{
     pass_on::{PassOn, ToNode},
     registry::{Registry, Snapshot, Wrong},
     row::{Problem, Row},
+    strategy::Mcp,
     tools::{Listed, Options, Tools},
 };

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use horos_egress::{BodyError, EgressError, RequestBodyError, ResponseBody};
-use horos_wire::{CallError, NoEffect, Unknown};
+use horos_wire::{CallError, Never, NoEffect, Unknown};
 use http::{
     HeaderMap, Response, StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER},
@@ -71,10 +71,15 @@ pub fn of_status(status: StatusCode, bids_come_back: bool, own: Option<Bytes>, h
 }
 
 /// What it means that there is no response, or not all of it.
-pub fn of_error(error: EgressError, host: &str) -> Failure {
+pub(super) fn of_error(error: EgressError, host: &str) -> Failure {
     let retry_after = error.retry_after();
+    Failure { error: meaning(&error, host).map(|never: Never| match never {}), retry_after }
+}
+
+/// The same, as an error of whatever call it was for.
+pub fn meaning(error: &EgressError, host: &str) -> CallError<Never> {
     let text = || Box::<str>::from(format!("{host}: {error}"));
-    let meant = match &error {
+    match error {
         EgressError::CircuitOpen { retry_after, .. } => NoEffect::CircuitOpen { retry_after: *retry_after }.into(),
         EgressError::RateLimited { .. } | EgressError::Overloaded(_) => NoEffect::Overloaded(text()).into(),
         EgressError::TooLate { .. } => NoEffect::Expired.into(),
@@ -87,8 +92,7 @@ pub fn of_error(error: EgressError, host: &str) -> Failure {
         other if other.may_have_been_sent() => Unknown::PeerLost(text()).into(),
         // Refused, without an address, not reached, not who it should be, or not taken: whatever it was, nobody has seen the request.
         _ => NoEffect::NoRoute(text()).into(),
-    };
-    Failure { error: meant, retry_after }
+    }
 }
 
 /// When a server wants to be asked again (RFC 9110 §10.2.3): in so many seconds, or at a time of day.
