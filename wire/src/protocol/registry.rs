@@ -24,8 +24,8 @@ pub const MAX_WORD: usize = 256;
 pub const MAX_JSON: usize = 64 * 1024;
 /// Longest reason of an edit, in bytes.
 pub const MAX_WHY: usize = 500;
-/// Most rows: twice the ten thousand that clients are served well with.
-pub const MAX_TOOLS: u32 = 20_000;
+/// Most rows: no node serves more.
+pub const MAX_TOOLS: u32 = 10_000;
 /// Most rules: every call looks through them.
 pub const MAX_RULES: u32 = 10_000;
 /// Most entries of a [`ToolList`], a [`ToolHistoryPage`], a [`RuleList`] and an [`ImportTools`].

@@ -88,18 +88,20 @@ pub struct ServedTool {
     pub version: i64,
 }
 
-/// Asks who called what on this node.
+/// Asks who called what on this node, the newest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditAsk {
     /// Calls of this tool.
     pub tool: Option<Box<str>>,
     /// Calls by this caller, as the entries name them.
     pub caller: Option<Box<str>>,
-    /// Calls that ended so: `ok`, or the word for an error.
+    /// Calls that ended so: `ok`, `cancelled`, or the word for an error.
     pub outcome: Option<Box<str>>,
-    /// Those before this one, the newest first: [`AuditPage::next`] of the page before.
+    /// Calls that came no earlier, in milliseconds since 1970.
+    pub since_ms: Option<i64>,
+    /// Those before this one: [`AuditPage::next`] of the page before.
     pub before: Option<i64>,
-    /// Those after this one, the oldest first; for whoever follows. Not together with `before`.
+    /// Those after this one; for whoever follows.
     pub after: Option<i64>,
     /// How many at most; [`PAGE`] is never exceeded.
     pub limit: u32,
@@ -108,37 +110,43 @@ pub struct AuditAsk {
 /// At most [`PAGE`] entries.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditPage {
-    /// The entries: the newest first, or the oldest where [`AuditAsk::after`] was given.
+    /// The entries, the newest first.
     pub entries: Vec<AuditEntry>,
-    /// What to ask for next as [`AuditAsk::before`] or [`AuditAsk::after`]; none when there are no more now.
+    /// What to ask for next as [`AuditAsk::before`]; none when there are no more.
     pub next: Option<i64>,
 }
 
-/// A call, and how it ended.
+/// A call, and how it ended. No argument and no result is in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEntry {
     /// Its number on this node.
     pub id: i64,
-    /// When it ended, in milliseconds since 1970.
+    /// When it came, in milliseconds since 1970.
     pub at_ms: i64,
+    /// The tool that was asked for, known or not.
+    pub tool: Box<str>,
+    /// The tool's version; none where there is no such tool.
+    pub version: Option<i64>,
     /// Who called: a key's id, a token's issuer and user, or a certificate's name.
     pub caller: Box<str>,
     /// How it came: `http`, `quic`, `link` or `command`.
     pub transport: Box<str>,
-    /// Of which tool.
-    pub tool: Box<str>,
-    /// The tool's version; 0 where there is no such tool, and for the program's own.
-    pub version: i64,
-    /// How it ended: `ok`, or the word for an error.
+    /// The session, where it had one.
+    pub session: Option<Box<str>>,
+    /// From where.
+    pub remote: Option<Box<str>>,
+    /// How it ended: `ok`, `cancelled`, or the word for an error.
     pub outcome: Box<str>,
     /// How long it took, in microseconds.
-    pub took_us: u64,
-    /// Bytes of the result.
-    pub bytes: u64,
-    /// What went wrong, in the words that the caller was told; none where nothing did.
-    pub error: Option<Box<str>>,
+    pub took_us: i64,
+    /// The request from outside that it was part of.
+    pub request: Option<Box<str>>,
     /// The trace, as 32 hexadecimal digits.
-    pub trace: Box<str>,
+    pub trace: Option<Box<str>>,
+    /// SHA-256 of its arguments, in hexadecimal digits: by it two calls can be told to be the same.
+    pub arguments: Box<str>,
+    /// Whether it was confirmed, as what is destructive has to be.
+    pub confirmed: bool,
 }
 
 /// Calls a tool in the name of whoever shows the certificate.

@@ -4,10 +4,7 @@
 //! only nodes pass calls on. Such a call is done for whoever the *credential* proves by this node's own look at it, never for whom the other
 //! node names; without a credential it is the other node itself that calls. All of it goes through [`Tools::call`], as everything does.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use futures_util::future::BoxFuture;
 use horos_supervision::{
@@ -20,19 +17,21 @@ use horos_wire::{
     principal::Denied,
     protocol::registry,
     protocol::tools::{
-        AuditAsk, AuditPage, CallTool, ListServed, MAX_ARGUMENTS, MAX_RESULT, MAX_WRONG, NAME, PAGE, PAGE_BYTES, PassOn, ServedList,
-        ServedTool, ToolFailure, ToolResult, Tools as Protocol, ToolsError, ToolsStatus, ToolsStatusAsk, WrongRow,
+        AuditAsk, AuditEntry, AuditPage, CallTool, ListServed, MAX_ARGUMENTS, MAX_RESULT, MAX_WRONG, NAME, PAGE, PAGE_BYTES, PassOn,
+        ServedList, ServedTool, ToolFailure, ToolResult, Tools as Protocol, ToolsError, ToolsStatus, ToolsStatusAsk, WrongRow,
     },
 };
 use rmcp::model::JsonObject;
 
 use super::inbox::{self, Answers, abandoned};
-use crate::{Caller, Credential, Definition, Mode, Tools, Transport, Verify, Who, pass_on::failure};
+use crate::{
+    Caller, Credential, Definition, Mode, Tools, Transport, Verify, Who,
+    audit::{Entry, Filter, Waits, cut},
+    pass_on::failure,
+};
 
 /// What the log is filtered by that is kept of calls.
 const AUDIT: &str = "horos_tools::audit";
-/// For a question about the node itself when its asker sets no sooner deadline.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// The node's tools, as other nodes and people ask for them. Cheap to clone.
 #[derive(Clone)]
@@ -104,31 +103,73 @@ impl Node {
         if !from.role.is_node() {
             return Err(ToolFailure::Denied("only nodes pass calls on".into()));
         }
-        let (who, credential) = match &ask.credential {
-            None => (Who::Node(from.clone()), None),
+        let by = |who, credential| Caller { who, credential, transport: Transport::Link, session: None, remote: None };
+        let caller = match &ask.credential {
+            None => by(Who::Node(from), None),
             Some(shown) => {
                 let credential = Credential(shown.reveal().into());
-                let proved = self.verify.verify(&credential).await.map_err(|why| {
-                    tracing::warn!(target: AUDIT, tool = &*ask.tool, from = %from.name, %why, "a call was passed on with a key or token that proves nobody");
-                    match why {
-                        Denied::Unavailable => ToolFailure::Unavailable(NoEffect::Overloaded("the look at keys and tokens".into())),
-                        // Which of the others it is helps only who guesses.
-                        _ => ToolFailure::Denied("the key or token does not hold".into()),
-                    }
-                })?;
-                (Who::Principal(proved), Some(credential))
+                match self.verify.verify(&credential).await {
+                    Ok(proved) => by(Who::Principal(proved), Some(credential)),
+                    Err(why) => return Err(self.unproved(&by(Who::Node(from), None), &ask.tool, why, &context).await),
+                }
             }
         };
         let arguments = arguments(&ask.arguments)?;
-        let caller = Caller { who, credential, transport: Transport::Link, session: None, remote: None };
-        let output = self.tools.call(&caller, &ask.tool, arguments, in_time(context)).await?;
+        let output = self.tools.call(&caller, &ask.tool, arguments, context).await?;
         Ok(failure::write(&output, MAX_RESULT.min(ask.max_bytes as usize))?)
     }
 
+    /// Written down as the other node's doing, which is all that is proved of it.
+    async fn unproved(&self, node: &Caller, tool: &str, why: Denied, context: &CallContext) -> ToolFailure {
+        tracing::warn!(target: AUDIT, tool, from = &*node.id(), %why, "a call was passed on with a key or token that proves nobody");
+        let mut ticket = self.tools.audit().ticket(node).await;
+        let record = ticket.record();
+        (record.tool, record.trace) = (cut(tool).into(), context.trace);
+        match why {
+            Denied::Unavailable => {
+                ticket.end("unavailable", Waits::No);
+                ToolFailure::Unavailable(NoEffect::Overloaded("the look at keys and tokens".into()))
+            }
+            // Which of the others it is helps only who guesses.
+            _ => {
+                ticket.end("denied", Waits::No);
+                ToolFailure::Denied("the key or token does not hold".into())
+            }
+        }
+    }
+
     async fn audit(&self, ask: AuditAsk) -> Result<AuditPage, ToolsError> {
-        let _ = ask;
-        tokio::task::yield_now().await;
-        Err(ToolsError::Storage("not yet".into()))
+        let AuditAsk { tool, caller, outcome, since_ms: since, before, after, limit } = ask;
+        let limit = usize::try_from(limit).unwrap_or(PAGE).clamp(1, PAGE);
+        let filter = Filter { tool, caller, outcome, since, before, after };
+        // One more, to know whether there is another page.
+        let mut found = self.tools.audit().tail(limit + 1, filter).await.map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "the audit cannot be read");
+            ToolsError::Storage("the audit cannot be read now".into())
+        })?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().filter(|_| more).map(|last| last.id);
+        Ok(AuditPage { entries: found.into_iter().map(entry).collect(), next })
+    }
+}
+
+fn entry(it: Entry) -> AuditEntry {
+    AuditEntry {
+        id: it.id,
+        at_ms: it.at,
+        tool: it.tool,
+        version: it.version,
+        caller: it.caller,
+        transport: it.transport,
+        session: it.session,
+        remote: it.remote,
+        outcome: it.outcome,
+        took_us: it.duration_us,
+        request: it.request,
+        trace: it.trace,
+        arguments: it.arguments,
+        confirmed: it.confirmed,
     }
 }
 
@@ -156,17 +197,6 @@ fn arguments(text: &str) -> Result<JsonObject, ToolFailure> {
         return Err(wrong(format!("they are larger than {MAX_ARGUMENTS} bytes")));
     }
     serde_json::from_str(text).map_err(|error| wrong(format!("they are no JSON object: {error}")))
-}
-
-/// The same with the deadline a little sooner, so that how it ended is told while the other node still waits: a tenth of what is left, and
-/// no more than a journey between continents and back takes.
-fn in_time(mut context: CallContext) -> CallContext {
-    const JOURNEY: Duration = Duration::from_millis(300);
-    if let Some(deadline) = &mut context.deadline {
-        let left = deadline.saturating_duration_since(Instant::now());
-        *deadline -= (left / 10).min(JOURNEY);
-    }
-    context
 }
 
 impl Answers for Node {

@@ -51,6 +51,10 @@ pub struct Filter {
     pub outcome: Option<Box<str>>,
     /// Not older, in milliseconds since 1970.
     pub since: Option<i64>,
+    /// Before the one with this number.
+    pub before: Option<i64>,
+    /// After the one with this number.
+    pub after: Option<i64>,
 }
 
 impl Filter {
@@ -60,6 +64,8 @@ impl Filter {
             && is(&self.caller, &entry.caller)
             && is(&self.outcome, &entry.outcome)
             && self.since.is_none_or(|since| entry.at >= since)
+            && self.before.is_none_or(|before| entry.id < before)
+            && self.after.is_none_or(|after| entry.id > after)
     }
 }
 

@@ -98,10 +98,13 @@ pub(super) fn tail(connection: &Connection, count: usize, filter: &Filter) -> ru
         "SELECT id, at, tool, version, caller, transport, session, remote, outcome, duration_us, request, trace, arguments, confirmed
          FROM mcp_tool_audit
          WHERE (?1 IS NULL OR tool = ?1) AND (?2 IS NULL OR caller = ?2) AND (?3 IS NULL OR outcome = ?3) AND (?4 IS NULL OR at >= ?4)
-         ORDER BY id DESC LIMIT ?5",
+             AND id < ?5 AND id > ?6
+         ORDER BY id DESC LIMIT ?7",
     )?;
     let limit = i64::try_from(count).unwrap_or(i64::MAX);
-    let rows = statement.query_map(rusqlite::params![filter.tool, filter.caller, filter.outcome, filter.since, limit], entry)?;
+    let (before, after) = (filter.before.unwrap_or(i64::MAX), filter.after.unwrap_or(i64::MIN));
+    let rows =
+        statement.query_map(rusqlite::params![filter.tool, filter.caller, filter.outcome, filter.since, before, after, limit], entry)?;
     rows.collect()
 }
 
