@@ -45,13 +45,22 @@ pub struct Options {
     pub keep_alive: Duration,
     /// Where the request came from; a mounted service knows only by what its port has put into the request.
     pub remote: fn(&Extensions) -> Option<SocketAddr>,
+    /// Whose pages may ask, as `https://shop.example.org:443`, any port being `:*`. A request that a browser sends for another
+    /// page is answered 403 (MCP, "Security Warning" of the transport): the same that may read answers from other origins. Default none.
+    pub origins: Vec<String>,
     /// Ends all streams and sessions, and refuses what comes after.
     pub drain: CancellationToken,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_body: MAX_BODY, keep_alive: Duration::from_secs(15), remote: |_| None, drain: CancellationToken::new() }
+        Self {
+            max_body: MAX_BODY,
+            keep_alive: Duration::from_secs(15),
+            remote: |_| None,
+            origins: Vec::new(),
+            drain: CancellationToken::new(),
+        }
     }
 }
 
@@ -73,7 +82,10 @@ impl fmt::Debug for Service {
 /// MCP over HTTP by the handlers that `factory` makes: one a request, or one a session, so it should make them cheaply.
 pub fn service<H: ServerHandler>(factory: impl Fn() -> H + Clone + Send + Sync + 'static, options: Options) -> Service {
     let config = StreamableHttpServerConfig::default()
+        // Under which names a node is reached only whoever stands before it knows.
         .disable_allowed_hosts()
+        .with_allowed_origins(options.origins.clone())
+        .enforce_origin_validation()
         .with_json_response(true)
         .with_sse_keep_alive(Some(options.keep_alive))
         .with_max_request_body_bytes(options.max_body)
