@@ -1,0 +1,172 @@
+//! What a client hears.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use quinn::{RecvStream, SendStream};
+use rmcp::{
+    RoleClient,
+    model::{
+        CallToolResult, GetExtensions as _, JsonRpcError, JsonRpcMessage, JsonRpcResponse, RequestId, ServerNotification, ServerRequest,
+        ServerResult,
+    },
+    service::{InboundStreamOrigin, RxJsonRpcMessage},
+};
+use serde::Deserialize;
+use tokio::sync::oneshot;
+
+use super::{
+    super::{
+        MAX_MESSAGE, Reset, STREAMS, STRIKES,
+        close::Ended,
+        lines::Lines,
+        message::{self, Envelope, INVALID, Kind, Refusal},
+    },
+    Inner, unanswered,
+};
+
+/// The code of an error of this side's own making: the answer was lost.
+const LOST: i32 = -32603;
+
+/// Reads the first stream until it ends, and with it the session.
+pub(super) async fn first(inner: Arc<Inner>, receive: RecvStream) {
+    let mut lines = Lines::new(receive, inner.options.stalled);
+    lines.allow(MAX_MESSAGE, inner.large.clone());
+    let mut strikes = 0;
+    while let Ok(Some(line)) = lines.next().await {
+        match read(&inner, &line, None) {
+            Ok(message) => {
+                strikes = 0;
+                if inner.inbox.send(message).await.is_err() {
+                    return;
+                }
+            }
+            Err(refusal) => {
+                tracing::debug!(code = refusal.code, what = %refusal.message, "the server said something else");
+                strikes += 1;
+                if strikes >= STRIKES {
+                    break;
+                }
+            }
+        }
+    }
+    if inner.connection.close_reason().is_none() {
+        // A server that ends the stream closes the connection next and says why; one that does not is left.
+        let closed = inner.connection.closed();
+        if tokio::time::timeout(std::time::Duration::from_secs(1), closed).await.is_err() {
+            Ended::violation("the session's stream ended").close(&inner.connection);
+        }
+    }
+}
+
+/// Reads what comes for one request on its stream.
+pub(super) async fn answer(inner: Arc<Inner>, id: RequestId, mut send: SendStream, receive: RecvStream, stop: oneshot::Receiver<()>) {
+    let mut lines = Lines::new(receive, inner.options.stalled);
+    lines.allow(MAX_MESSAGE, inner.large.clone());
+    let heard = async {
+        loop {
+            let line = match lines.next().await {
+                Ok(Some(line)) => line,
+                Ok(None) => return Err("the server ended the stream without an answer; the outcome is unknown"),
+                Err(_) => return Err("the answer did not come whole; the outcome is unknown"),
+            };
+            match read(&inner, &line, Some(&id)) {
+                Ok(message) => {
+                    let last = matches!(message, JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_));
+                    if inner.inbox.send(message).await.is_err() || last {
+                        return Ok(());
+                    }
+                }
+                Err(refusal) => {
+                    tracing::debug!(code = refusal.code, what = %refusal.message, "the server said something else");
+                    return Err("the server answered with something else; the outcome is unknown");
+                }
+            }
+        }
+    };
+    let heard = tokio::select! {
+        heard = heard => heard,
+        Ok(()) = stop => {
+            inner.pending.lock().remove(&id);
+            lines.stop(Reset::Cancelled);
+            let _ = send.reset(Reset::Cancelled.code());
+            return;
+        }
+    };
+    if let Err(what) = heard
+        && inner.pending.lock().remove(&id).is_some()
+        && inner.connection.close_reason().is_none()
+    {
+        lines.stop(Reset::Cancelled);
+        // It fails when nobody waits any more.
+        let _ = inner.inbox.send(unanswered(id, LOST, what)).await;
+    }
+}
+
+/// A message of the server's; on a request's stream, of `request`'s.
+fn read(inner: &Inner, line: &[u8], request: Option<&RequestId>) -> Result<RxJsonRpcMessage<RoleClient>, Refusal> {
+    let envelope = Envelope::read(line)?;
+    match &envelope.kind {
+        Kind::Answer { id, result } => {
+            let told = id.and_then(message::id_of);
+            // On its own stream it is clear which request is meant, though the server could not tell its id.
+            let id = request.cloned().or(told);
+            let pending = id.as_ref().and_then(|id| inner.pending.lock().remove(id));
+            match result {
+                Ok(result) => {
+                    let id = id.ok_or_else(|| Refusal::new(INVALID, "an answer without an id"))?;
+                    let result = answered(result, pending.is_some_and(|pending| pending.call))?;
+                    agreed(inner, &result);
+                    Ok(JsonRpcMessage::Response(JsonRpcResponse { jsonrpc: Default::default(), id, result }))
+                }
+                Err(error) => {
+                    let error = serde_json::from_str(error).map_err(|_| Refusal::new(INVALID, "an error that is none"))?;
+                    Ok(JsonRpcMessage::Error(JsonRpcError { jsonrpc: Default::default(), id, error }))
+                }
+            }
+        }
+        Kind::Notification { .. } => {
+            let notification: ServerNotification = envelope.whole()?;
+            Ok(JsonRpcMessage::notification(notification))
+        }
+        Kind::Request { id, .. } => {
+            let mut asked: ServerRequest = envelope.whole()?;
+            if let Some(request) = request {
+                asked.extensions_mut().insert(InboundStreamOrigin::OutboundRequest(request.clone()));
+            }
+            let id = message::id_of(id).ok_or_else(|| Refusal::new(INVALID, "an id that is none"))?;
+            Ok(JsonRpcMessage::request(asked, id))
+        }
+    }
+}
+
+/// A result. That of a tool's call is read as one at once, unless it says that it is something else.
+fn answered(result: &str, call: bool) -> Result<ServerResult, Refusal> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Complete {
+        result_type: Option<Box<str>>,
+    }
+    let wrong = |_| Refusal::new(INVALID, "a result that is none");
+    if call {
+        let complete: Complete = serde_json::from_str(result).map_err(wrong)?;
+        if complete.result_type.is_none_or(|kind| *kind == *"complete")
+            && let Ok(result) = serde_json::from_str::<CallToolResult>(result)
+        {
+            return Ok(ServerResult::CallToolResult(result));
+        }
+    }
+    serde_json::from_str(result).map_err(wrong)
+}
+
+/// Notes whether the server agrees to streams.
+fn agreed(inner: &Inner, result: &ServerResult) {
+    let capabilities = match result {
+        ServerResult::InitializeResult(result) => &result.capabilities,
+        ServerResult::DiscoverResult(result) => &result.capabilities,
+        _ => return,
+    };
+    let agreed = capabilities.experimental.as_ref().is_some_and(|experimental| experimental.contains_key(STREAMS));
+    if agreed && inner.options.streams {
+        inner.streams.store(true, Ordering::Relaxed);
+    }
+}

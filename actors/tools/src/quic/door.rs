@@ -1,0 +1,505 @@
+//! The door: who comes in, how many, and how long a session lasts.
+//!
+//! The link's endpoint hands connections of [`super::ALPNS`] over ([`AlpnHandler`]); a connection is one session, and everything that runs
+//! for it ends with the future that [`AlpnHandler::serve`] returns.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use horos_link::{AlpnHandler, Handlers, tls::Tls};
+use parking_lot::Mutex;
+use quinn::{Connection, SendStream, VarInt};
+use rmcp::ServerHandler;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ALPNS,
+    auth::{self, Proof, Unproved},
+    bounds::{Bounds, Meter, Times},
+    close::Ended,
+    lines::{LineError, Lines},
+    message::{self, Envelope, INVALID, Kind, PARSE, Refusal},
+    outbox,
+    session::{INBOX, Opening, Session},
+    streams,
+    transport::ServerTransport,
+};
+use crate::{Caller, Credential, Verify};
+
+/// What is granted to a peer that was proved: what it may have sent and we not read, beyond a stranger's mebibyte.
+const WINDOW: u32 = 32 << 20;
+/// What we may have written and such a peer not acknowledged.
+const SEND_WINDOW: u64 = 8 << 20;
+
+/// What a door is made with.
+#[derive(Clone)]
+pub struct Options {
+    /// Tells what a certificate proves.
+    pub tls: Arc<Tls>,
+    /// Tells what a key or a token proves.
+    pub verify: Arc<dyn Verify>,
+    /// How much.
+    pub bounds: Bounds,
+    /// How long.
+    pub times: Times,
+    /// Where sessions and their handlers run; where QUIC is driven if there is none.
+    pub runtime: Option<Handle>,
+}
+
+impl Options {
+    /// The defaults.
+    pub fn new(tls: Arc<Tls>, verify: Arc<dyn Verify>) -> Self {
+        Self { tls, verify, bounds: Bounds::default(), times: Times::default(), runtime: None }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("bounds", &self.bounds).field("times", &self.times).finish_non_exhaustive()
+    }
+}
+
+/// Serves a session's requests until its transport ends.
+type Serve = dyn Fn(ServerTransport, CancellationToken) -> BoxFuture<'static, Result<(), Ended>> + Send + Sync;
+
+/// What a door's sessions share.
+pub(super) struct Shared {
+    pub(super) options: Options,
+    pub(super) unread: Arc<Meter>,
+    pub(super) in_hand: Arc<Meter>,
+    pub(super) large: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    addresses: Counts<IpAddr>,
+    sessions: Counts<Box<str>>,
+    /// How many there are.
+    open: watch::Sender<usize>,
+    /// Until when they are to have ended.
+    drain: watch::Sender<Option<Instant>>,
+    serve: Box<Serve>,
+}
+
+/// The door. Cheap to clone.
+#[derive(Clone)]
+pub struct Door(Arc<Shared>);
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Door({} sessions)", self.sessions())
+    }
+}
+
+impl Door {
+    /// A door to what `factory` makes: a handler a session, so it should make them cheaply. Each request that reaches one carries an
+    /// `Arc<Caller>` in its extensions.
+    pub fn new<H: ServerHandler>(factory: impl Fn() -> H + Send + Sync + 'static, options: Options) -> Self {
+        let serve = move |transport: ServerTransport, over: CancellationToken| -> BoxFuture<'static, Result<(), Ended>> {
+            let handler = factory();
+            Box::pin(async move {
+                let service = rmcp::service::serve_server_with_ct(handler, transport, over).await.map_err(|error| {
+                    tracing::debug!(%error, "a session did not begin");
+                    Ended::violation("the session did not begin")
+                })?;
+                // It ends with the transport, or with the token.
+                let _ = service.waiting().await;
+                Ok(())
+            })
+        };
+        let bounds = &options.bounds;
+        Self(Arc::new(Shared {
+            unread: Meter::new(bounds.all_unread),
+            in_hand: Meter::new(bounds.all_in_hand),
+            large: Arc::new(Semaphore::new(bounds.all_large)),
+            connections: Arc::new(Semaphore::new(bounds.connections)),
+            strangers: Arc::new(Semaphore::new(bounds.strangers)),
+            addresses: Counts::default(),
+            sessions: Counts::default(),
+            open: watch::Sender::new(0),
+            drain: watch::Sender::new(None),
+            serve: Box::new(serve),
+            options,
+        }))
+    }
+
+    /// What [`Handlers`] want for one name.
+    pub fn handler(&self) -> Arc<dyn AlpnHandler> {
+        Arc::new(self.clone())
+    }
+
+    /// The door under both its names.
+    pub fn handlers(&self) -> Handlers {
+        ALPNS.iter().map(|alpn| (alpn.to_vec(), self.handler())).collect()
+    }
+
+    /// Sessions that are open.
+    pub fn sessions(&self) -> usize {
+        *self.0.open.borrow()
+    }
+
+    /// Takes no more requests, and returns when those in hand are answered and all sessions have ended; what is left at `until` is cut.
+    pub async fn drain(&self, until: std::time::Instant) {
+        self.0.drain.send_replace(Some(until.into()));
+        let mut open = self.0.open.subscribe();
+        // A moment more for the last words.
+        let parting = self.0.options.times.parting;
+        let _ = timeout_at(Instant::from(until) + parting, open.wait_for(|open| *open == 0)).await;
+    }
+}
+
+impl AlpnHandler for Door {
+    fn serve(&self, connection: Connection) -> BoxFuture<'static, ()> {
+        let shared = self.0.clone();
+        let served = async move {
+            let open = Open::new(shared.clone());
+            let ended = Box::pin(shared.session(&connection)).await;
+            ended.close(&connection);
+            drop(open);
+        };
+        match &self.0.options.runtime {
+            None => Box::pin(served),
+            Some(runtime) => {
+                let task = Working(runtime.spawn(served));
+                Box::pin(async move {
+                    // A task that fails has dropped the connection by that.
+                    let _ = task.wait().await;
+                })
+            }
+        }
+    }
+
+    fn connections(&self) -> usize {
+        self.0.options.bounds.connections
+    }
+
+    fn refuse(&self, connection: &Connection) {
+        Ended::limit("no more connections").close(connection);
+    }
+}
+
+/// A task that ends with whoever waits for it.
+struct Working(JoinHandle<()>);
+
+impl Working {
+    async fn wait(mut self) -> Result<(), tokio::task::JoinError> {
+        (&mut self.0).await
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.open.send_modify(|open| *open += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.send_modify(|open| *open -= 1);
+    }
+}
+
+/// A peer that was proved, and what it said first.
+struct Admitted {
+    send: SendStream,
+    lines: Lines,
+    line: Bytes,
+    proof: Proof,
+    caller: Arc<Caller>,
+    id: Arc<str>,
+}
+
+impl Shared {
+    /// Serves a connection, and says how it ends.
+    async fn session(self: Arc<Self>, connection: &Connection) -> Ended {
+        const STOPPING: Ended = Ended::done("the server is stopping");
+        if self.drain.borrow().is_some() {
+            return STOPPING;
+        }
+        let Ok(_place) = self.connections.clone().try_acquire_owned() else { return Ended::limit("no more connections") };
+        let mut drain = self.drain.subscribe();
+        let admitted = tokio::select! {
+            admitted = self.admit(connection) => admitted,
+            _ = drain.wait_for(Option::is_some) => Err(STOPPING),
+        };
+        let admitted = match admitted {
+            Ok(admitted) => admitted,
+            Err(ended) => return ended,
+        };
+        let principal = admitted.caller.id().into_owned().into_boxed_str();
+        let Some(_turn) = self.sessions.enter(principal, self.options.bounds.sessions) else {
+            return Ended::limit("too many sessions of one principal");
+        };
+        connection.set_receive_window(VarInt::from_u32(WINDOW));
+        connection.set_send_window(SEND_WINDOW);
+        self.serve(connection, admitted, drain).await
+    }
+
+    /// Finds out who it is.
+    async fn admit(&self, connection: &Connection) -> Result<Admitted, Ended> {
+        let Options { tls, verify, times, bounds, .. } = &self.options;
+        let by_certificate = auth::certificate(tls, connection)?;
+        // A flood of those who are nobody keeps out nobody who has a certificate.
+        let _stranger = if by_certificate.is_none() { Some(self.stranger(connection.remote_address().ip(), bounds)?) } else { None };
+        let (mut send, receive) = timeout(times.handshake, connection.accept_bi())
+            .await
+            .map_err(|_| Ended::violation("no stream was opened"))?
+            .map_err(|_| Ended::done("gone"))?;
+        let mut lines = Lines::new(receive, times.line);
+        match timeout(times.handshake, lines.magic()).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(_))) => return Err(Ended::violation("invalid magic bytes: expected MCP1")),
+            Ok(Err(_)) | Err(_) => return Err(Ended::violation("no magic bytes: expected MCP1")),
+        }
+        let line = match timeout(times.handshake, lines.next()).await {
+            Ok(Ok(Some(line))) => line,
+            Ok(Ok(None)) => return Err(Ended::done("nothing was asked")),
+            Ok(Err(LineError::TooLarge)) => {
+                part(&mut send, &streams::too_large(), times).await;
+                return Err(Ended::violation("message too large"));
+            }
+            Ok(Err(LineError::Truncated | LineError::Busy | LineError::Gone(_))) => return Err(Ended::done("gone")),
+            Ok(Err(LineError::Stalled)) | Err(_) => {
+                part(&mut send, &Refusal::new(PARSE, "parse error: no request came in time"), times).await;
+                return Err(Ended::violation("no request came in time"));
+            }
+        };
+        let proof = match by_certificate {
+            Some(proof) => proof,
+            None => match shown(&line) {
+                Ok(credential) => Proof::Shown(credential),
+                Err(refusal) => {
+                    let ended = if refusal.code == message::UNAUTHENTICATED { Ended::UNAUTHENTICATED } else { Ended::violation("no request") };
+                    part(&mut send, &refusal, times).await;
+                    return Err(ended);
+                }
+            },
+        };
+        let asked = timeout(times.handshake, auth::who(&proof, tls, &**verify)).await.unwrap_or(Err(Unproved::Unavailable));
+        let who = match asked {
+            Ok(who) => who,
+            Err(unproved) => {
+                let refusal = unproved.refusal();
+                let id = Envelope::read(&line).ok().and_then(|envelope| match envelope.kind {
+                    Kind::Request { id, .. } => Some(id.into()),
+                    Kind::Notification { .. } | Kind::Answer { .. } => None,
+                });
+                part(&mut send, &Refusal { id, ..refusal }, times).await;
+                return Err(Ended::UNAUTHENTICATED);
+            }
+        };
+        let id = session_id();
+        let caller = auth::caller(who, &proof, &id, connection.remote_address());
+        Ok(Admitted { send, lines, line, proof, caller, id })
+    }
+
+    /// A place for one who is nobody yet.
+    fn stranger(&self, address: IpAddr, bounds: &Bounds) -> Result<(OwnedSemaphorePermit, Turn<IpAddr>), Ended> {
+        const FULL: Ended = Ended::limit("too many connections that have proved nobody");
+        let place = self.strangers.clone().try_acquire_owned().map_err(|_| FULL)?;
+        let turn = self.addresses.enter(network(address), bounds.strangers_per_address).ok_or(FULL)?;
+        Ok((place, turn))
+    }
+
+    /// Serves a peer that was proved.
+    async fn serve(self: Arc<Self>, connection: &Connection, admitted: Admitted, mut drain: watch::Receiver<Option<Instant>>) -> Ended {
+        let Admitted { mut send, mut lines, line, proof, caller, id } = admitted;
+        let times = self.options.times.clone();
+        let (inbox, incoming) = mpsc::channel(INBOX);
+        let (first, mut waiting) = mpsc::channel(outbox::QUEUE);
+        let opening = Opening { shared: self.clone(), connection: connection.clone(), caller, proof, id, inbox, first };
+        let session = Session::new(opening);
+        let over = CancellationToken::new();
+        // Whatever runs for the session is told to end when this future does.
+        let _over = over.clone().drop_guard();
+        let mut serving = (self.serve)(ServerTransport { session: session.clone(), inbox: incoming }, over.clone());
+        let mut further = Working2(tokio::spawn(streams::further(session.clone())));
+        let mut last_words = None;
+        let ended = {
+            let reading = async {
+                match streams::first(&session, &mut lines, line).await {
+                    Ok(()) => {
+                        session.settle().await;
+                        session.end().await;
+                        std::future::pending().await
+                    }
+                    Err(ended) => ended,
+                }
+            };
+            let writing = outbox::run(&mut send, &mut waiting, times.stalled);
+            let draining = async {
+                let until = drain.wait_for(Option::is_some).await.ok().and_then(|until| *until);
+                let Some(until) = until else { return std::future::pending().await };
+                let _ = timeout_at(until, session.settle()).await;
+                Ended::done("the server is stopping")
+            };
+            tokio::pin!(reading, writing, draining);
+            tokio::select! {
+                served = &mut serving => served.err().unwrap_or(Ended::done("the session ended")),
+                (refusal, ended) = &mut reading => { last_words = refusal; ended }
+                failed = &mut writing => match failed {
+                    Err(outbox::Failed::Stalled) => Ended::limit("answers are not read"),
+                    Err(outbox::Failed::Stopped(_) | outbox::Failed::Gone) | Ok(()) => Ended::done("the first stream was stopped"),
+                },
+                ended = &mut further.0 => ended.unwrap_or(Ended::done("the session ended")),
+                ended = &mut draining => ended,
+                ended = watch_over(&session, &times) => ended,
+                _ = connection.closed() => Ended::done("gone"),
+            }
+        };
+        over.cancel();
+        if connection.close_reason().is_none() {
+            self.part_first(&session, &mut send, &mut waiting, last_words).await;
+        }
+        ended
+    }
+
+    /// Writes what still waits and the last words, and waits until the peer has them.
+    async fn part_first(&self, session: &Session, send: &mut SendStream, waiting: &mut mpsc::Receiver<outbox::Out>, words: Option<Refusal>) {
+        let times = &self.options.times;
+        waiting.close();
+        let parting = async {
+            outbox::run(send, waiting, times.stalled).await?;
+            if let Some(words) = words
+                && let Ok(out) = session.unread.out(words.line(), None)
+            {
+                outbox::write_one(send, &out, times.stalled).await?;
+            }
+            outbox::finish(send, times.parting).await;
+            Ok::<_, outbox::Failed>(())
+        };
+        let _ = timeout(times.parting, parting).await;
+    }
+}
+
+/// A task that ends with its owner.
+struct Working2(JoinHandle<Ended>);
+
+impl Drop for Working2 {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Ends a session that is idle, or whose proof no longer holds though it asks for nothing.
+async fn watch_over(session: &Session, times: &Times) -> Ended {
+    /// Twelve times the age of a proof by default: an idle session is told of nothing but that a list has changed.
+    const EVERY: Duration = Duration::from_secs(60);
+    let every = EVERY.min(times.idle / 4).max(Duration::from_millis(1));
+    let mut ticks = interval_at(Instant::now() + every, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if session.idle().is_some_and(|idle| idle >= times.idle) {
+            return Ended::done("idle");
+        }
+        // Nobody is cut off because it cannot be told now; no request of its is let through meanwhile.
+        if let Err(Unproved::Denied) = session.reprove().await {
+            return Ended::UNAUTHENTICATED;
+        }
+    }
+}
+
+/// What the first request shows.
+fn shown(line: &[u8]) -> Result<Credential, Refusal> {
+    let envelope = Envelope::read(line)?;
+    let Kind::Request { id, method } = &envelope.kind else {
+        return Err(Refusal::new(INVALID, "invalid request: the first message must be a request"));
+    };
+    let nobody = || Unproved::Denied.refusal().of(id);
+    let mut request = envelope.request(method).map_err(|_| nobody())?;
+    let key = message::take_key(&mut request).filter(|key| !key.is_empty()).ok_or_else(nobody)?;
+    Ok(Credential(key.into()))
+}
+
+/// Says a last word on a stream on which nothing was said.
+async fn part(send: &mut SendStream, refusal: &Refusal, times: &Times) {
+    let said = async {
+        if send.write_all(&refusal.line()).await.is_ok() {
+            outbox::finish(send, times.parting).await;
+        }
+    };
+    let _ = timeout(times.parting, said).await;
+}
+
+/// Nobody guesses it: 128 bits.
+fn session_id() -> Arc<str> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the system has random numbers");
+    let mut id = String::with_capacity(37);
+    id.push_str("quic_");
+    for byte in bytes {
+        use std::fmt::Write as _;
+        let _ = write!(id, "{byte:02x}");
+    }
+    id.into()
+}
+
+/// A network of IPv6 is one place: who has an address there has them all.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+/// How many there are of each.
+struct Counts<K>(Arc<Mutex<HashMap<K, usize>>>);
+
+impl<K> Default for Counts<K> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K: Clone + Eq + std::hash::Hash> Counts<K> {
+    /// One more, while there are fewer than `most`.
+    fn enter(&self, key: K, most: usize) -> Option<Turn<K>> {
+        let mut counts = self.0.lock();
+        let count = counts.entry(key.clone()).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Turn { counts: self.0.clone(), key })
+    }
+}
+
+/// One of them.
+struct Turn<K: Eq + std::hash::Hash> {
+    counts: Arc<Mutex<HashMap<K, usize>>>,
+    key: K,
+}
+
+impl<K: Eq + std::hash::Hash> Drop for Turn<K> {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock();
+        if let Some(count) = counts.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.key);
+            }
+        }
+    }
+}
