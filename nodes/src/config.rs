@@ -10,6 +10,7 @@ mod advertise;
 mod data_dir;
 mod http;
 mod layers;
+mod mcp;
 mod problem;
 mod reader;
 mod sections;
@@ -33,6 +34,7 @@ pub(crate) use data_dir::open_to_others;
 pub use data_dir::{DataDir, DataDirError, create_private};
 pub use http::{Control, Http, HttpLimits, HttpTimeouts, HttpTls, Network, NetworkError, WebOrigin, WebOriginError};
 pub use layers::{MAX_FILE, PREFIX};
+pub use mcp::{Mcp, WebServer, WebServerError};
 pub use problem::{MAX_PROBLEMS, Origin, Problem, Problems, nearest};
 pub use reader::MAX_LISTED;
 pub use sections::{Cluster, Drain, Egress, Identity, Layout, Limits, Listen, Liveness, Log, LogFormat, Node, Runtime, Store, Synchronous};
@@ -97,6 +99,8 @@ pub struct Config {
     pub control: Control,
     /// See [`Egress`]; files are resolved against `data`.
     pub egress: Egress,
+    /// See [`Mcp`].
+    pub mcp: Mcp,
 }
 
 /// Where a configuration comes from.
@@ -177,6 +181,7 @@ impl Config {
             http_timeouts: HttpTimeouts::default(),
             control: Control::default(),
             egress: Egress::default(),
+            mcp: Mcp::default(),
         }
     }
 
@@ -255,6 +260,7 @@ impl Config {
                 HttpTimeouts::KEY => self.http_timeouts.read(&mut reader),
                 Control::KEY => self.control.read(&mut reader),
                 Egress::KEY => self.egress.read(&mut reader),
+                Mcp::KEY => self.mcp.read(&mut reader),
                 _ => {
                     let seeds = reader.raw("seeds");
                     reader.finish();
@@ -376,6 +382,7 @@ impl Config {
             one(&self.http_timeouts),
             one(&self.control),
             one(&self.egress),
+            one(&self.mcp),
         ]
     }
 }

@@ -32,6 +32,8 @@ const STUCK_AFTER: std::time::Duration = std::time::Duration::from_secs(10);
 pub(crate) struct NodeKeys {
     /// What the port asks.
     pub(crate) authenticator: Arc<dyn Authenticator>,
+    /// What whoever else comes in from outside is proved by.
+    pub(crate) verifier: Verifier,
     /// What is to be supervised.
     pub(crate) children: Vec<ChildSpec>,
 }
@@ -61,7 +63,7 @@ pub(crate) fn lay(config: &Config, exchange: &Exchange, databases: &Databases, c
         children.push(service(exchange, &Handle::current(), ServiceSpec::new(NAME.parse().expect("a literal name")), open)?);
     }
     children.push(mirror(exchange, owner, databases, &verifier, conditions));
-    Ok(NodeKeys { authenticator: Arc::new(Port(verifier)), children })
+    Ok(NodeKeys { authenticator: Arc::new(Port(verifier.clone())), verifier, children })
 }
 
 /// The database that has the tables of keys here, and all that is in it; `owner` is none on the owner itself.

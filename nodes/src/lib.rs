@@ -25,6 +25,7 @@ pub mod render;
 mod router;
 pub mod sync;
 mod threads;
+mod tools;
 mod up;
 
 // A user's crate depends on this one alone.

@@ -5,7 +5,9 @@
 //! ├─ data          rest for one: what is below is opened anew when the store was
 //! │  ├─ store      the databases' writers and readers, each file apart
 //! │  ├─ keys       the replica of the keys; on the owner of control.db, horos.keys and horos.control
+//! │  ├─ router     routes, breakers, calls by route
 //! │  ├─ services   the users' services, on threads of their own
+//! │  ├─ tools      rows that are tools, the audit of who called them
 //! │  ├─ http       opens what users serve over HTTP
 //! │  └─ sync       publications, with a feed for each subscriber, and replicas
 //! ├─ node          horos.node and horos.cluster
@@ -36,6 +38,7 @@ use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::Horos,
@@ -78,6 +81,8 @@ pub(crate) enum NodeError {
     #[error(transparent)]
     Router(#[from] crate::router::RouterError),
     #[error(transparent)]
+    Tools(#[from] crate::tools::ToolsError),
+    #[error(transparent)]
     Control(#[from] crate::control::FilesError),
     #[error(transparent)]
     Start(#[from] horos_supervision::StartError),
@@ -105,6 +110,7 @@ pub(crate) struct RunningNode {
     address: SocketAddr,
     address_file: PathBuf,
     drain: Drain,
+    tools: CancellationToken,
     stopping: config::Drain,
     /// Dropped last.
     _threads: (Arc<Threads>, HttpThreads),
@@ -166,6 +172,7 @@ impl RunningNode {
         tokio::time::sleep(self.stopping.notice).await;
         let until = Instant::now() + self.stopping.timeout;
         self.drain.go(Phase::Draining { until });
+        self.tools.cancel();
         self.doors.drain(until).await;
         self.close().await;
         self.root.stop().await;

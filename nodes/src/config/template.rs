@@ -25,6 +25,7 @@ pub(crate) const KEYS: &[&str] = &[
     "http-timeouts",
     "control",
     "egress",
+    "mcp",
 ];
 
 /// What `init` was told.

@@ -26,6 +26,7 @@ use crate::{
     router::{self, Laid},
     sync::{self, Here, Owner, SyncLayout},
     threads::{HttpThreads, MAX_DEFAULT, Threads},
+    tools,
 };
 
 /// The condition that holds once the node has started.
@@ -77,11 +78,15 @@ impl RunningNode {
             owner: Owner::of(&config, &layout, tls.clone())?,
             router,
         };
-        let NodeKeys { authenticator, mut children } = keys::lay(&config, &exchange, &parts.databases, &conditions)?;
+        let NodeKeys { authenticator, verifier, mut children } = keys::lay(&config, &exchange, &parts.databases, &conditions)?;
         children.extend(control::lay(&config, &exchange, &parts.databases, parts.router.strategies())?);
         let keys = SupervisorSpec::new("keys", Strategy::OneForOne, children);
         let services = SupervisorSpec::new("services", Strategy::OneForOne, horos.children(config.node.role, &parts)?);
-        let (mounts, openers) = horos.mounts(config.node.role, &parts)?;
+        let tools::Laid { children: tooling, mounts: tool_mounts, drain: tools_drain } =
+            tools::lay(&config, &exchange, &parts.databases, verifier)?;
+        let tooling = SupervisorSpec::new("tools", Strategy::OneForOne, tooling);
+        let (mut mounts, openers) = horos.mounts(config.node.role, &parts)?;
+        mounts.extend(tool_mounts);
         let mounted = SupervisorSpec::new("http", Strategy::OneForOne, openers);
         let (listeners, udp) = bound.split();
         let edge_parts = EdgeParts {
@@ -134,6 +139,7 @@ impl RunningNode {
             ("root/data/router", routing.handle()),
             ("root/data/router/breakers", breakers),
             ("root/data/services", services.handle()),
+            ("root/data/tools", tooling.handle()),
             ("root/data/http", mounted.handle()),
             ("root/data/sync", syncing.handle()),
             ("root/node", admin.handle()),
@@ -146,6 +152,7 @@ impl RunningNode {
             keys.into_child(),
             routing.into_child(),
             services.into_child(),
+            tooling.into_child(),
             mounted.into_child(),
             syncing.into_child(),
         ];
@@ -171,7 +178,8 @@ impl RunningNode {
         peers.set_ready(true);
         tracing::info!(node = %exchange.node().to_uri(), %address, http = %insight.http.join(" "), incarnation = %exchange.incarnation(),
             ms = started.elapsed().as_millis() as u64, "ready");
-        Ok(Self { root, doors, address, address_file, drain, stopping: config.drain, _threads: (threads, http_threads) })
+        let threads = (threads, http_threads);
+        Ok(Self { root, doors, address, address_file, drain, tools: tools_drain, stopping: config.drain, _threads: threads })
     }
 }
 

@@ -1,0 +1,93 @@
+//! The section of the Model Context Protocol: who may come by it, and how much is taken on.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use super::{ByteSize, WebOrigin, ms, reader::section, secs};
+
+section! {
+    /// Tools for language models, by the Model Context Protocol: at /mcp, and over QUIC on this node's addresses.
+    pub struct Mcp = "mcp" {
+        /// Whether this node serves tools at all.
+        enabled = "enabled": bool = true;
+        /// Web pages of other origins that may use /mcp, such as `https://chat.example.org`. Requests of a browser's page that is not
+        /// listed are refused; programs send no origin.
+        allowed_origins = "allowed-origins": Vec<WebOrigin> = Vec::new();
+        /// Servers that give out the tokens which are believed here, told to clients that ask where to get one (RFC 9728), such as
+        /// `https://login.example.org`.
+        authorization_servers = "authorization-servers": Vec<WebServer> = Vec::new();
+        /// Sessions over HTTP and over QUIC, each; at the limit nobody new is taken.
+        sessions = "sessions": u32 = 1_024, within 1..=65_536;
+        /// A session that says nothing for so long is ended.
+        idle = "idle": Duration = secs(300), within secs(1)..=secs(86_400);
+        /// Calls of tools in hand at a time; more are refused.
+        calls = "calls": u32 = 512, within 1..=65_536;
+        /// Of them, of one caller.
+        calls_per_caller = "calls-per-caller": u32 = 128, within 1..=65_536;
+        /// The largest result of a call.
+        result = "result": ByteSize = ByteSize::mib(1), within ByteSize::kib(16)..=ByteSize::mib(8);
+        /// Calls that are kept in the audit, the newest.
+        audit = "audit": u32 = 100_000, within 1_000..=10_000_000;
+        /// When a node stops, calls in hand get so long of `drain.timeout`'s time before their connections are closed.
+        drain = "drain": Duration = ms(5_000), within ms(0)..=secs(300);
+    }
+}
+
+/// The address of a server as OAuth names its issuers (RFC 8414 §2): `https`, a host, perhaps a path, and nothing behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebServer(pub(crate) Box<str>);
+
+/// Why a text is no [`WebServer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected an address such as \"https://login.example.org\", without ? and #")]
+pub struct WebServerError;
+
+impl FromStr for WebServer {
+    type Err = WebServerError;
+    fn from_str(text: &str) -> Result<Self, WebServerError> {
+        // The characters of RFC 3986 that need no escape, and escapes; a user or a password has none of these colons' places.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'/' | b'%');
+        match text.strip_prefix("https://") {
+            Some(rest) if !rest.is_empty() && !rest.starts_with('/') && text.len() <= 512 && rest.bytes().all(plain) => {
+                Ok(Self(text.into()))
+            }
+            _ => Err(WebServerError),
+        }
+    }
+}
+
+impl fmt::Display for WebServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Sources};
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_gives_out_tokens_is_named_by_https_and_without_a_user() {
+        for good in ["https://login.example.org", "https://login.example.org:8443/realms/shop", "https://[::1]:8443"] {
+            assert_eq!(good.parse::<WebServer>().unwrap().to_string(), good);
+        }
+        for bad in
+            ["", "https://", "https:///x", "http://login.example.org", "https://ana@login.example.org", "https://a/?b", "https://a b"]
+        {
+            assert_eq!(bad.parse::<WebServer>(), Err(WebServerError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_section_is_read_from_the_file_and_from_variables() {
+        let environment = vec![("HOROS__MCP__CALLS".into(), "8".into()), ("HOROS__MCP__ENABLED".into(), "false".into())];
+        let sources = Sources { environment, ..Sources::default() };
+        let text =
+            "mcp: {allowed-origins: [\"https://chat.example.org\"], authorization-servers: \"https://a.example, https://b.example\"}\n";
+        let config = Config::from_text(&sources, text).unwrap().mcp;
+        assert_eq!((config.enabled, config.calls, config.allowed_origins.len(), config.authorization_servers.len()), (false, 8, 1, 2));
+        let told = Config::from_text(&Sources::default(), "mcp: {sessions: 0, idle: 1ms, result: 1GiB, tools: yes}\n").unwrap_err();
+        assert_eq!(told.iter().count(), 4, "{told}");
+    }
+}
