@@ -189,6 +189,11 @@ impl Drop for Process {
         let _ = self.child.wait();
         guard::release(self.group);
         if std::thread::panicking() {
+            let lines = self.lines();
+            // A panic's backtrace is longer than what is shown, and why it panicked stands before it.
+            for (at, _) in lines.iter().enumerate().filter(|(_, line)| line.contains(" panicked at ")) {
+                eprintln!("{}: {}", self.name, lines[at..lines.len().min(at + 3)].join("\n  | "));
+            }
             eprintln!("{}: last output:\n{}", self.name, self.output.tail(SHOWN));
         }
     }

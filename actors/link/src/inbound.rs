@@ -32,7 +32,10 @@ use parking_lot::Mutex;
 use quinn::RecvStream;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::link::{Link, Room};
+use crate::{
+    link::{Link, Room},
+    streams::read_rest,
+};
 
 /// What one read takes from a stream at most: a GRO batch.
 const CHUNK: usize = 64 * 1024;
@@ -525,15 +528,15 @@ pub(crate) async fn read_body(link: Arc<Link>, mut stream: RecvStream) {
     let Ok(room) = room.await else { return };
     *hold.room.lock() = Some(room);
     drop(hold);
-    // One byte more than announced is read as too long, not as whole.
-    match stream.read_to_end(length).await {
-        Ok(body) if body.len() == length => {
+    // One byte more than announced is too long, and not whole.
+    match read_rest(&mut stream, length).await {
+        Some(body) if body.len() == length => {
             if let Work::Encoded { body: place, .. } = &mut post.work {
                 *place = body.into();
             }
             target.arrived(id, Some(post));
         }
-        Ok(_) | Err(quinn::ReadToEndError::TooLong | quinn::ReadToEndError::Read(_)) => {
+        _ => {
             // Given up by its sender: nothing was done.
             target.arrived(id, None);
             post.refuse(NoEffect::Malformed("the body ended before its announced length".into()));

@@ -36,6 +36,7 @@ use crate::{
     },
     link::{Limits, Link},
     peer::Side,
+    streams::read_rest,
     tls::Tls,
 };
 
@@ -490,8 +491,8 @@ impl Peers {
 
     pub(crate) async fn gossip_from(&self, link: &Arc<Link>, mut stream: RecvStream) {
         // Gossip tolerates loss: one that dawdles does not hold its stream.
-        let read = tokio::time::timeout(GOSSIP_WITHIN, stream.read_to_end(crate::membership::MAX_MESSAGE)).await;
-        if let Ok(Ok(message)) = read
+        let read = tokio::time::timeout(GOSSIP_WITHIN, read_rest(&mut stream, crate::membership::MAX_MESSAGE)).await;
+        if let Ok(Some(message)) = read
             && link.caller.node().role.is_node()
         {
             self.gossip.received(link, message);

@@ -80,6 +80,25 @@ pub(crate) async fn read_type(stream: &mut RecvStream) -> Option<Type> {
     Type::from_byte(byte[0])
 }
 
+/// What is taken of a stream at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// The rest of a stream, of at most `limit` bytes; none when it is longer, was given up or is lost.
+///
+/// In its order, as its type was read. `RecvStream::read_to_end` takes it in any, and quinn-proto 0.11.19 gives out anew what has been
+/// read in order already and had come twice: more than was sent, and a panic where bytes are counted.
+pub(crate) async fn read_rest(stream: &mut RecvStream, limit: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.read_chunk(CHUNK, true).await.ok()? {
+        if bytes.len() + chunk.bytes.len() > limit {
+            let _ = stream.stop(0u32.into());
+            return None;
+        }
+        bytes.extend_from_slice(&chunk.bytes);
+    }
+    Some(bytes)
+}
+
 /// Resets a stream that is given up before its end, where quinn's own drop would end it as if it were whole.
 pub(crate) struct ResetOnDrop<'a> {
     stream: &'a mut SendStream,
