@@ -1,8 +1,11 @@
 //! A tool that is right: what is listed of it, how its arguments are checked, and what runs.
 
+mod texts;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use rmcp::model::{JsonObject, Tool, ToolAnnotations};
+use serde_json::Value;
 
 use crate::{Problem, Run, arguments::Schema};
 
@@ -14,6 +17,10 @@ pub const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 pub const MAX_NAME: usize = 128;
 /// Longest description, in bytes; the Go system's figure.
 pub const MAX_DESCRIPTION: usize = 1024;
+/// Longest title, in bytes.
+pub const MAX_TITLE: usize = 256;
+/// Longest category and longest group, in bytes.
+pub const MAX_LABEL: usize = 64;
 
 /// What a tool may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,21 +91,8 @@ impl Definition {
     /// # Errors
     /// Everything wrong with it.
     pub fn new(spec: Spec, run: Arc<dyn Run>) -> Result<Self, Vec<Problem>> {
-        let mut problems = Vec::new();
-        let mut schema = |at: &str, text: &JsonObject| match Schema::new(text) {
-            Ok(schema) => Some(schema),
-            Err(mut found) => {
-                for problem in &mut found {
-                    problem.at = format!("{at}{}", problem.at).into();
-                }
-                problems.append(&mut found);
-                None
-            }
-        };
-        let input = schema("input_schema", &spec.input);
-        let output = spec.output.as_ref().and_then(|output| schema("output_schema", output));
-        problems.extend(check_texts(&spec));
-        let Some(input) = input.filter(|_| problems.is_empty()) else { return Err(problems) };
+        let (schemas, problems) = schemas(&spec);
+        let Some((input, output)) = schemas.filter(|_| problems.is_empty()) else { return Err(problems) };
         let Behaviour { mode, destructive, idempotent } = spec.behaviour;
         let mut tool = Tool::new(spec.name.to_string(), spec.description.to_string(), Arc::new(spec.input.clone()));
         tool.title = spec.title.as_deref().map(str::to_owned);
@@ -110,14 +104,48 @@ impl Definition {
         });
         Ok(Self { spec, tool, run, input, output })
     }
+
+    /// Everything wrong with what `spec` says.
+    pub(crate) fn problems(spec: &Spec) -> Vec<Problem> {
+        schemas(spec).1
+    }
+
+    /// The arguments of a call as the tool takes them: whole numbers are integers where it says so.
+    ///
+    /// # Errors
+    /// What is wrong with them, as JSON Pointers.
+    pub fn arguments(&self, mut arguments: JsonObject) -> Result<JsonObject, Vec<Problem>> {
+        self.input.exact(&mut arguments)?;
+        let arguments = Value::Object(arguments);
+        self.input.check(&arguments)?;
+        let Value::Object(arguments) = arguments else { unreachable!("it was made one above") };
+        Ok(arguments)
+    }
+
+    /// Whether `result` is what the tool says it answers; anything is, where it says nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it, as JSON Pointers.
+    pub fn result(&self, result: &Value) -> Result<(), Vec<Problem>> {
+        self.output.as_ref().map_or(Ok(()), |output| output.check(result))
+    }
 }
 
-/// What no name and no description may have in it: see `row.rs` for rows; the program's own are held to the same.
-fn check_texts(spec: &Spec) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    if spec.name.is_empty() || spec.name.len() > MAX_NAME || !spec.name.bytes().all(plain) {
-        problems.push(Problem::new("tool_name", format!("a name is 1 to {MAX_NAME} of a-z, A-Z, 0-9, _, - and .")));
+/// The schemas of `spec`, if they are right, and everything that is wrong with it.
+fn schemas(spec: &Spec) -> (Option<(Schema, Option<Schema>)>, Vec<Problem>) {
+    let mut problems = texts::check(spec);
+    if spec.timeout.is_zero() || spec.timeout > MAX_TIMEOUT {
+        problems.push(Problem::new("timeout_ms", format!("is not from 1 to {}", MAX_TIMEOUT.as_millis())));
     }
-    problems
+    let mut schema = |column: &str, text: &JsonObject| match Schema::new(text) {
+        Ok(schema) => Some(schema),
+        Err(found) => {
+            let placed = |problem: Problem| Problem { at: format!("{column}{}", problem.at).into(), what: problem.what };
+            problems.extend(found.into_iter().map(placed));
+            None
+        }
+    };
+    let input = schema("input_schema", &spec.input);
+    let output = spec.output.as_ref().and_then(|output| schema("output_schema", output));
+    (input.map(|input| (input, output)), problems)
 }

@@ -24,7 +24,7 @@ mod pass_on;
 mod policy;
 pub mod quic;
 mod registry;
-mod reload;
+pub mod reload;
 mod row;
 mod schema;
 mod search;
@@ -42,8 +42,10 @@ pub use self::{
     error::ToolError,
     kind::{Call, Kind, Kinds, Made, Output, Run},
     pass_on::{PassOn, ToNode},
-    registry::{Registry, Snapshot, Wrong},
+    policy::{Policy, Rule, View},
+    registry::{MAX_TOOLS, Registry, Snapshot, Taken, Wrong},
     row::{Problem, Row},
+    schema::TOOLS_MIGRATIONS,
     strategy::Mcp,
     tools::{Listed, Options, Tools},
 };

@@ -9,6 +9,8 @@ pub struct Row {
     pub name: Box<str>,
     /// What it belongs to.
     pub category: Box<str>,
+    /// What people call it, where the row says.
+    pub title: Option<Box<str>>,
     /// What it does, for people and models.
     pub description: Box<str>,
     /// JSON Schema of its arguments.
@@ -21,6 +23,10 @@ pub struct Row {
     pub handler_config: Box<str>,
     /// `readonly` or `readwrite`.
     pub mode: Box<str>,
+    /// 1 if what it does cannot be taken back.
+    pub destructive: i64,
+    /// 1 if doing it twice is doing it once.
+    pub idempotent: i64,
     /// Tools of two groups are not for one session.
     pub group: Box<str>,
     /// Longest run, in milliseconds.
@@ -29,6 +35,26 @@ pub struct Row {
     pub version: i64,
     /// Seconds since 1970.
     pub updated_at: i64,
+}
+
+impl Row {
+    /// Its texts, by their columns.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [
+            ("tool_name", Some(&*self.name)),
+            ("tool_category", Some(&*self.category)),
+            ("title", self.title.as_deref()),
+            ("description", Some(&*self.description)),
+            ("input_schema", Some(&*self.input_schema)),
+            ("output_schema", self.output_schema.as_deref()),
+            ("handler_type", Some(&*self.handler_type)),
+            ("handler_config", Some(&*self.handler_config)),
+            ("mode", Some(&*self.mode)),
+            ("group_tag", Some(&*self.group)),
+        ]
+        .into_iter()
+        .filter_map(|(column, text)| Some((column, text?)))
+    }
 }
 
 /// What is wrong, and where.
