@@ -130,6 +130,17 @@ impl Registry {
         &self.0.kinds
     }
 
+    /// Whether `row` would be taken up: what is looked at before it is written.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn check(&self, row: &Row) -> Result<(), Vec<Problem>> {
+        if self.0.own.contains_key(&row.name) {
+            return Err(vec![Problem::new("tool_name", "a tool of the program has that name")]);
+        }
+        making::make(&self.0.kinds, row).map(drop)
+    }
+
     /// Makes `rows` the tools in force, beside the program's own, and `rules` the policy.
     pub fn take(&self, rows: Vec<Row>, rules: Vec<Rule>) -> Taken {
         let read: Result<_, std::convert::Infallible> =

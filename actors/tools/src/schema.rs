@@ -370,4 +370,4 @@ const TOOLS: Migration = Migration {
 
 /// Tools and what belongs to them, on the owner of `control.db`. Others have tables in that file as well: whoever joins the lists puts
 /// them in order of their numbers.
-pub const TOOLS_MIGRATIONS: &[Migration] = &[TOOLS];
+pub const TOOLS_MIGRATIONS: &[Migration] = &[TOOLS, crate::admin::RULE_HISTORY];
