@@ -1,7 +1,7 @@
 //! `control.db`: what all nodes go by. One BO owns it (`control.owner`), every other node keeps a replica that it only reads.
 //!
-//! The owner's file holds the keys ([`crate::keys`]), and the routes with all that belongs to them ([`horos_router::admin`]); here is only
-//! which file is which, and what of it comes from whom. The others have two files: `keys.db`, which the keys' own mirror writes, and
+//! The owner's file holds the keys ([`crate::keys`]), the routes with all that belongs to them ([`horos_router::admin`]), and the tools
+//! ([`crate::tools`]); here is only which file is which, and what of it comes from whom. The others have two files: `keys.db`, which the keys' own mirror writes, and
 //! `control.db`, which is the replica of what [`crate::sync::control`] publishes for their role. So no key is in any other node's
 //! `control.db`, and on an FO nothing of a route but what it needs.
 //!
@@ -17,6 +17,7 @@ use horos_router::{
 };
 use horos_store::migrations::{Migration, Migrations};
 use horos_supervision::{ChildSpec, Context, Exchange, ServiceSpec, exchange::RegisterError, service as hosted};
+use horos_tools::TOOLS_MIGRATIONS;
 use horos_wire::protocol::control::NAME;
 use tokio::runtime::Handle;
 
@@ -33,20 +34,23 @@ pub(crate) const READERS: usize = 1;
 
 /// All that is in the owner's file, in the order of their numbers: whatever comes next, whosever it is, has a number above them all.
 pub(crate) const MIGRATIONS: Migrations = {
-    const COUNT: usize = KEYS_MIGRATIONS.len() + ROUTES_MIGRATIONS.len();
+    const OF: [&[Migration]; 3] = [KEYS_MIGRATIONS, ROUTES_MIGRATIONS, TOOLS_MIGRATIONS];
+    const COUNT: usize = OF[0].len() + OF[1].len() + OF[2].len();
     const ALL: [Migration; COUNT] = {
         let mut all = [KEYS_MIGRATIONS[0]; COUNT];
-        let (mut at, mut key, mut route) = (0, 0, 0);
+        // How many of each have been taken.
+        let (mut at, mut taken) = (0, [0; OF.len()]);
         while at < COUNT {
-            let keys_turn = key < KEYS_MIGRATIONS.len()
-                && (route == ROUTES_MIGRATIONS.len() || KEYS_MIGRATIONS[key].version < ROUTES_MIGRATIONS[route].version);
-            if keys_turn {
-                all[at] = KEYS_MIGRATIONS[key];
-                key += 1;
-            } else {
-                all[at] = ROUTES_MIGRATIONS[route];
-                route += 1;
+            let (mut whose, mut next) = (0, OF.len());
+            while whose < OF.len() {
+                let left = taken[whose] < OF[whose].len();
+                if left && (next == OF.len() || OF[whose][taken[whose]].version < OF[next][taken[next]].version) {
+                    next = whose;
+                }
+                whose += 1;
             }
+            all[at] = OF[next][taken[next]];
+            taken[next] += 1;
             assert!(at == 0 || all[at - 1].version < all[at].version, "two migrations of control.db have the same number");
             at += 1;
         }

@@ -20,6 +20,10 @@ use horos_store::{
     writer::{Writer, WriterConfig},
 };
 use horos_supervision::{ChildSpec, Exchange, SupervisorHandle, exchange::RegisterError};
+use horos_tools::{
+    Mcp,
+    client::{Clients, Ways, patient},
+};
 use tokio::runtime::Handle;
 
 use crate::{config::Config, control, databases::Databases, sync::waiting};
@@ -47,6 +51,8 @@ pub(crate) struct Laid {
     pub(crate) children: Vec<ChildSpec>,
     /// The supervisor of the breakers' actors, which is among it.
     pub(crate) breakers: SupervisorHandle,
+    /// That of the clients of other people's MCP servers.
+    pub(crate) servers: SupervisorHandle,
 }
 
 /// The router of a node, attached to its exchange, and what is to run; nothing does before.
@@ -60,8 +66,11 @@ pub(crate) fn lay(
     conditions: &Conditions,
     strategies: &Strategies,
 ) -> Result<Laid, RouterError> {
-    let egress = Egress::new(egress(config))?;
-    let strategies = strategies.reaching_out(Http::new(egress, config.data.join(SECRETS)));
+    let out = Egress::new(egress(config))?;
+    let secrets = config.data.join(SECRETS);
+    // Other people's tools work for long and tell of changes for ever, so they are reached by connections of their own.
+    let clients = Clients::new(Ways::new(Egress::new(patient(egress(config)))?));
+    let strategies = strategies.reaching_out(Http::new(out, &secrets)).in_place("mcp", Arc::new(Mcp::new(clients.clone(), secrets)));
     let writer = Writer::new(WriterConfig::new(databases.options(FILE), store::MIGRATIONS));
     let told = {
         let conditions = conditions.clone();
@@ -79,17 +88,20 @@ pub(crate) fn lay(
     let runtime = Handle::current();
     let by_endpoint = breakers.supervisor();
     let breakers = by_endpoint.handle();
+    let by_server = clients.supervisor();
+    let servers = by_server.handle();
     let mut children = vec![
         writer.child(&format!("{FILE}:writer")),
         by_endpoint.into_child(),
+        by_server.into_child(),
         reload::child(router.clone(), path, watcher.clone()),
         status::child(exchange, &runtime, router.clone())?,
         calls::child(exchange, router.clone())?,
     ];
     if control::is_owner(config) {
-        children.push(follow(watcher, databases.clone()));
+        children.push(follow("follow-routes", watcher, databases.clone()));
     }
-    Ok(Laid { router, children, breakers })
+    Ok(Laid { router, children, breakers, servers })
 }
 
 fn egress(config: &Config) -> EgressOptions {
@@ -110,9 +122,9 @@ fn egress(config: &Config) -> EgressOptions {
     }
 }
 
-/// Has the routes looked at after each commit of this node's own writer, and not only when their time comes.
-fn follow(watcher: Watcher, databases: Databases) -> ChildSpec {
-    waiting("follow-routes", move || {
+/// Has `control.db` looked at after each commit of this node's own writer, and not only when its time comes.
+pub(crate) fn follow(name: &str, watcher: Watcher, databases: Databases) -> ChildSpec {
+    waiting(name, move || {
         let (watcher, databases) = (watcher.clone(), databases.clone());
         async move {
             databases.writer(control::FILE).await.nudge_on_commit(&watcher.nudge());

@@ -331,7 +331,7 @@ impl ResolvesClientCert for Own {
     }
 }
 
-/// Shows nodes the node's own certificate, and others what the public is to see.
+/// Shows nodes, and whoever else has a certificate of the cluster, the node's own certificate, and others what the public is to see.
 #[derive(Debug)]
 struct ByProtocol {
     own: Own,
@@ -341,8 +341,11 @@ struct ByProtocol {
 impl ResolvesServerCert for ByProtocol {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // The nodes' protocol comes first in our preference, so whoever offers it beside others speaks it.
-        let node = hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN));
-        if node { Some(self.own.key()) } else { self.public.resolve(hello) }
+        let offers = |wanted: &[u8]| hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == wanted));
+        // Of the protocols beside it, those of programs: who has a certificate of the cluster dials by [`Tls::client`], which names nobody.
+        // Clients of the web name a host, or have only its address, by HTTP/3.
+        let holder = hello.server_name().is_none() && !offers(b"h3");
+        if offers(ALPN) || holder { Some(self.own.key()) } else { self.public.resolve(hello) }
     }
 }
 

@@ -12,6 +12,7 @@ use horos_link::{
     tls::{Expected, Tls},
 };
 use horos_supervision::{ChildSpec, SupervisorHandle};
+use horos_tools::quic::Door as McpDoor;
 use horos_wire::{NodeId, session::Liveness};
 
 use super::NodeError;
@@ -77,6 +78,8 @@ pub(super) struct Udp {
 /// What is served over QUIC besides the nodes' protocol.
 pub(super) struct Quic {
     pub(super) http3: Http3,
+    /// MCP, for the cluster's address and the public's.
+    pub(super) mcp: Option<McpDoor>,
     /// Protocols of nodes that are not ours, for the cluster's address.
     pub(super) others: Handlers,
 }
@@ -88,6 +91,7 @@ pub(super) struct Doors {
     edge: Edge,
     /// None where there is no TLS: HTTP/3 is never without.
     http3: Option<Http3>,
+    mcp: Option<McpDoor>,
 }
 
 /// The protocol's name in TLS (RFC 9114 §3.1).
@@ -104,9 +108,12 @@ impl Doors {
         mut parts: LinkParts,
         sessions: SupervisorHandle,
     ) -> Result<Self, NodeError> {
-        let Quic { http3, others } = quic;
+        let Quic { http3, mcp, others } = quic;
         let http3 = (config.http.tls != HttpTls::Plain).then_some(http3);
-        let handlers = |plane| -> Handlers { http3.iter().map(|http3| (H3.to_vec(), http3.door(plane))).collect() };
+        let handlers = |plane| -> Handlers {
+            let http3 = http3.iter().map(|http3| (H3.to_vec(), http3.door(plane)));
+            http3.chain(mcp.iter().flat_map(McpDoor::handlers)).collect()
+        };
         parts.public = http3.is_some().then(|| edge.certificates());
         let plane = if udp.public.is_some() { Plane::Cluster } else { Plane::Both };
         let link = horos_link::Config { advertise, ..link_config(config)? };
@@ -115,7 +122,7 @@ impl Doors {
             .public
             .filter(|_| http3.is_some())
             .map(|socket| PublicEndpoint::open(socket, admission(config), edge.certificates(), handlers(Plane::Public)));
-        Ok(Self { endpoint, public: public.transpose()?, edge, http3 })
+        Ok(Self { endpoint, public: public.transpose()?, edge, http3, mcp })
     }
 
     /// HTTP's part of the tree.
@@ -148,7 +155,12 @@ impl Doors {
                 let _ = tokio::time::timeout_at(until.into(), http3.emptied()).await;
             }
         };
-        tokio::join!(self.edge.drained(until), http3, self.endpoint.peers().drain(until));
+        let mcp = async {
+            if let Some(mcp) = &self.mcp {
+                mcp.drain(until).await;
+            }
+        };
+        tokio::join!(self.edge.drained(until), http3, mcp, self.endpoint.peers().drain(until));
     }
 
     /// Closes whatever is left.

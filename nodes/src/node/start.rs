@@ -65,7 +65,8 @@ impl RunningNode {
             Here { exchange: &exchange, runtime: &runtime, tls: &tls, data: &config.data, databases: &databases, conditions: &conditions };
         let (node_sync, syncing) = sync::lay(&layout, &config.control.owner, here)?;
         let syncing = SupervisorSpec::new("sync", Strategy::OneForOne, syncing);
-        let Laid { router, children: routing, breakers } = router::lay(&config, &exchange, &databases, &conditions, horos.strategies())?;
+        let Laid { router, children: routing, breakers, servers } =
+            router::lay(&config, &exchange, &databases, &conditions, horos.strategies())?;
         let routing = SupervisorSpec::new("router", Strategy::OneForOne, routing);
         let parts = Parts {
             exchange: exchange.clone(),
@@ -82,8 +83,8 @@ impl RunningNode {
         children.extend(control::lay(&config, &exchange, &parts.databases, parts.router.strategies())?);
         let keys = SupervisorSpec::new("keys", Strategy::OneForOne, children);
         let services = SupervisorSpec::new("services", Strategy::OneForOne, horos.children(config.node.role, &parts)?);
-        let tools::Laid { children: tooling, mounts: tool_mounts, drain: tools_drain } =
-            tools::lay(&config, &exchange, &parts.databases, verifier)?;
+        let here = tools::Here { exchange: &exchange, databases: &parts.databases, tls: &tls, verifier, runtime: http_threads.handle() };
+        let tools::Laid { children: tooling, mounts: tool_mounts, door, drain: tools_drain } = tools::lay(&config, here)?;
         let tooling = SupervisorSpec::new("tools", Strategy::OneForOne, tooling);
         let (mut mounts, openers) = horos.mounts(config.node.role, &parts)?;
         mounts.extend(tool_mounts);
@@ -111,7 +112,7 @@ impl RunningNode {
             release: env!("CARGO_PKG_VERSION"),
             public: None,
         };
-        let doors = Doors::open(&config, udp, advertise, edge, Quic { http3, others }, link_parts, sessions.handle())?;
+        let doors = Doors::open(&config, udp, advertise, edge, Quic { http3, mcp: door, others }, link_parts, sessions.handle())?;
         let peers = doors.endpoint.peers().clone();
         let insight = Insight {
             exchange: exchange.clone(),
@@ -138,6 +139,7 @@ impl RunningNode {
             ("root/data/keys", keys.handle()),
             ("root/data/router", routing.handle()),
             ("root/data/router/breakers", breakers),
+            ("root/data/router/mcp-clients", servers),
             ("root/data/services", services.handle()),
             ("root/data/tools", tooling.handle()),
             ("root/data/http", mounted.handle()),

@@ -32,6 +32,32 @@ fn name(role: Role) -> String {
     format!("{RESERVED}{role}")
 }
 
+/// What every node serves tools by. Where a tool's data is, and by which statement it is asked for, an FO that has a replica needs too.
+const TOOLS: &[&str] = &[
+    "tool_name",
+    "tool_category",
+    "title",
+    "description",
+    "input_schema",
+    "output_schema",
+    "handler_type",
+    "handler_config",
+    "mode",
+    "destructive",
+    "idempotent",
+    "group_tag",
+    "timeout_ms",
+    "is_active",
+    "version",
+    "updated_at",
+];
+/// Who may use them.
+const RULES: &[&str] = &["policy_id", "tool_name", "role", "effect"];
+
+fn names(columns: &[&str]) -> Vec<String> {
+    columns.iter().map(|column| (*column).to_owned()).collect()
+}
+
 /// What nodes of `role` have of the routes and of the breakers that people force. An FO has `policy`, which says what it needs of `config`,
 /// in place of it; who edited what, and what a route was before, goes to nobody.
 fn filter(role: Role) -> FilterSpec {
@@ -43,7 +69,12 @@ fn filter(role: Role) -> FilterSpec {
     };
     let routes = table(&["service_name", "strategy", "endpoint", "config", "policy", "updated_at"]);
     let breakers = table(&["service_name", "endpoint", "forced", "resets", "updated_at"]);
-    let partial_tables = BTreeMap::from([("routes".to_owned(), routes), ("breakers".to_owned(), breakers)]);
+    let partial_tables = BTreeMap::from([
+        ("routes".to_owned(), routes),
+        ("breakers".to_owned(), breakers),
+        ("mcp_tools_registry".to_owned(), PartialTable { columns: names(TOOLS), condition: Some("is_active IS NOT 0".to_owned()) }),
+        ("mcp_tool_policy".to_owned(), PartialTable { columns: names(RULES), condition: None }),
+    ]);
     FilterSpec { partial_tables, ..FilterSpec::default() }
 }
 
@@ -95,7 +126,7 @@ mod tests {
     use crate::control::MIGRATIONS;
 
     #[test]
-    fn what_is_published_is_routes_and_forced_breakers_and_to_an_fo_no_configuration() {
+    fn what_is_published_is_routes_forced_breakers_and_tools_and_to_an_fo_no_configuration_of_routes() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join(FILE);
         MIGRATIONS.apply(&mut Connection::open(&file).unwrap()).unwrap();
@@ -103,12 +134,16 @@ mod tests {
             let spec = filter(role);
             check(&file, &spec).unwrap_or_else(|error| panic!("{role}: {error}"));
             assert!(spec.full_tables.is_empty() && spec.filtered_tables.is_empty());
-            assert_eq!(spec.partial_tables.keys().collect::<Vec<_>>(), ["breakers", "routes"]);
+            assert_eq!(spec.partial_tables.keys().collect::<Vec<_>>(), ["breakers", "mcp_tool_policy", "mcp_tools_registry", "routes"]);
             let routes = &spec.partial_tables["routes"];
             assert_eq!(routes.columns.contains(&"config".to_owned()), role == Role::Bo);
             assert!(routes.columns.contains(&"policy".to_owned()));
-            for table in spec.partial_tables.values() {
-                assert_eq!(table.condition.is_some(), role == Role::Fo);
+            for table in ["breakers", "routes"] {
+                assert_eq!(spec.partial_tables[table].condition.is_some(), role == Role::Fo);
+            }
+            // Who made a tool or a rule, and when, is nobody's else.
+            for table in ["mcp_tools_registry", "mcp_tool_policy"] {
+                assert!(!spec.partial_tables[table].columns.iter().any(|column| column.starts_with("created")));
             }
         }
     }
