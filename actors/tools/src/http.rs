@@ -1,7 +1,16 @@
 //! Streamable HTTP, as a tower service for the node's port.
 //!
-//! The port proves who asks and puts an `Arc<Principal>` into the request; what comes without one is answered 401 with the way to a key or
-//! token (RFC 9728), and reaches no handler.
+//! The port proves who asks and puts an `Arc<Principal>` into the request. What comes without one is answered 401 with the way to a key or
+//! token (RFC 9728) and reaches no handler. What a browser's page sends has to come from where this is served, or from an origin that is
+//! named. From there on rmcp speaks the protocol; what it does not know is kept here: whose a session is, how many there may be
+//! (`sessions`), and that what proved the caller goes no further than into the [`Caller`].
+//!
+//! Requests of 2026-07-28 have no session and are answered in JSON, unless something has to be streamed. Requests of the earlier versions
+//! have one, and are answered as events.
+
+mod origin;
+mod sessions;
+mod well_known;
 
 use std::{
     convert::Infallible,
@@ -12,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use ::http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use ::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use horos_wire::principal::Principal;
@@ -22,14 +31,21 @@ use http_body_util::{
 };
 use rmcp::{
     ServerHandler,
-    transport::{StreamableHttpServerConfig, StreamableHttpService, streamable_http_server::session::local::LocalSessionManager},
+    model::ProtocolVersion,
+    transport::{StreamableHttpServerConfig, StreamableHttpService, streamable_http_server::session::local::SessionConfig},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{Caller, Credential, Transport, Who};
+use sessions::{Sessions, Visit};
+pub use well_known::{Resource, WellKnown, well_known};
 
 /// Largest body of a request, in bytes; rmcp's own figure.
 pub const MAX_BODY: usize = 4 << 20;
+
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+const KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Incoming = UnsyncBoxBody<Bytes, BoxError>;
@@ -39,16 +55,29 @@ pub type Body = BoxBody<Bytes, Infallible>;
 /// How MCP is served over HTTP.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Largest body of a request, in bytes.
+    /// Largest body of a request, in bytes. Default [`MAX_BODY`].
     pub max_body: usize,
-    /// How often a stream on which nothing happens says so, so that no proxy takes it for dead.
+    /// How often a stream on which nothing happens says so, so that no proxy takes it for dead. Default 15 s.
     pub keep_alive: Duration,
+    /// Most sessions. Default 4,096; an idle one takes some 20 KiB.
+    pub sessions: usize,
+    /// Most sessions of one principal; one more ends that which was idle longest. Default 64: clients forget to end theirs.
+    pub sessions_of_one: usize,
+    /// A session without a request for so long is over. Default 30 min: many clients do not begin a new one when theirs is over, and
+    /// people think.
+    pub session_idle: Duration,
+    /// Names under which this is served (`shop.example`, `shop.example:8443`). With any, only these are answered. Without, a page in a
+    /// browser is answered only where it asked an address or this machine: only a name can be made to lead here from another site (DNS
+    /// rebinding).
+    pub hosts: Vec<String>,
+    /// Origins whose pages may ask besides those served here: `https://inspector.example`, or `http://localhost:*` for any port. The same
+    /// that may read answers from other origins.
+    pub origins: Vec<String>,
+    /// Where a 401 sends who has no key or token; a port that answers 401 itself has to say so as well.
+    pub resource: Resource,
     /// Where the request came from; a mounted service knows only by what its port has put into the request.
     pub remote: fn(&Extensions) -> Option<SocketAddr>,
-    /// Whose pages may ask, as `https://shop.example.org:443`, any port being `:*`. A request that a browser sends for another
-    /// page is answered 403 (MCP, "Security Warning" of the transport): the same that may read answers from other origins. Default none.
-    pub origins: Vec<String>,
-    /// Ends all streams and sessions, and refuses what comes after.
+    /// Ends all streams and sessions, and begins none.
     pub drain: CancellationToken,
 }
 
@@ -57,8 +86,13 @@ impl Default for Options {
         Self {
             max_body: MAX_BODY,
             keep_alive: Duration::from_secs(15),
-            remote: |_| None,
+            sessions: 4_096,
+            sessions_of_one: 64,
+            session_idle: Duration::from_secs(30 * 60),
+            hosts: Vec::new(),
             origins: Vec::new(),
+            resource: Resource::default(),
+            remote: |_| None,
             drain: CancellationToken::new(),
         }
     }
@@ -68,34 +102,49 @@ type Serve = dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + S
 
 /// MCP over HTTP. Cheap to clone.
 #[derive(Clone)]
-pub struct Service {
-    options: Arc<Options>,
-    serve: Arc<Serve>,
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    options: Options,
+    origins: origin::Rules,
+    sessions: Arc<Sessions>,
+    /// rmcp's service, whose type says which handler it has.
+    serve: Box<Serve>,
 }
 
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Service").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Service").field("options", &self.0.options).finish_non_exhaustive()
     }
 }
 
 /// MCP over HTTP by the handlers that `factory` makes: one a request, or one a session, so it should make them cheaply.
 pub fn service<H: ServerHandler>(factory: impl Fn() -> H + Clone + Send + Sync + 'static, options: Options) -> Service {
     let config = StreamableHttpServerConfig::default()
-        // Under which names a node is reached only whoever stands before it knows.
+        // Both are looked at here, before it is asked.
         .disable_allowed_hosts()
-        .with_allowed_origins(options.origins.clone())
-        .enforce_origin_validation()
+        .disable_allowed_origins()
         .with_json_response(true)
         .with_sse_keep_alive(Some(options.keep_alive))
         .with_max_request_body_bytes(options.max_body)
         .with_cancellation_token(options.drain.clone());
-    let inner = StreamableHttpService::new(move || Ok(factory()), Arc::new(LocalSessionManager::default()), config);
+    let mut session = SessionConfig::default();
+    session.keep_alive = Some(options.session_idle);
+    let sessions = Arc::new(Sessions::new(session, options.sessions, options.sessions_of_one));
+    let rmcp = StreamableHttpService::new(move || Ok(factory()), sessions.clone(), config);
     let serve = move |request| -> BoxFuture<'static, Response<Body>> {
-        let inner = inner.clone();
-        Box::pin(async move { inner.handle(request).await })
+        let rmcp = rmcp.clone();
+        Box::pin(async move { rmcp.handle(request).await })
     };
-    Service { options: Arc::new(options), serve: Arc::new(serve) }
+    let origins = origin::Rules::new(&options.hosts, &options.origins);
+    Service(Arc::new(Inner { options, origins, sessions, serve: Box::new(serve) }))
+}
+
+impl Service {
+    /// Sessions that there are.
+    pub fn sessions(&self) -> usize {
+        self.0.sessions.count()
+    }
 }
 
 impl<B> tower::Service<Request<B>> for Service
@@ -112,39 +161,70 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let Some(caller) = caller(&mut request, &self.options) else {
-            return Box::pin(std::future::ready(Ok(unauthorized())));
+        let visit = match self.0.admit(&mut request) {
+            Ok(visit) => visit,
+            Err(refusal) => return Box::pin(std::future::ready(Ok(refusal))),
         };
-        request.extensions_mut().insert(Arc::new(caller));
-        let answer = (self.serve)(request.map(|body| body.map_err(Into::into).boxed_unsync()));
-        Box::pin(async move { Ok(answer.await) })
+        let answer = (self.0.serve)(request.map(|body| body.map_err(Into::into).boxed_unsync()));
+        Box::pin(async move { Ok(visit.accompany(answer).await) })
     }
 }
 
-/// Who sent it, as the port has proved. What proved it goes from the head into the caller.
-fn caller<B>(request: &mut Request<B>, options: &Options) -> Option<Caller> {
-    let principal = request.extensions().get::<Arc<Principal>>()?.clone();
-    let remote = (options.remote)(request.extensions());
-    let headers = request.headers_mut();
-    let credential = credential(headers);
-    let session = headers.get("mcp-session-id").and_then(|id| id.to_str().ok()).map(Into::into);
-    Some(Caller { who: Who::Principal(principal), credential, transport: Transport::Http, session, remote })
+impl Inner {
+    /// Lets in who may ask at all, as whom the port has proved.
+    fn admit<B>(&self, request: &mut Request<B>) -> Result<Arc<Visit>, Response<Body>> {
+        if !self.origins.allow(request) {
+            return Err(bare(StatusCode::FORBIDDEN));
+        }
+        let Some(principal) = request.extensions().get::<Arc<Principal>>().cloned() else {
+            let mut refusal = bare(StatusCode::UNAUTHORIZED);
+            if let Some(challenge) = self.options.resource.challenge(request) {
+                refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            return Err(refusal);
+        };
+        let session = self.session(&principal, request.headers_mut())?;
+        let remote = (self.options.remote)(request.extensions());
+        let credential = credential(request.headers_mut());
+        let owner: Arc<str> = (*principal.id).into();
+        let caller = Caller { who: Who::Principal(principal), credential, transport: Transport::Http, session, remote };
+        request.extensions_mut().insert(Arc::new(caller));
+        Ok(Visit::new(owner))
+    }
+
+    /// The session that the request names, if it is the principal's. Another's is as good as none.
+    fn session(&self, principal: &Principal, headers: &mut HeaderMap) -> Result<Option<Arc<str>>, Response<Body>> {
+        let Some(named) = headers.get(SESSION) else { return Ok(None) };
+        let known = named.to_str().ok().and_then(|id| self.sessions.of(id, &principal.id));
+        if known.is_some() {
+            return Ok(known);
+        }
+        // ISO dates: the order of their texts is their own. From this version on there are no sessions, and what is left of one is nothing.
+        if headers.get(VERSION).is_some_and(|version| version.as_bytes() >= ProtocolVersion::V_2026_07_28.as_str().as_bytes()) {
+            headers.remove(SESSION);
+            return Ok(None);
+        }
+        // MCP 2025-11-25, "Session Management": the client then begins a new one.
+        Err(bare(StatusCode::NOT_FOUND))
+    }
 }
 
+/// What proved the caller, taken out of the head: nothing further in logs, lists or passes it on from there.
 fn credential(headers: &mut HeaderMap) -> Option<Credential> {
-    let key = headers.remove("x-api-key");
-    let shown = headers.remove(header::AUTHORIZATION);
-    let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
-    let bearer = shown.as_ref().and_then(text).and_then(|text| text.get(7..).map(|token| token.trim().to_owned()));
-    key.as_ref().and_then(text).or(bearer).map(|text| Credential(text.into()))
+    let (key, shown) = (headers.remove(KEY), headers.remove(header::AUTHORIZATION));
+    let text = |value: HeaderValue| value.to_str().ok().map(|text| Credential(text.trim().into()));
+    match (key, shown) {
+        (Some(key), _) => text(key),
+        (None, Some(shown)) => {
+            let (scheme, credential) = shown.to_str().ok()?.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| Credential(credential.trim().into()))
+        }
+        (None, None) => None,
+    }
 }
 
-fn unauthorized() -> Response<Body> {
+fn bare(status: StatusCode) -> Response<Body> {
     let mut answer = Response::new(Empty::new().boxed());
-    *answer.status_mut() = StatusCode::UNAUTHORIZED;
-    answer.headers_mut().insert(
-        header::WWW_AUTHENTICATE,
-        HeaderValue::from_static("Bearer resource_metadata=\"/.well-known/oauth-protected-resource/mcp\""),
-    );
+    *answer.status_mut() = status;
     answer
 }

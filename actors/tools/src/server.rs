@@ -1,26 +1,34 @@
 //! What answers MCP's requests, whatever brought them.
 //!
 //! One [`ServerHandler`] for both generations of the protocol: with `initialize` and sessions (up to 2025-11-25), and without (2026-07-28).
-//! It holds no session itself, so a transport may make one a connection, a stream or a request, as it likes: a clone is a pointer.
+//! A transport makes one a connection, a stream or a request, as it likes; all that one has of its own is the task that tells its peer of
+//! changes, which ends with it.
 //!
 //! Every request has to carry the [`Caller`] that its transport has proved; one without is told nothing.
 
+mod changes;
+
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use horos_wire::CallContext;
+use changes::Watch;
+use horos_wire::{CallContext, TraceId};
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, ListToolsResult, PaginatedRequestParams,
-        ProtocolVersion, ServerCapabilities, ServerConfig, Tool,
+        CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, ListToolsResult,
+        PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig, SubscriptionFilter, Tool,
     },
-    service::RequestContext,
+    service::{NotificationContext, RequestContext, SubscriptionContext},
 };
 
 use crate::{Caller, Output, ToolError, Tools};
 
 /// The name that it gives itself.
 pub const NAME: &str = "horos";
+
+/// How long a list may be taken for fresh, in milliseconds (MCP 2026-07-28, "Caching"): who listens for changes hears of them within
+/// [`changes::EVERY`], and who does not asks again soon.
+const FRESH_MS: u64 = 1_000;
 
 /// What of the tools is listed. All that the caller may is callable either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -32,23 +40,24 @@ pub enum View {
     Search,
 }
 
-/// Answers MCP's requests by the tools of a node. Cheap to clone.
+/// Answers MCP's requests by the tools of a node. Cheap to make and to clone.
 #[derive(Clone)]
 pub struct Server {
     tools: Tools,
     view: View,
+    watch: Watch,
 }
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("tools", &self.tools).field("view", &self.view).finish()
+        f.debug_struct("Server").field("tools", &self.tools).field("view", &self.view).finish_non_exhaustive()
     }
 }
 
 impl Server {
     /// One that lists all tools that the caller may call.
     pub fn new(tools: Tools) -> Self {
-        Self { tools, view: View::All }
+        Self { tools, view: View::All, watch: Watch::default() }
     }
 
     /// The same with another view.
@@ -63,10 +72,17 @@ fn caller(context: &RequestContext<RoleServer>) -> Result<Arc<Caller>, ErrorData
     Caller::of(&context.extensions).ok_or_else(|| ErrorData::internal_error("nobody is known to have sent this", None))
 }
 
-/// What goes with the call, where the transport has said so.
+/// What goes with the call: as the transport has said, else the trace that the request names (MCP 2026-07-28, "Trace Context"), else a new one.
 fn call_context(context: &RequestContext<RoleServer>) -> CallContext {
     let told = context.extensions.get::<CallContext>();
-    told.or_else(|| context.extensions.get::<::http::request::Parts>()?.extensions.get()).cloned().unwrap_or_default()
+    let told = told.or_else(|| context.extensions.get::<::http::request::Parts>()?.extensions.get());
+    let mut call = told.cloned().unwrap_or_default();
+    if call.trace.is_none() {
+        // W3C Trace Context §3.2: 00-TRACE-PARENT-FLAGS.
+        let named = context.meta.get("traceparent").and_then(|value| value.as_str()?.split('-').nth(1)?.parse().ok());
+        call.trace = named.filter(|trace: &TraceId| !trace.is_none()).unwrap_or_else(|| TraceId(rand::random()));
+    }
+    call
 }
 
 impl ServerHandler for Server {
@@ -87,18 +103,54 @@ impl ServerHandler for Server {
     ) -> Result<ListToolsResult, ErrorData> {
         let caller = caller(&context)?;
         let cursor = request.and_then(|request| request.cursor);
-        let listed = self.tools.list(&caller, cursor.as_deref()).map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
-        Ok(ListToolsResult { next_cursor: listed.next, ..ListToolsResult::with_all_items(listed.tools) })
+        let listed = match self.view {
+            View::All => self.tools.list(&caller, cursor.as_deref()),
+            View::Search => Ok(self.tools.list_builtin()),
+        };
+        let listed = listed.map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
+        let result = ListToolsResult::with_all_items(listed.tools).with_ttl_ms(FRESH_MS).with_cache_scope(CacheScope::Private);
+        Ok(ListToolsResult { next_cursor: listed.next, ..result })
     }
 
     async fn call_tool(&self, request: CallToolRequestParams, context: RequestContext<RoleServer>) -> Result<CallToolResponse, ErrorData> {
         let caller = caller(&context)?;
         let call = self.tools.call(&caller, &request.name, request.arguments.unwrap_or_default(), call_context(&context));
-        match call.await {
+        let result = tokio::select! {
+            result = call => result,
+            // Who cancels gets no answer (MCP 2025-11-25, "Cancellation"); dropping the call gives it up.
+            () = context.ct.cancelled() => return Err(ErrorData::internal_error("cancelled", None)),
+        };
+        match result {
             Ok(output) => Ok(told(output).into()),
             Err(error @ ToolError::NoSuchTool(_)) => Err(ErrorData::invalid_params(error.to_string(), None)),
             Err(error) => Ok(CallToolResult::error(vec![ContentBlock::text(error.to_string())]).into()),
         }
+    }
+
+    async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
+        if self.view == View::All {
+            self.watch.begin(changes::tell(self.tools.changes(), context.peer));
+        }
+    }
+
+    fn accepted_subscription_filter(&self, _: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        Some(SubscriptionFilter::builder().tools_list_changed().build())
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        caller(context.request_context())?;
+        let telling = async {
+            match self.view {
+                View::All => changes::tell(self.tools.changes(), context.sink().clone()).await,
+                // What this lists never changes.
+                View::Search => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = telling => {}
+            () = context.cancelled() => {}
+        }
+        Ok(())
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
