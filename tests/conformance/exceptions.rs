@@ -1,0 +1,111 @@
+//! The committed list of what is not as the suite wants it (`exceptions.txt`), held against what it found.
+
+use std::fmt::Write as _;
+
+use super::suite::{Check, Found, Status, Suite};
+
+/// Who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Our server, by the suite's clients.
+    Server,
+    /// Our client, by the suite's servers.
+    Client,
+}
+
+impl Side {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
+}
+
+/// The way between the suite's bridge and what is tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    Http1,
+    Http2,
+    Http3,
+    Quic,
+}
+
+impl Over {
+    pub(crate) const ALL: [Self; 4] = [Self::Http1, Self::Http2, Self::Http3, Self::Quic];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "http/1.1",
+            Self::Http2 => "http/2",
+            Self::Http3 => "http/3",
+            Self::Quic => "quic",
+        }
+    }
+}
+
+/// A line of the list.
+#[derive(Debug)]
+pub(crate) struct Exception {
+    suite: &'static str,
+    side: &'static str,
+    over: &'static str,
+    pub(crate) scenario: &'static str,
+}
+
+impl Exception {
+    /// All that are made.
+    ///
+    /// # Panics
+    /// At a line that names nothing, or gives no reason.
+    pub(crate) fn all() -> Vec<Self> {
+        let lines = include_str!("exceptions.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.map(Self::read).collect()
+    }
+
+    fn read(line: &'static str) -> Self {
+        let mut words = line.split_whitespace();
+        let mut next = || words.next().unwrap_or_else(|| panic!("exceptions.txt: {line}"));
+        let (suite, side, over, scenario) = (next(), next(), next(), next());
+        assert!(words.count() > 3, "exceptions.txt gives no reason: {line}");
+        let known = |found: &str, names: &[&str]| assert!(names.contains(&found), "exceptions.txt: what is {found:?}? {line}");
+        known(suite, &Suite::ALL.map(Suite::name).iter().copied().chain(["*"]).collect::<Vec<_>>());
+        known(side, &[Side::Server.name(), Side::Client.name()]);
+        known(over, &Over::ALL.map(Over::name).iter().copied().chain(["*"]).collect::<Vec<_>>());
+        Self { suite, side, over, scenario }
+    }
+
+    /// Whether it is made for this.
+    pub(crate) fn is_for(&self, suite: Suite, side: Side, over: Over) -> bool {
+        let is = |said: &str, name: &str| said == "*" || said == name;
+        is(self.suite, suite.name()) && self.side == side.name() && is(self.over, over.name())
+    }
+}
+
+/// What the suite found is what the list says.
+///
+/// # Panics
+/// When it is not, with all that differs.
+pub(crate) fn as_listed(found: &Found, suite: Suite, side: Side, over: Over) {
+    let exceptions: Vec<_> = Exception::all().into_iter().filter(|exception| exception.is_for(suite, side, over)).collect();
+    let mut wrong = String::new();
+    for (scenario, checks) in &found.checks {
+        let bad: Vec<&Check> = checks.iter().filter(|check| !matches!(check.status, Status::Success | Status::Info)).collect();
+        let passed = !checks.is_empty() && bad.is_empty();
+        let excepted = exceptions.iter().any(|exception| exception.scenario == scenario);
+        if passed == excepted {
+            let what = if passed { "is an exception, and passes" } else { "is not as it should be" };
+            let _ = writeln!(wrong, "{scenario} {what}");
+            for Check { id, status, error_message } in bad {
+                let _ = writeln!(wrong, "  {status:?} {id}: {}", error_message.as_deref().unwrap_or_default());
+            }
+        }
+    }
+    for exception in exceptions.iter().filter(|exception| !found.checks.contains_key(exception.scenario)) {
+        let _ = writeln!(wrong, "{} is an exception, and the suite has none of that name", exception.scenario);
+    }
+    let (suite, side, over, scenarios) = (suite.name(), side.name(), over.name(), found.checks.len());
+    let passed = scenarios - exceptions.len();
+    assert!(wrong.is_empty(), "suite {suite}, {side} over {over}, {scenarios} scenarios:\n{wrong}\n{}", found.told);
+    eprintln!("suite {suite}, {side} over {over}: {passed} of {scenarios} scenarios passed, and {} as listed did not", exceptions.len());
+}

@@ -1,0 +1,132 @@
+//! Runs the official suite, and reads what it found.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use crate::harness::clients::installed;
+use crate::harness::data_dir;
+
+/// For a whole run: less than the runner gives a test.
+const RUN: Duration = Duration::from_secs(160);
+
+/// What is run: a release of the suite, at the revision of the protocol that it is to speak where it knows more than one generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Suite {
+    /// 0.1.16, all of which is of the older generation.
+    Old,
+    /// 0.2.0-alpha.12 with `initialize` and sessions.
+    Sessions,
+    /// 0.2.0-alpha.12 without.
+    Stateless,
+}
+
+impl Suite {
+    pub(crate) const ALL: [Self; 3] = [Self::Old, Self::Sessions, Self::Stateless];
+
+    /// What the list of exceptions calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Old => "0.1",
+            Self::Sessions => "0.2@2025-11-25",
+            Self::Stateless => "0.2@2026-07-28",
+        }
+    }
+
+    fn command(self) -> Command {
+        let package = if self == Self::Old { "conformance-0.1" } else { "conformance-0.2" };
+        let mut command = Command::new(installed("HOROS_TEST_NODE"));
+        command.arg(installed("HOROS_TEST_NODE_MODULES").join(package).join("dist/index.js"));
+        // Everything is on loopback, whatever the developer's own network wants.
+        for variable in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "NODE_OPTIONS"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    fn revision(self) -> &'static [&'static str] {
+        match self {
+            Self::Old => &[],
+            Self::Sessions => &["--spec-version", "2025-11-25"],
+            Self::Stateless => &["--spec-version", "2026-07-28"],
+        }
+    }
+
+    /// Has it ask the server at `url` everything that it has for servers.
+    pub(crate) async fn ask_server(self, url: &str) -> Found {
+        let dir = data_dir();
+        let mut command = self.command();
+        command.args(["server", "--suite", "all", "--url", url, "-o"]).arg(dir.path()).args(self.revision());
+        let told = run(command).await;
+        Found::read(dir.path(), "server-", told)
+    }
+}
+
+async fn run(mut command: Command) -> String {
+    let line = format!("{command:?}");
+    command.stdin(Stdio::null());
+    let running = tokio::process::Command::from(command).kill_on_drop(true).output();
+    let output = timeout(RUN, running).await.unwrap_or_else(|_| panic!("{line}: still runs after {RUN:?}")).unwrap();
+    // Its exit code says whether all was well; what was not is read from its files.
+    format!("{line}\n{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// One thing that the suite looked at.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Check {
+    pub(crate) id: String,
+    pub(crate) status: Status,
+    #[serde(default)]
+    pub(crate) error_message: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum Status {
+    Success,
+    Failure,
+    Warning,
+    Skipped,
+    Info,
+}
+
+/// What a run found.
+pub(crate) struct Found {
+    /// By scenario.
+    pub(crate) checks: BTreeMap<String, Vec<Check>>,
+    /// All that it printed.
+    pub(crate) told: String,
+}
+
+impl Found {
+    /// Reads `DIR/PREFIX{scenario}-{time}/checks.json`; a scenario's name may have a slash in it.
+    fn read(dir: &Path, prefix: &str, told: String) -> Self {
+        let mut found = BTreeMap::new();
+        let mut open = vec![dir.to_owned()];
+        while let Some(here) = open.pop() {
+            for entry in std::fs::read_dir(&here).unwrap().map(Result::unwrap) {
+                let path = entry.path();
+                if path.is_dir() {
+                    open.push(path);
+                    continue;
+                }
+                if path.file_name().is_none_or(|name| name != "checks.json") {
+                    continue;
+                }
+                let name = here.strip_prefix(dir).unwrap().to_str().unwrap();
+                let name = name.strip_prefix(prefix).unwrap_or(name);
+                // -2026-11-22T00-45-17-123Z
+                let name = &name[..name.len() - 25];
+                let checks: Vec<Check> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+                found.insert(name.to_owned(), checks);
+            }
+        }
+        assert!(!found.is_empty(), "the suite ran nothing:\n{told}");
+        Self { checks: found, told }
+    }
+}
