@@ -7,7 +7,11 @@ use std::{fmt, sync::Arc, time::Duration};
 use rmcp::model::{JsonObject, Tool, ToolAnnotations};
 use serde_json::Value;
 
-use crate::{Problem, Run, arguments::Schema};
+use crate::{
+    Problem, Run,
+    arguments::Schema,
+    tools::{confirmable, taken},
+};
 
 /// How long a tool may run that says nothing.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -94,7 +98,8 @@ impl Definition {
         let (schemas, problems) = schemas(&spec);
         let Some((input, output)) = schemas.filter(|_| problems.is_empty()) else { return Err(problems) };
         let Behaviour { mode, destructive, idempotent } = spec.behaviour;
-        let mut tool = Tool::new(spec.name.to_string(), spec.description.to_string(), Arc::new(spec.input.clone()));
+        let listed = if destructive { confirmable(&spec.input) } else { spec.input.clone() };
+        let mut tool = Tool::new(spec.name.to_string(), spec.description.to_string(), Arc::new(listed));
         tool.title = spec.title.as_deref().map(str::to_owned);
         tool.output_schema = spec.output.clone().map(Arc::new);
         let annotations = ToolAnnotations::new().read_only(mode == Mode::ReadOnly).open_world(false);
@@ -134,6 +139,7 @@ impl Definition {
 /// The schemas of `spec`, if they are right, and everything that is wrong with it.
 fn schemas(spec: &Spec) -> (Option<(Schema, Option<Schema>)>, Vec<Problem>) {
     let mut problems = texts::check(spec);
+    problems.extend(taken(spec));
     if spec.timeout.is_zero() || spec.timeout > MAX_TIMEOUT {
         problems.push(Problem::new("timeout_ms", format!("is not from 1 to {}", MAX_TIMEOUT.as_millis())));
     }

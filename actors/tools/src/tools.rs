@@ -15,7 +15,6 @@
 
 mod builtin;
 mod confirm;
-mod find;
 mod groups;
 mod in_flight;
 mod page;
@@ -28,17 +27,19 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use horos_wire::{CallContext, NoEffect, Role, Unknown};
+use horos_wire::{CallContext, NoEffect, Unknown};
 use rmcp::model::{JsonObject, Tool};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::watch, time::timeout_at};
 
 use crate::{
-    Call, Caller, Definition, Mode, Output, Problem, Registry, Snapshot, ToolError, Transport, Who,
+    Call, Caller, Definition, Mode, Output, Problem, Registry, ToolError, Transport,
     audit::{self, Audit, Ticket, Waits},
 };
 use builtin::Builtin;
+pub(crate) use builtin::taken;
+pub(crate) use confirm::confirmable;
 use confirm::{Asked, Confirms, Unconfirmed};
 use groups::{Apart, Groups};
 use in_flight::InFlight;
@@ -196,7 +197,7 @@ impl Tools {
         ticket.record().tool = audit::cut(name).into();
 
         let found = snapshot.tools.get(name);
-        let definition = found.filter(|found| may(&snapshot, attempt.caller, found));
+        let definition = found.filter(|found| snapshot.policy.permits(attempt.caller, found));
         let Some(definition) = definition else {
             attempt.denied = found.is_some();
             return Err(ToolError::NoSuchTool(audit::cut(name).into()));
@@ -212,10 +213,7 @@ impl Tools {
         let token = if spec.behaviour.destructive { attempt.arguments.remove(confirm::ARGUMENT) } else { None };
         let digest = digest(&attempt.arguments);
         ticket.record().arguments = digest;
-        // Lent to the validator, which wants a value, and taken back.
-        let arguments = Value::Object(std::mem::take(&mut attempt.arguments));
-        definition.input.check(&arguments).map_err(ToolError::Arguments)?;
-        let Value::Object(arguments) = arguments else { unreachable!("an object was put in") };
+        let arguments = definition.arguments(std::mem::take(&mut attempt.arguments)).map_err(ToolError::Arguments)?;
         // It guards against a slip and grants nothing, so the node that was asked first is believed to have asked.
         if spec.behaviour.destructive && attempt.caller.transport != Transport::Link {
             self.confirmed(&Asked { definition, caller: attempt.caller, arguments: &digest }, token, &arguments)?;
@@ -273,16 +271,20 @@ impl Tools {
         if is_larger(&output, limit) {
             return Err(ToolError::TooLarge { limit: limit as u64 });
         }
-        match (&definition.output, &output.structured) {
-            (None, _) => Ok(output),
-            (Some(schema), Some(value)) => match schema.check(value) {
-                Ok(()) => Ok(output),
-                Err(problems) => {
-                    let at: Vec<&str> = problems.iter().take(5).map(|problem| &*problem.at).collect();
-                    Err(internal(&spec.name, context, &format!("returned what is not of its output schema, at {at:?}")))
-                }
-            },
-            (Some(_), None) => Err(internal(&spec.name, context, "returned nothing where its output schema wants something")),
+        let Some(value) = &output.structured else {
+            let promised = spec.output.is_some();
+            return if promised {
+                Err(internal(&spec.name, context, "returned nothing where its output schema wants something"))
+            } else {
+                Ok(output)
+            };
+        };
+        match definition.result(value) {
+            Ok(()) => Ok(output),
+            Err(problems) => {
+                let at: Vec<&str> = problems.iter().take(5).map(|problem| &*problem.at).collect();
+                Err(internal(&spec.name, context, &format!("returned what is not of its output schema, at {at:?}")))
+            }
         }
     }
 }
@@ -296,15 +298,6 @@ struct Attempt<'a> {
     ran: Option<Mode>,
     /// There is such a tool, and the caller is not told so.
     denied: bool,
-}
-
-/// Whether `caller` may list and call `definition`.
-fn may(snapshot: &Snapshot, caller: &Caller, definition: &Definition) -> bool {
-    match &caller.who {
-        Who::Node(node) if node.role == Role::Operator => true,
-        Who::Node(node) if node.role == Role::Viewer && definition.spec.behaviour.mode == Mode::ReadOnly => true,
-        Who::Node(_) | Who::Principal(_) => snapshot.policy.allows(caller, &definition.spec.name),
-    }
 }
 
 fn internal(tool: &str, context: &CallContext, what: &str) -> ToolError {

@@ -8,8 +8,13 @@ use std::sync::{Arc, LazyLock};
 use rmcp::model::{JsonObject, Tool, ToolAnnotations};
 use serde_json::{Value, json};
 
-use super::{find, may};
-use crate::{Caller, Output, Problem, Snapshot, ToolError};
+use super::confirm;
+use crate::{Caller, Output, Problem, Snapshot, Spec, ToolError};
+
+/// Most tools that one search gives.
+const MOST: usize = 25;
+/// How many it gives where nothing is said: what a model reads without losing the thread.
+const USUAL: usize = 5;
 
 /// A tool that is always there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +28,7 @@ static SEARCH: LazyLock<Tool> = LazyLock::new(|| {
         "type": "object",
         "properties": {
             "query": { "type": "string", "description": "What the tool should do, in a few words." },
-            "limit": { "type": "integer", "minimum": 1, "maximum": find::MOST, "default": find::USUAL },
+            "limit": { "type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL },
         },
         "required": ["query"],
         "additionalProperties": false,
@@ -85,6 +90,16 @@ fn object(value: Value) -> JsonObject {
     }
 }
 
+/// What of `spec` is taken: the names of these tools, and the argument that confirms.
+pub(crate) fn taken(spec: &Spec) -> Option<Problem> {
+    if Builtin::named(&spec.name).is_some() {
+        return Some(Problem::new("tool_name", "is the name of a tool that every node has"));
+    }
+    let declares = spec.input.get("properties").is_some_and(|properties| properties.get(confirm::ARGUMENT).is_some());
+    let confirmed = spec.behaviour.destructive && declares;
+    confirmed.then(|| Problem::new("input_schema/properties/confirm", "is the argument by which what is destructive is confirmed"))
+}
+
 /// Carries `search_tools` out.
 pub(super) fn search(snapshot: &Snapshot, caller: &Caller, arguments: &JsonObject) -> Result<Output, ToolError> {
     let wrong = |at: &str, what: String| Err(ToolError::Arguments(vec![Problem::new(at, what)]));
@@ -92,12 +107,13 @@ pub(super) fn search(snapshot: &Snapshot, caller: &Caller, arguments: &JsonObjec
         return wrong("", format!("there is no argument {:?}", crate::audit::cut(other)));
     }
     let Some(Value::String(query)) = arguments.get("query") else { return wrong("/query", "a string is required".into()) };
-    let limit = match arguments.get("limit").map(|limit| limit.as_u64().filter(|limit| (1..=find::MOST as u64).contains(limit))) {
-        None => find::USUAL,
+    let limit = match arguments.get("limit").map(|limit| limit.as_u64().filter(|limit| (1..=MOST as u64).contains(limit))) {
+        None => USUAL,
         Some(Some(limit)) => limit as usize,
-        Some(None) => return wrong("/limit", format!("from 1 to {}", find::MOST)),
+        Some(None) => return wrong("/limit", format!("from 1 to {}", MOST)),
     };
-    let found = find::search(snapshot, query, limit, |definition| may(snapshot, caller, definition));
+    let policy = snapshot.policy.of(caller);
+    let found = snapshot.search(query, limit, |definition| policy.permits(definition));
     let tools: Vec<&Tool> = found.iter().map(|definition| &definition.tool).collect();
     Ok(Output::json(json!({ "tools": tools })))
 }

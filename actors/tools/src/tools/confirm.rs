@@ -11,6 +11,8 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
+use rmcp::model::JsonObject;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
@@ -28,6 +30,17 @@ const NONCE: usize = 8;
 /// Half of the hash: 128 bits, which nobody guesses (RFC 2104 §5).
 const MAC: usize = 16;
 const LENGTH: usize = STAMP + NONCE + MAC;
+
+/// `schema` with [`ARGUMENT`], as a destructive tool is listed.
+pub(crate) fn confirmable(schema: &JsonObject) -> JsonObject {
+    let mut listed = schema.clone();
+    let properties = listed.entry("properties").or_insert_with(|| Value::Object(JsonObject::new()));
+    if let Value::Object(properties) = properties {
+        let what = "The text that the first call answers with, to be given back once a person has agreed. Leave it out at first.";
+        properties.insert(ARGUMENT.to_owned(), json!({ "type": "string", "description": what }));
+    }
+    listed
+}
 
 pub(super) struct Confirms {
     key: [u8; 32],

@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::{Builtin, Listed, may};
+use super::{Builtin, Listed};
 use crate::{Caller, Problem, Snapshot, ToolError, definition::MAX_NAME};
 
 /// Most tools of a page: a few hundred KiB of schemas.
@@ -15,7 +15,8 @@ pub(super) fn list(snapshot: &Snapshot, caller: &Caller, cursor: Option<&str>) -
     let after = cursor.map(name).transpose()?;
     let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
     let rest = snapshot.tools.range::<str, _>((from, Bound::Unbounded)).map(|(_, definition)| definition);
-    let mut visible = rest.filter(|definition| may(snapshot, caller, definition));
+    let policy = snapshot.policy.of(caller);
+    let mut visible = rest.filter(|definition| policy.permits(definition));
     // One more than a page tells whether there is another.
     let mut tools: Vec<_> = visible.by_ref().take(PAGE + 1).map(|definition| definition.tool.clone()).collect();
     let search = Builtin::Search.name();

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use horos_wire::principal::{Principal, Proof};
 
 use super::*;
+use crate::Who;
 
 /// Somebody with a key and the scope `use`.
 pub(crate) fn caller(id: &str) -> Caller {
