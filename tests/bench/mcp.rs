@@ -10,6 +10,8 @@ mod floor;
 mod http2;
 #[allow(dead_code, reason = "what `wire` needs besides")]
 mod machine;
+#[allow(dead_code, reason = "what `local` needs besides")]
+mod memory;
 #[path = "mcp/places.rs"]
 mod places;
 #[allow(dead_code, reason = "what `local` needs besides")]
