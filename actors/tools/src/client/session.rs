@@ -76,7 +76,7 @@ impl Session {
         lifecycle: Lifecycle,
         answers: Arc<dyn Answers>,
         changed: Arc<Notify>,
-    ) -> Result<Self, ClientError> {
+    ) -> Result<Self, NotOpened> {
         let handshakes = http.handshakes();
         let mut config = StreamableHttpClientTransportConfig::with_uri(url)
             .max_concurrent_requests(IN_FLIGHT + BESIDE)
@@ -95,7 +95,7 @@ impl Session {
         answers: Arc<dyn Answers>,
         changed: Arc<Notify>,
         handshakes: Option<watch::Receiver<u64>>,
-    ) -> Result<Self, ClientError>
+    ) -> Result<Self, NotOpened>
     where
         T: Transport<RoleClient> + 'static,
     {
@@ -103,7 +103,7 @@ impl Session {
         let watched = Watched { inner: transport, ended: ended.clone(), _guard: ended.clone().drop_guard() };
         let handler = Handler::new(answers, changed);
         let opened: Result<_, ClientInitializeError> = Box::pin(serve_client_with_lifecycle(handler, watched, lifecycle.mode())).await;
-        let running = opened.map_err(|error| error::of_opening(&error, host))?;
+        let running = opened.map_err(|error| NotOpened { is_old: is_old(&error), error: error::of_opening(&error, host) })?;
         // What the handshake itself counted is not another.
         let handshakes = handshakes.map(|mut handshakes| {
             handshakes.mark_unchanged();
@@ -232,6 +232,19 @@ impl Session {
     fn odd(&self, what: &str) -> ClientError {
         horos_wire::Unknown::MalformedReply(format!("{}: {what}", self.host).into()).into()
     }
+}
+
+/// Why there is no session.
+pub(super) struct NotOpened {
+    pub(super) error: ClientError,
+    /// Whether the server knows the question, and answers that it is one of those that are greeted by `initialize`: rmcp takes that for
+    /// the end of the matter.
+    pub(super) is_old: bool,
+}
+
+fn is_old(error: &ClientInitializeError) -> bool {
+    matches!(error, ClientInitializeError::NoCompatibleProtocolVersion { server_supported, .. }
+        if server_supported.iter().any(|version| version.has_initialize() && ProtocolVersion::KNOWN_VERSIONS.contains(version)))
 }
 
 /// What a call failed with.

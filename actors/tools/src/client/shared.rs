@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rmcp::model::Tool;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
-use super::{Answers, Authorize, IN_FLIGHT, Lifecycle, Options, Status, Times, Ways, error::ClientError, http::Http, session::Session};
+use super::{Answers, Authorize, IN_FLIGHT, Lifecycle, Options, Status, Times, Ways, error::ClientError, http::Http, session::{NotOpened, Session}};
 
 /// One endpoint.
 pub(super) struct Shared {
@@ -172,14 +172,25 @@ impl Shared {
         }
     }
 
+    /// Greets the server, as of old where it says that it is.
     pub(super) async fn connect(&self) -> Result<Session, ClientError> {
+        match self.greet(self.lifecycle).await {
+            Ok(session) => Ok(session),
+            Err(NotOpened { is_old: true, .. }) if self.lifecycle == Lifecycle::Auto => {
+                self.greet(Lifecycle::Initialize).await.map_err(|not| not.error)
+            }
+            Err(not) => Err(not.error),
+        }
+    }
+
+    async fn greet(&self, lifecycle: Lifecycle) -> Result<Session, NotOpened> {
         let (answers, changed) = (self.answers.clone(), self.changed.clone());
         match &self.endpoint {
             Endpoint::Http(_) => {
                 let http = Http::new(self.ways.egress.clone(), self.authorize.clone());
-                Session::over_http(http, &self.url, &self.name, self.lifecycle, answers, changed).await
+                Session::over_http(http, &self.url, &self.name, lifecycle, answers, changed).await
             }
-            _ => Err(self.no_route("there is no way there from this node")),
+            _ => Err(NotOpened { error: self.no_route("there is no way there from this node"), is_old: false }),
         }
     }
 

@@ -1,0 +1,1 @@
+//! Servers that answer late, never, too much, something else, or somewhere else.

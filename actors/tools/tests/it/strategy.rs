@@ -1,0 +1,1 @@
+//! Calls by route to other people's tools.
