@@ -8,7 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::Connection;
+use rusqlite::{
+    Connection,
+    hooks::{AuthContext, Authorization},
+};
+
+use crate::guard::Slot;
 
 /// Virtual machine steps between two looks at the clock: some 10 µs of work, so a look (25 ns) costs nothing.
 const STEPS_PER_LOOK: i32 = 1_000;
@@ -17,16 +22,17 @@ const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 const NONE: u64 = u64::MAX;
 
-/// The deadline of what a connection does now. Shared with the handlers installed on that connection.
+/// The deadline of what a connection does now, and its guard. Shared with the handlers installed on that connection.
 #[derive(Debug)]
 pub(crate) struct Budget {
     origin: Instant,
     deadline: AtomicU64,
+    guard: Slot,
 }
 
 impl Budget {
     pub(crate) fn new() -> Arc<Budget> {
-        Arc::new(Budget { origin: Instant::now(), deadline: AtomicU64::new(NONE) })
+        Arc::new(Budget { origin: Instant::now(), deadline: AtomicU64::new(NONE), guard: Slot::default() })
     }
 
     pub(crate) fn set(&self, deadline: Instant) {
@@ -40,7 +46,18 @@ impl Budget {
 
     fn is_spent(&self) -> bool {
         let deadline = self.deadline.load(Ordering::Relaxed);
-        deadline != NONE && self.origin.elapsed() >= Duration::from_nanos(deadline)
+        deadline != NONE && self.origin.elapsed() >= Duration::from_nanos(deadline) || self.guard.is_spent()
+    }
+
+    /// What runs now may be confined.
+    pub(crate) fn guard(&self) -> &Slot {
+        &self.guard
+    }
+
+    /// Makes `connection` ask the guard of what runs, and nobody besides.
+    pub(crate) fn authorize(self: &Arc<Budget>, connection: &mut Connection) -> rusqlite::Result<()> {
+        let budget = Arc::clone(self);
+        connection.authorizer(Some(move |context: AuthContext<'_>| -> Authorization { budget.guard.authorize(&context) }))
     }
 
     /// Makes `connection` obey this budget. A wait for a lock ends after `busy_timeout` or with the budget, whichever is first.

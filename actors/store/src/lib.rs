@@ -5,6 +5,7 @@
 //! - [`open`] sets and *reads back* every setting; nothing is passed in a connection string.
 //! - [`writer`] owns the only write connection of a file, on its own thread, and groups commits.
 //! - [`readers`] is a small pool of connections that cannot write.
+//! - [`guard`] confines one piece of work on a connection that serves others too.
 //! - [`migrations`] brings a file to the schema of this release, or refuses it.
 //! - [`watch`] sees commits by any process within the poll interval and runs reloads.
 //! - [`backup`] copies a live database into a file, and puts such a file back.
@@ -15,6 +16,7 @@
 pub mod backup;
 mod budget;
 mod error;
+pub mod guard;
 mod identity;
 pub mod migrations;
 pub mod open;

@@ -27,6 +27,7 @@ pub use actor::{ReadersActor, ReadersMsg};
 use crate::{
     StoreError,
     budget::Budget,
+    guard::Guard,
     identity::FileIdentity,
     open::{Access, OpenError, Options, open},
     queue::{Next, Queue, Refused},
@@ -146,8 +147,33 @@ impl Readers {
         E: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     {
+        self.run(deadline, None, work).await
+    }
+
+    /// [`Readers::read`], with `guard` asked what the statements of `work` may do.
+    ///
+    /// # Errors
+    /// As there; what the guard stops or does not permit is [`ReadError::Failed`] with SQLite's error for it.
+    ///
+    /// # Cancel safety
+    /// As there.
+    pub async fn read_guarded<T, E, F>(&self, deadline: Instant, guard: Arc<dyn Guard>, work: F) -> Result<T, ReadError<E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    {
+        self.run(deadline, Some(guard), work).await
+    }
+
+    async fn run<T, E, F>(&self, deadline: Instant, guard: Option<Arc<dyn Guard>>, work: F) -> Result<T, ReadError<E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        let job = Read { closure: Some(work), deadline, reply };
+        let job = Read { closure: Some(work), deadline, guard, reply };
         self.shared.queue.push(Box::new(job), |job| job.is_wanted()).map_err(|refused| match refused {
             Refused::Full => {
                 if let Some(vitals) = self.shared.vitals.get() {
@@ -190,6 +216,7 @@ trait Job: Send {
     fn run(self: Box<Self>, connection: &Connection) -> bool;
     fn refuse(self: Box<Self>, error: Refusal);
     fn deadline(&self) -> Instant;
+    fn guard(&self) -> Option<Arc<dyn Guard>>;
     fn is_wanted(&self) -> bool;
 }
 
@@ -201,6 +228,7 @@ enum Refusal {
 struct Read<T, E, F> {
     closure: Option<F>,
     deadline: Instant,
+    guard: Option<Arc<dyn Guard>>,
     reply: oneshot::Sender<Result<T, ReadError<E>>>,
 }
 
@@ -236,6 +264,10 @@ where
         self.deadline
     }
 
+    fn guard(&self) -> Option<Arc<dyn Guard>> {
+        self.guard.clone()
+    }
+
     fn is_wanted(&self) -> bool {
         !self.reply.is_closed() && Instant::now() < self.deadline
     }
@@ -258,6 +290,7 @@ impl Reader {
         let budget = Budget::new();
         budget
             .govern(&mut connection, options.busy_timeout)
+            .and_then(|()| budget.authorize(&mut connection))
             .map_err(|source| OpenError::Sqlite { path: options.path().map(Into::into).unwrap_or_default(), source: source.into() })?;
         shared.counters.opened.fetch_add(1, Ordering::Relaxed);
         Ok(Reader { connection, budget, file })
@@ -274,7 +307,7 @@ impl Reader {
             job.refuse(Refusal::Storage(error.into()));
             return false;
         }
-        let succeeded = job.run(&self.connection);
+        let succeeded = self.budget.guard().during(job.guard(), || job.run(&self.connection));
         self.budget.clear();
         if !succeeded {
             shared.counters.failed.fetch_add(1, Ordering::Relaxed);

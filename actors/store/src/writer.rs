@@ -37,6 +37,7 @@ pub use commits::{Commits, Committed, Missed};
 
 use crate::{
     StoreError,
+    guard::Guard,
     migrations::{MigrationError, Migrations},
     open::{OpenError, Options},
     queue::{Queue, Refused},
@@ -263,9 +264,34 @@ impl Writer {
         E: Send + 'static,
         F: FnMut(&Connection) -> Result<T, E> + Send + 'static,
     {
+        self.run(deadline, None, work).await
+    }
+
+    /// [`Writer::transaction`], with `guard` asked what the statements of `work` may do, besides what no job may.
+    ///
+    /// # Errors
+    /// As there; what the guard stops or does not permit is [`WriteError::Failed`] with SQLite's error for it.
+    ///
+    /// # Cancel safety
+    /// As there.
+    pub async fn transaction_guarded<T, E, F>(&self, deadline: Instant, guard: Arc<dyn Guard>, work: F) -> Result<T, WriteError<E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: FnMut(&Connection) -> Result<T, E> + Send + 'static,
+    {
+        self.run(deadline, Some(guard), work).await
+    }
+
+    async fn run<T, E, F>(&self, deadline: Instant, guard: Option<Arc<dyn Guard>>, work: F) -> Result<T, WriteError<E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: FnMut(&Connection) -> Result<T, E> + Send + 'static,
+    {
         let progress = Arc::new(Progress::default());
         let (reply, answer) = oneshot::channel();
-        let job = Work { closure: work, deadline, progress: Arc::clone(&progress), queued: Instant::now(), result: None, reply };
+        let job = Work { closure: work, deadline, guard, progress: Arc::clone(&progress), queued: Instant::now(), result: None, reply };
         self.shared.queue.push(Box::new(job), |job| job.progress().is_wanted()).map_err(|refused| match refused {
             Refused::Full => {
                 if let Some(vitals) = self.shared.vitals.get() {

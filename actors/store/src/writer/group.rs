@@ -111,8 +111,11 @@ impl Group {
             n.frames.store(frames.cast_unsigned(), Ordering::Relaxed);
             Ok(())
         }))?;
-        let n = Arc::clone(&notes);
-        connection.authorizer(Some(move |context: AuthContext<'_>| authorize(&n, &context.action)))?;
+        let (n, b) = (Arc::clone(&notes), Arc::clone(&budget));
+        connection.authorizer(Some(move |context: AuthContext<'_>| match authorize(&n, &context.action) {
+            Authorization::Allow => b.guard().authorize(&context),
+            refused => refused,
+        }))?;
         let interrupt = Arc::new(connection.get_interrupt_handle());
         Ok(Group { connection, budget, notes, interrupt, in_memory })
     }
@@ -240,7 +243,7 @@ impl Group {
         self.budget.set(job.deadline());
         *shared.current.lock() = Some((Arc::clone(job.progress()), Arc::clone(&self.interrupt)));
         self.notes.in_job.store(true, Ordering::Relaxed);
-        let keep = job.run(&self.connection);
+        let keep = self.budget.guard().during(job.guard(), || job.run(&self.connection));
         self.notes.in_job.store(false, Ordering::Relaxed);
         *shared.current.lock() = None;
         self.budget.clear();

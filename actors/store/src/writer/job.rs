@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::WriteError;
-use crate::StoreError;
+use crate::{StoreError, guard::Guard};
 
 const QUEUED: u8 = 0;
 const RUNNING: u8 = 1;
@@ -77,12 +77,14 @@ pub(super) trait Job: Send {
     fn reply(self: Box<Self>);
     fn progress(&self) -> &Arc<Progress>;
     fn deadline(&self) -> Instant;
+    fn guard(&self) -> Option<Arc<dyn Guard>>;
     fn queued(&self) -> Instant;
 }
 
 pub(super) struct Work<T, E, F> {
     pub(super) closure: F,
     pub(super) deadline: Instant,
+    pub(super) guard: Option<Arc<dyn Guard>>,
     pub(super) progress: Arc<Progress>,
     pub(super) queued: Instant,
     pub(super) result: Option<Result<T, WriteError<E>>>,
@@ -133,6 +135,10 @@ where
 
     fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    fn guard(&self) -> Option<Arc<dyn Guard>> {
+        self.guard.clone()
     }
 
     fn queued(&self) -> Instant {
