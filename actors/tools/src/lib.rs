@@ -29,7 +29,7 @@ mod row;
 mod schema;
 mod search;
 pub mod server;
-mod sql;
+pub mod sql;
 mod stdio;
 mod strategy;
 mod tools;

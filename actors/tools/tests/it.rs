@@ -8,4 +8,6 @@ mod it {
     mod client_world;
     mod quic;
     mod strategy;
+    mod sql;
+    mod sql_world;
 }

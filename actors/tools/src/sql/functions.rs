@@ -1,0 +1,173 @@
+//! The functions of SQLite that a statement may call without being allowed them, and those that none may.
+
+/// Functions whose answer depends on their arguments, or on the time, and that touch nothing. Sorted.
+const COMMON: &[&str] = &[
+    "->",
+    "->>",
+    "abs",
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atan2",
+    "atanh",
+    "avg",
+    "ceil",
+    "ceiling",
+    "char",
+    "coalesce",
+    "concat",
+    "concat_ws",
+    "cos",
+    "cosh",
+    "count",
+    "cume_dist",
+    "current_date",
+    "current_time",
+    "current_timestamp",
+    "date",
+    "datetime",
+    "degrees",
+    "dense_rank",
+    "exp",
+    "first_value",
+    "floor",
+    "format",
+    "glob",
+    "group_concat",
+    "hex",
+    "if",
+    "ifnull",
+    "iif",
+    "instr",
+    "json",
+    "json_array",
+    "json_array_insert",
+    "json_array_length",
+    "json_error_position",
+    "json_extract",
+    "json_group_array",
+    "json_group_object",
+    "json_insert",
+    "json_object",
+    "json_patch",
+    "json_pretty",
+    "json_quote",
+    "json_remove",
+    "json_replace",
+    "json_set",
+    "json_type",
+    "json_valid",
+    "julianday",
+    "lag",
+    "last_value",
+    "lead",
+    "length",
+    "like",
+    "likelihood",
+    "likely",
+    "ln",
+    "log",
+    "log10",
+    "log2",
+    "lower",
+    "ltrim",
+    "max",
+    "min",
+    "mod",
+    "nth_value",
+    "ntile",
+    "nullif",
+    "octet_length",
+    "percent_rank",
+    "pi",
+    "pow",
+    "power",
+    "printf",
+    "quote",
+    "radians",
+    "rank",
+    "replace",
+    "round",
+    "row_number",
+    "rtrim",
+    "sign",
+    "sin",
+    "sinh",
+    "soundex",
+    "sqrt",
+    "strftime",
+    "string_agg",
+    "substr",
+    "substring",
+    "sum",
+    "tan",
+    "tanh",
+    "time",
+    "timediff",
+    "total",
+    "trim",
+    "trunc",
+    "typeof",
+    "unhex",
+    "unicode",
+    "unistr",
+    "unistr_quote",
+    "unixepoch",
+    "unlikely",
+    "upper",
+    "zeroblob",
+];
+
+/// Functions that reach out of the statement, and that no list allows: files, code, the state of SQLite itself. Whatever is neither common
+/// nor here is called by tools whose `functions` name it.
+const NEVER: &[&str] = &[
+    "edit",
+    "eval",
+    "fts3_tokenizer",
+    "fts5",
+    "fts5_source_id",
+    "fsdir",
+    "load_extension",
+    "lsmode",
+    "readfile",
+    "sqlite_compileoption_get",
+    "sqlite_compileoption_used",
+    "sqlite_crypt",
+    "sqlite_drop_column",
+    "sqlite_log",
+    "sqlite_offset",
+    "sqlite_rename_column",
+    "sqlite_rename_quotefix",
+    "sqlite_rename_table",
+    "sqlite_rename_test",
+    "sqlite_source_id",
+    "sqlite_version",
+    "writefile",
+    "zipfile",
+    "zipfile_cds",
+];
+
+/// Whether any statement may call it.
+pub(super) fn is_common(name: &str) -> bool {
+    COMMON.binary_search(&name.to_ascii_lowercase().as_str()).is_ok()
+}
+
+/// Whether no statement may.
+pub(super) fn is_forbidden(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    NEVER.contains(&name.as_str()) || name.starts_with("sqlite_") || name.starts_with("horos") || name.starts_with("_horos")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_common_is_found_and_forbidden_by_nothing() {
+        assert!(COMMON.is_sorted());
+        assert!(COMMON.iter().all(|name| is_common(name) && !is_forbidden(name)));
+        assert!(is_common("JSON_Extract") && is_forbidden("Load_Extension") && !is_common("random") && !is_forbidden("random"));
+    }
+}

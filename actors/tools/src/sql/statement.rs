@@ -1,0 +1,215 @@
+//! One statement of a tool, as far as its text says what it is.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
+
+use parking_lot::Mutex;
+use rusqlite::Connection;
+
+use super::lexer::{Token, tokens};
+
+/// Longest statement, in bytes. More than anybody writes; SQLite itself would take a gigabyte.
+pub(super) const MAX_SQL: usize = 64 << 10;
+/// Most parameters of one statement: as many as SQLite is told to take.
+pub(super) const MAX_PARAMETERS: usize = 250;
+/// Longest second argument of functions that compare each character with each of it.
+const MAX_SET: usize = 64;
+
+/// What a statement may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `SELECT`, `VALUES`, `WITH … SELECT`.
+    Query,
+    /// Those, `INSERT`, `REPLACE`, `UPDATE`, `DELETE`.
+    Change,
+}
+
+/// A statement's parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Parameters {
+    /// `?` or `?1`: so many.
+    Positional(usize),
+    /// `:name` and the like, each once.
+    Named(Vec<Box<str>>),
+}
+
+/// What is known of a statement before SQLite sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Statement {
+    /// Its text, without the semicolon.
+    pub(super) sql: Arc<str>,
+    pub(super) parameters: Parameters,
+    /// Names, in lower case, that stand for what the statement itself defines (`WITH name AS (…)`).
+    pub(super) defines: BTreeSet<Box<str>>,
+    /// Whether it deletes rows that are in its way (`REPLACE`, `OR REPLACE`), of which SQLite's authorizer is told nothing.
+    pub(super) replaces: bool,
+}
+
+impl Statement {
+    /// # Errors
+    /// What is wrong with it, in one sentence.
+    pub(super) fn new(sql: &str, kind: Kind) -> Result<Self, String> {
+        if sql.len() > MAX_SQL {
+            return Err(format!("a statement has at most {MAX_SQL} bytes"));
+        }
+        let mut words = tokens(sql).map_err(|broken| broken.to_string())?;
+        while words.last().is_some_and(|last| last.is_sign(";")) {
+            words.pop();
+        }
+        if words.iter().any(|word| word.is_sign(";")) {
+            return Err("more than one statement; a script has a list of them".into());
+        }
+        let first = words.first().ok_or("no statement")?;
+        let reads = ["SELECT", "VALUES", "WITH"].iter().any(|word| first.is(word));
+        let writes = ["INSERT", "REPLACE", "UPDATE", "DELETE"].iter().any(|word| first.is(word)) || first.is("WITH") && changes(&words);
+        match kind {
+            Kind::Query if writes => return Err("a query reads only; what changes something is a `sql_script`".into()),
+            Kind::Query if !reads => return Err("a query is a SELECT, VALUES or WITH … SELECT".into()),
+            Kind::Change if !reads && !writes => {
+                return Err("a statement is a SELECT, VALUES, WITH, INSERT, REPLACE, UPDATE or DELETE".into());
+            }
+            Kind::Query | Kind::Change => {}
+        }
+        let pairs = || words.iter().zip(words.iter().skip(1));
+        if pairs().any(|(one, other)| one.is("OR") && other.is("ROLLBACK")) {
+            return Err("`OR ROLLBACK` undoes more than the tool's own work; without it a failure undoes the tool's".into());
+        }
+        sets(&words)?;
+        let triples = || words.iter().zip(words.iter().skip(1)).zip(words.iter().skip(2).map(Some).chain([None]));
+        let replaces = pairs().any(|(one, other)| one.is("REPLACE") && other.is("INTO"))
+            || triples().any(|((one, other), third)| one.is("OR") && other.is("REPLACE") && !third.is_some_and(|third| third.is_sign("(")));
+        let statement = Self { sql: text(sql).into(), parameters: parameters(&words)?, defines: defined(&words), replaces };
+        syntax(&statement.sql)?;
+        Ok(statement)
+    }
+}
+
+/// The statement without what SQLite would take for the beginning of another.
+fn text(sql: &str) -> &str {
+    sql.trim()
+}
+
+/// Whether a statement that begins with `WITH` changes something.
+fn changes(words: &[Token<'_>]) -> bool {
+    let mut depth = 0_usize;
+    for (at, word) in words.iter().enumerate() {
+        match word {
+            Token::Sign("(") => depth += 1,
+            Token::Sign(")") => depth = depth.saturating_sub(1),
+            word if depth == 0 && ["INSERT", "UPDATE", "DELETE"].iter().any(|verb| word.is(verb)) => return true,
+            word if depth == 0 && word.is("REPLACE") && words.get(at + 1).is_some_and(|next| next.is("INTO")) => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The place after the parenthesis that belongs to the one at `open`.
+fn closing(words: &[Token<'_>], open: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    for (at, word) in words.iter().enumerate().skip(open) {
+        if word.is_sign("(") {
+            depth += 1;
+        } else if word.is_sign(")") {
+            depth -= 1;
+            if depth == 0 {
+                return Some(at);
+            }
+        }
+    }
+    None
+}
+
+/// Names before `AS (`, with columns or without: of common table expressions, and of windows, which does no harm.
+fn defined(words: &[Token<'_>]) -> BTreeSet<Box<str>> {
+    let mut names = BTreeSet::new();
+    for (at, word) in words.iter().enumerate() {
+        let Some(name) = word.name() else { continue };
+        let mut next = at + 1;
+        if words.get(next).is_some_and(|word| word.is_sign("(")) {
+            match closing(words, next) {
+                Some(end) => next = end + 1,
+                None => continue,
+            }
+        }
+        if !words.get(next).is_some_and(|word| word.is("AS")) {
+            continue;
+        }
+        let body = words[next + 1..].iter().find(|word| !word.is("NOT") && !word.is("MATERIALIZED"));
+        if body.is_some_and(|word| word.is_sign("(")) {
+            names.insert(name.to_ascii_lowercase().into());
+        }
+    }
+    names
+}
+
+/// `trim` and its like compare each character of one argument with each of the other, in one step of SQLite that no deadline interrupts.
+/// So the other is written in the statement, and short.
+fn sets(words: &[Token<'_>]) -> Result<(), String> {
+    const SLOW: [&str; 4] = ["trim", "ltrim", "rtrim", "unhex"];
+    for (at, word) in words.iter().enumerate() {
+        let Some(name) = word.name().filter(|name| SLOW.iter().any(|slow| slow.eq_ignore_ascii_case(name))) else { continue };
+        if !words.get(at + 1).is_some_and(|word| word.is_sign("(")) {
+            continue;
+        }
+        let Some(end) = closing(words, at + 1) else { continue };
+        let mut depth = 0_usize;
+        let mut second = None;
+        for (place, word) in words.iter().enumerate().take(end).skip(at + 2) {
+            match word {
+                Token::Sign("(") => depth += 1,
+                Token::Sign(")") => depth -= 1,
+                Token::Sign(",") if depth == 0 => second = Some(place + 1),
+                _ => {}
+            }
+        }
+        let Some(second) = second else { continue };
+        let literal = matches!(&words[second..end], [Token::Text(text)] if text.len() <= MAX_SET + 2);
+        if !literal {
+            return Err(format!("the second argument of {name}() is a string of at most {MAX_SET} bytes, written in the statement"));
+        }
+    }
+    Ok(())
+}
+
+fn parameters(words: &[Token<'_>]) -> Result<Parameters, String> {
+    let mut named: Vec<Box<str>> = Vec::new();
+    let mut highest = 0;
+    let mut numbered = false;
+    for word in words {
+        let Token::Parameter(parameter) = word else { continue };
+        match parameter.strip_prefix('?') {
+            Some("") => highest += 1,
+            Some(number) => highest = highest.max(number.parse().map_err(|_| format!("{parameter} is no parameter"))?),
+            None => {
+                if !named.iter().any(|known| **known == **parameter) {
+                    named.push((*parameter).into());
+                }
+                continue;
+            }
+        }
+        numbered = true;
+    }
+    if numbered && !named.is_empty() {
+        return Err("parameters are either all `?` or all named".into());
+    }
+    if highest.max(named.len()) > MAX_PARAMETERS {
+        return Err(format!("a statement has at most {MAX_PARAMETERS} parameters"));
+    }
+    Ok(if named.is_empty() { Parameters::Positional(highest) } else { Parameters::Named(named) })
+}
+
+/// What SQLite says of the grammar. It has an empty database to look at, so that it misses every table says nothing.
+fn syntax(sql: &str) -> Result<(), String> {
+    static EMPTY: LazyLock<Mutex<Option<Connection>>> = LazyLock::new(|| Mutex::new(Connection::open_in_memory().ok()));
+    let empty = EMPTY.lock();
+    let Some(Err(error)) = empty.as_ref().map(|empty| empty.prepare(sql)) else { return Ok(()) };
+    if matches!(error, rusqlite::Error::MultipleStatement) {
+        return Err("more than one statement; a script has a list of them".into());
+    }
+    let text = error.to_string();
+    // There is one result code for all that can be wrong with a statement.
+    if ["syntax error", "unrecognized token", "incomplete input"].iter().any(|what| text.contains(what)) { Err(text) } else { Ok(()) }
+}

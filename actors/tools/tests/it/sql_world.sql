@@ -1,0 +1,18 @@
+CREATE TABLE goods (sku TEXT PRIMARY KEY, label TEXT NOT NULL, price INTEGER NOT NULL CHECK (price >= 0), cost INTEGER NOT NULL DEFAULT 7) STRICT;
+CREATE TABLE orders (id INTEGER PRIMARY KEY, sku TEXT NOT NULL REFERENCES goods(sku), qty INTEGER NOT NULL, status TEXT NOT NULL DEFAULT 'new', note TEXT);
+CREATE TABLE lines (id TEXT PRIMARY KEY, parent TEXT NOT NULL, what TEXT) STRICT;
+CREATE TABLE plain (a, b);
+CREATE TABLE secrets (id INTEGER PRIMARY KEY, password TEXT NOT NULL);
+CREATE TABLE audit (at INTEGER NOT NULL DEFAULT 0, what TEXT);
+CREATE VIEW cheap AS SELECT sku, price FROM goods WHERE price < 100;
+CREATE VIEW leaky AS SELECT sku, (SELECT password FROM secrets) AS password FROM goods;
+CREATE TRIGGER noticed AFTER DELETE ON orders BEGIN INSERT INTO audit (what) VALUES ('deleted ' || OLD.id); END;
+CREATE VIRTUAL TABLE notes USING fts5(body);
+CREATE TABLE _horos_log (id INTEGER PRIMARY KEY, row BLOB);
+INSERT INTO goods (sku, label, price, cost) VALUES ('p-1', 'lamp', 30, 11), ('p-2', 'desk', 250, 90), ('p-3', 'o''clock', 9, 2);
+INSERT INTO orders (id, sku, qty) VALUES (1, 'p-1', 2), (2, 'p-2', 1);
+INSERT INTO plain VALUES (1, 'one'), (2, x'00ff'), (3, NULL);
+INSERT INTO secrets VALUES (1, 'hunter2-xyzzy');
+INSERT INTO notes VALUES ('nothing to see');
+INSERT INTO _horos_log VALUES (1, x'68756e746572322d78797a7a79');
+ANALYZE;
