@@ -10,6 +10,7 @@
 //! [`Tools`] is the one way by which anything is listed or called: who asks is a [`Caller`], the policy decides, arguments are checked, the
 //! deadline is kept, and every outcome is written down. Transports bring callers and take answers away, and decide nothing.
 
+pub mod actor;
 pub mod admin;
 mod arguments;
 pub mod audit;
@@ -19,6 +20,7 @@ mod definition;
 mod error;
 pub mod http;
 mod kind;
+pub mod native;
 pub mod operate;
 mod pass_on;
 mod policy;

@@ -15,7 +15,7 @@ use rusqlite::ffi;
 use serde_json::Value;
 
 use super::rights::Confined;
-use crate::{Call, Problem, ToolError};
+use crate::{Call, Problem, ToolError, native::reference};
 
 /// When it may go better, of what is busy.
 const LATER: Duration = Duration::from_secs(1);
@@ -46,11 +46,6 @@ pub(super) struct Circumstances<'a> {
     pub(super) began: Instant,
     pub(super) confined: &'a Confined,
     pub(super) value_bytes: i32,
-}
-
-/// A name for an entry of the log.
-pub(super) fn reference() -> Box<str> {
-    format!("{:016x}", rand::random::<u64>()).into()
 }
 
 impl Circumstances<'_> {
