@@ -3,11 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod it {
+    mod admin;
+    mod admin_node;
+    mod admin_world;
     mod client;
     mod client_hostile;
     mod client_world;
     mod quic;
-    mod strategy;
     mod sql;
     mod sql_world;
+    mod strategy;
 }
