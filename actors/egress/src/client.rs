@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -108,6 +109,38 @@ impl Egress {
             _ => {}
         }
         outcome
+    }
+
+    /// The addresses of `host` at `port`, each checked as a request's would be, for a protocol that is not HTTP: whoever asks connects
+    /// to these and to no others, at once, and asks again the next time.
+    ///
+    /// # Errors
+    /// [`EgressError`]: nobody was connected to.
+    ///
+    /// # Cancel safety
+    /// Nothing has happened.
+    pub async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, EgressError> {
+        // In brackets, as in any URL, so that what is an address is seen to be one.
+        let url = if host.contains(':') { format!("https://[{host}]:{port}/") } else { format!("https://{host}:{port}/") };
+        let target: Target = url.parse().map_err(EgressError::Url)?;
+        let origin = &target.origin;
+        let admitted = self.0.hosts.admit(origin, Trust::Counts).map_err(|why| EgressError::Refused { origin: origin.clone(), why });
+        let found = match admitted {
+            Ok(admitted) => self.0.hosts.addresses(origin, &admitted).await.map_err(|error| unreached(&target, error)),
+            Err(refused) => Err(refused),
+        };
+        if let Err(error) = &found
+            && error.refusal().is_some()
+        {
+            self.0.hosts.refused.fetch_add(1, Relaxed);
+            tracing::debug!(%error, "refused");
+        }
+        found
+    }
+
+    /// Whom a connection that is not of HTTP believes: the same authorities, by the same cryptography; what it speaks is `protocols`.
+    pub fn tls(&self, protocols: &[&[u8]]) -> rustls::ClientConfig {
+        self.0.hosts.tls(protocols)
     }
 
     /// Figures, for those who look. Takes each host's locks, briefly.

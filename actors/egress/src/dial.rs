@@ -113,8 +113,15 @@ impl Dialer {
         speak(tls, h2, room).await
     }
 
+    /// What its connections by TLS are configured with, but for the protocols.
+    pub(crate) fn speaking(&self, protocols: &[&[u8]]) -> rustls::ClientConfig {
+        let mut config = (**self.tls.config()).clone();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        config
+    }
+
     /// The addresses of `origin`, each checked; none if one of them must not be reached.
-    async fn permitted(&self, origin: &Origin, admitted: &Admitted) -> Result<Vec<SocketAddr>, DialError> {
+    pub(crate) async fn permitted(&self, origin: &Origin, admitted: &Admitted) -> Result<Vec<SocketAddr>, DialError> {
         let addresses = match &origin.host {
             Host::Address(address) => vec![*address],
             Host::Name(name) => {

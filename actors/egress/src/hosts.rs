@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -124,6 +125,18 @@ impl Hosts {
     /// Whether `origin` may be asked at all; its addresses are not known yet.
     pub(crate) fn admit(&self, origin: &Origin, trust: Trust) -> Result<Admitted, Refusal> {
         self.ways.dialer.policy.admit(origin, trust)
+    }
+
+    /// The addresses of an admitted origin, each checked.
+    pub(crate) async fn addresses(&self, origin: &Origin, admitted: &Admitted) -> Result<Vec<SocketAddr>, Option<DialError>> {
+        let dialer = &self.ways.dialer;
+        let looked = tokio::time::timeout(dialer.within, dialer.permitted(origin, admitted)).await;
+        looked.map_err(|_| Some(DialError::Unresolved("no answer in time".into())))?.map_err(Some)
+    }
+
+    /// Whom a connection believes that speaks `protocols`.
+    pub(crate) fn tls(&self, protocols: &[&[u8]]) -> rustls::ClientConfig {
+        self.ways.dialer.speaking(protocols)
     }
 
     /// The entry of an admitted origin; that which was unused for longest makes room for it.

@@ -5,7 +5,7 @@
 //!    (one a node)  (one a user)      │
 //!                                    ▼
 //!                                 Session ── rmcp ── http: requests by egress
-//!                                                 └─ quic: lines on a stream
+//!                                                 └─ quic: streams, to nodes of the cluster and to others
 //! ```
 //!
 //! [`Clients`] are a node's: `nodes` makes them and starts their supervisor. [`Clients::client`] gives out a [`Client`] for an endpoint;
@@ -27,6 +27,7 @@ mod error;
 mod handler;
 mod http;
 mod life;
+mod quic;
 mod session;
 mod shared;
 mod sse;

@@ -57,8 +57,8 @@ impl Strategy for Mcp {
         let file = config.authorization.as_ref().map(|authorization| &*authorization.file);
         let mut options = self.options.clone();
         if let Some(file) = file {
-            if !matches!(endpoint, Endpoint::Http(_)) {
-                return Err("authorization goes over HTTP only".to_owned());
+            if matches!(endpoint, Endpoint::Node(_)) {
+                return Err("authorization: a node of this cluster is shown this one's certificate".to_owned());
             }
             Secret::new(&self.secrets, file).read().map_err(|error| error.to_string())?;
             options.authorize = Some(Arc::new(FromFile::new(&self.secrets, file)));

@@ -5,8 +5,8 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use horos_wire::NodeName;
 use ::http::Uri;
+use horos_wire::NodeName;
 
 use super::{Strategy, Target, http};
 use crate::config::Config;

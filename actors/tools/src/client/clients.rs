@@ -10,6 +10,7 @@ use std::{
 };
 
 use horos_egress::Egress;
+use horos_link::{Peers, tls::Tls};
 use horos_router::strategy::mcp::Endpoint;
 use horos_supervision::{Strategy, SupervisorHandle, SupervisorSpec, Vitals, worker, worker_with};
 use horos_wire::tree::Kind;
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 
-use super::{Client, Options, Status, life, shared::Shared};
+use super::{Client, Options, Status, life, quic::Quic, shared::Shared};
 
 /// Most endpoints of a node: each has a connection, and over HTTP one request that is always in flight, of the 1024 of an `egress`.
 pub const MAX_CLIENTS: usize = 256;
@@ -37,12 +38,13 @@ pub struct TooMany;
 #[derive(Clone, Debug)]
 pub struct Ways {
     pub(super) egress: Egress,
+    pub(super) quic: Arc<Quic>,
 }
 
 impl Ways {
-    /// By HTTP, through `egress`, whose options are to be [`patient`](super::patient).
+    /// By HTTP and QUIC, as `egress` permits, whose options are to be [`patient`](super::patient).
     pub fn new(egress: Egress) -> Self {
-        Self { egress }
+        Self { egress, quic: Arc::default() }
     }
 }
 
@@ -135,6 +137,12 @@ impl Clients {
         let mut list: Vec<_> = held.iter().map(|held| held.shared.status()).collect();
         list.sort_by(|one, other| one.endpoint.cmp(&other.endpoint));
         list
+    }
+
+    /// From now on nodes of this cluster are reached too, by their names; `peers` knows where they are. Once; before, there is no route
+    /// to them.
+    pub fn reach_nodes(&self, tls: Arc<Tls>, peers: Arc<Peers>) {
+        self.0.ways.quic.reach_nodes(tls, peers);
     }
 
     /// The supervisor of the actors, called `mcp-clients`.

@@ -14,6 +14,7 @@ use rmcp::{
 };
 
 use super::authorize::AuthorizeError;
+use crate::quic::SendError;
 
 /// Longest text of a server's that is passed on, in bytes: it is a stranger's, and goes into logs.
 const MAX_TEXT: usize = 512;
@@ -141,7 +142,7 @@ fn of_http(error: &StreamableHttpError<HttpError>, host: &str) -> ClientError {
     }
 }
 
-fn of_egress(error: &EgressError, host: &str) -> ClientError {
+pub(super) fn of_egress(error: &EgressError, host: &str) -> ClientError {
     let retry_after = error.retry_after();
     match answer::meaning(error, host) {
         CallError::NoEffect(why) => ClientError::NoEffect { why, retry_after },
@@ -154,6 +155,13 @@ fn of_egress(error: &EgressError, host: &str) -> ClientError {
 fn of_transport(error: &DynamicTransportError, host: &str) -> ClientError {
     if let Some(error) = error.error.downcast_ref::<StreamableHttpError<HttpError>>() {
         return of_http(error, host);
+    }
+    match error.error.downcast_ref::<SendError>() {
+        // It was not written at all.
+        Some(SendError::Message(what)) => return NoEffect::TooLarge(format!("{host}: {}", cut(what)).into()).into(),
+        // Nobody has looked at what came from somebody who is not known.
+        Some(SendError::Unauthenticated(what)) => return NoEffect::NotAllowed(format!("{host}: {}", cut(what)).into()).into(),
+        _ => {}
     }
     // On a stream: a line may have been written in part, and then it was no request; or whole.
     Unknown::PeerLost(format!("{host}: {}", cut(&error.error.to_string())).into()).into()

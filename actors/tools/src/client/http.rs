@@ -191,12 +191,17 @@ impl Http {
         let response = self.send(Method::GET, &uri, headers, Bytes::new()).await.map_err(StreamableHttpError::Client)?;
         let status = response.status();
         match status {
-            StatusCode::METHOD_NOT_ALLOWED => Err(StreamableHttpError::ServerDoesNotSupportSse),
-            StatusCode::NOT_FOUND if session.is_some() => Err(StreamableHttpError::SessionExpired),
             // rmcp asks no more then.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Err(StreamableHttpError::AuthRequired(AuthRequiredError::new(format!("it answered {status}"))))
             }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+                let retry_after = answer::retry_after(response.headers(), jiff::Timestamp::now());
+                Err(StreamableHttpError::Client(HttpError::Status { status, retry_after }))
+            }
+            // There is no such stream (405), or no such session or event (404, 400): asking again does not bring it about, and that the
+            // session is gone is found out by the next message.
+            status if status.is_client_error() => Err(StreamableHttpError::ServerDoesNotSupportSse),
             status if !status.is_success() => {
                 let retry_after = answer::retry_after(response.headers(), jiff::Timestamp::now());
                 Err(StreamableHttpError::Client(HttpError::Status { status, retry_after }))

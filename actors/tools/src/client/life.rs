@@ -57,7 +57,7 @@ impl Default for Times {
 
 impl Times {
     /// How long the attempt after `failed` others in a row waits: full jitter, and never nothing.
-    fn wait(&self, failed: u32) -> Duration {
+    pub(super) fn wait(&self, failed: u32) -> Duration {
         let most = self.backoff.saturating_mul(2u32.saturating_pow(failed.saturating_sub(1).min(31))).min(self.backoff_cap);
         most.mul_f64(rand::rng().random_range(0.1..=1.0))
     }

@@ -25,6 +25,7 @@ use super::{
     error::{self, ClientError},
     handler::{Answers, Handler},
     http::Http,
+    life::Times,
     sse,
 };
 
@@ -74,6 +75,7 @@ impl Session {
         url: &str,
         host: &Arc<str>,
         lifecycle: Lifecycle,
+        times: Times,
         answers: Arc<dyn Answers>,
         changed: Arc<Notify>,
     ) -> Result<Self, NotOpened> {
@@ -82,7 +84,7 @@ impl Session {
             .max_concurrent_requests(IN_FLIGHT + BESIDE)
             .max_sse_event_size(MAX_MESSAGE)
             .reinit_on_expired_session(true);
-        config.retry_config = Arc::new(sse::Again);
+        config.retry_config = Arc::new(sse::Again(times));
         let transport = StreamableHttpClientTransport::with_client(http, config);
         Self::open(transport, host, lifecycle, answers, changed, Some(handshakes)).await
     }
@@ -240,6 +242,12 @@ pub(super) struct NotOpened {
     /// Whether the server knows the question, and answers that it is one of those that are greeted by `initialize`: rmcp takes that for
     /// the end of the matter.
     pub(super) is_old: bool,
+}
+
+impl From<ClientError> for NotOpened {
+    fn from(error: ClientError) -> Self {
+        Self { error, is_old: false }
+    }
 }
 
 fn is_old(error: &ClientInitializeError) -> bool {

@@ -15,7 +15,13 @@ use parking_lot::Mutex;
 use rmcp::model::Tool;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
-use super::{Answers, Authorize, IN_FLIGHT, Lifecycle, Options, Status, Times, Ways, error::ClientError, http::Http, session::{NotOpened, Session}};
+use super::{
+    Answers, Authorize, IN_FLIGHT, Lifecycle, Options, Status, Times, Ways,
+    error::ClientError,
+    http::Http,
+    session::{NotOpened, Session},
+};
+use crate::Credential;
 
 /// One endpoint.
 pub(super) struct Shared {
@@ -188,10 +194,31 @@ impl Shared {
         match &self.endpoint {
             Endpoint::Http(_) => {
                 let http = Http::new(self.ways.egress.clone(), self.authorize.clone());
-                Session::over_http(http, &self.url, &self.name, lifecycle, answers, changed).await
+                Session::over_http(http, &self.url, &self.name, lifecycle, self.times, answers, changed).await
             }
-            _ => Err(NotOpened { error: self.no_route("there is no way there from this node"), is_old: false }),
+            Endpoint::Quic { host, port } => {
+                let credential = self.credential().await?;
+                let transport = self.ways.quic.host(&self.ways.egress, host, *port, credential).await?;
+                Session::open(transport, &self.name, lifecycle, answers, changed, None).await
+            }
+            Endpoint::Node(node) => {
+                let transport = self.ways.quic.node(node).await?;
+                Session::open(transport, &self.name, lifecycle, answers, changed, None).await
+            }
+            _ => Err(self.no_route("this node does not know the way").into()),
         }
+    }
+
+    /// What is shown where there are no fields: a key or a token as it is.
+    async fn credential(&self) -> Result<Option<Credential>, ClientError> {
+        let Some(authorize) = &self.authorize else { return Ok(None) };
+        let refused = |what: &str| ClientError::from(NoEffect::NotAllowed(format!("{}: {what}", self.name).into()));
+        let shown = authorize.authorization().await.map_err(|error| refused(&error.to_string()))?;
+        let Some(shown) = shown else { return Ok(None) };
+        let line = shown.to_str().map_err(|_| refused("its authorization is no text"))?;
+        let key =
+            line.strip_prefix("Bearer ").ok_or_else(|| refused("over QUIC a key or a token is shown, so its file says \"Bearer …\""))?;
+        Ok(Some(Credential(key.trim().into())))
     }
 
     pub(super) fn connected(&self, session: &Arc<Session>) {

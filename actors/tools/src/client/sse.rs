@@ -11,27 +11,23 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 use http_body_util::BodyExt as _;
-use rand::RngExt as _;
 use rmcp::transport::common::client_side_sse::SseRetryPolicy;
 use sse_stream::{Error as SseError, Sse, SseStream};
 
-/// First wait before a stream that broke is asked for again, unless the server said how long (`retry:`).
-const BASE: Duration = Duration::from_millis(500);
-/// Longest.
-const CAP: Duration = Duration::from_secs(30);
-/// A stream that cannot be had again so often in a row is given up: what waits for an answer on it is told so, and what it would
-/// have told of is found by looking.
-const MAX_TIMES: usize = 8;
+use super::life::Times;
 
-/// When a broken stream is asked for again: after anything up to a wait that doubles, so that not all are back at once.
+/// A stream that cannot be had again so often in a row is given up: what waits for an answer on it is told so, and what it would have
+/// told of is found by looking. With the default times that takes some 7 s, if the server has no other.
+const MAX_TIMES: u32 = 6;
+
+/// When a broken stream is asked for again, unless the server said how long (`retry:`): as a lost server is greeted again.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Again;
+pub(super) struct Again(pub(super) Times);
 
 impl SseRetryPolicy for Again {
     fn retry(&self, times: usize) -> Option<Duration> {
-        let exponent = u32::try_from(times).ok().filter(|_| times < MAX_TIMES)?;
-        let most = BASE.saturating_mul(2u32.saturating_pow(exponent)).min(CAP);
-        Some(most.mul_f64(rand::rng().random_range(0.1..=1.0)))
+        let failed = u32::try_from(times).ok().filter(|times| *times < MAX_TIMES)?;
+        Some(self.0.wait(failed + 1))
     }
 }
 
@@ -142,11 +138,12 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_asked_for_again_later_and_later_and_not_for_ever() {
-        for times in 0..MAX_TIMES {
-            let wait = Again.retry(times).unwrap();
-            assert!(wait > Duration::ZERO && wait <= CAP, "{times}: {wait:?}");
+    fn a_stream_is_asked_for_again_a_few_times_and_then_given_up() {
+        let again = Again(Times::default());
+        for times in 0..MAX_TIMES as usize {
+            let wait = again.retry(times).unwrap();
+            assert!(wait > Duration::ZERO && wait <= Times::default().backoff_cap, "{times}: {wait:?}");
         }
-        assert_eq!([MAX_TIMES, usize::MAX].map(|times| Again.retry(times)), [None, None]);
+        assert_eq!([MAX_TIMES as usize, usize::MAX].map(|times| again.retry(times)), [None, None]);
     }
 }
