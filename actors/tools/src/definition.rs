@@ -14,17 +14,17 @@ use crate::{
 };
 
 /// How long a tool may run that says nothing.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest that a tool may run.
-pub const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longest name, in bytes (MCP 2025-11-25, "Tool names": 1 to 128 of letters, digits, `_`, `-`, `.`).
-pub const MAX_NAME: usize = 128;
+pub(crate) const MAX_NAME: usize = 128;
 /// Longest description, in bytes; the Go system's figure.
-pub const MAX_DESCRIPTION: usize = 1024;
+pub(crate) const MAX_DESCRIPTION: usize = 1024;
 /// Longest title, in bytes.
-pub const MAX_TITLE: usize = 256;
+pub(crate) const MAX_TITLE: usize = 256;
 /// Longest category and longest group, in bytes.
-pub const MAX_LABEL: usize = 64;
+pub(crate) const MAX_LABEL: usize = 64;
 
 /// What a tool may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

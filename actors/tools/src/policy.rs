@@ -14,7 +14,7 @@ use horos_wire::Role;
 use crate::{Caller, Definition, Mode, Problem, Who};
 
 /// Most rows that are taken up: with more of them nobody but operators may anything. A hundred for each of a hundred roles.
-pub const MAX_RULES: usize = 10_000;
+pub(crate) const MAX_RULES: usize = 10_000;
 /// Problems that are told; the rest is the same mistake.
 const MAX_TOLD: usize = 100;
 

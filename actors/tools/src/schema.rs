@@ -20,9 +20,10 @@
 use horos_store::migrations::Migration;
 
 /// Versions of all tools together that are kept; the oldest go. At the size of usual rows that is some ten megabytes.
-pub const KEPT_VERSIONS: i64 = 10_000;
+#[cfg(test)]
+pub(crate) const KEPT_VERSIONS: i64 = 10_000;
 /// Most bytes of a text that the history keeps; readers take no longer ones either.
-pub const KEPT_TEXT: usize = 65_536;
+pub(crate) const KEPT_TEXT: usize = 65_536;
 
 /// Now, in seconds since 1970; `unixepoch()` is younger than the oldest SQLite that must do.
 macro_rules! now {
@@ -256,7 +257,7 @@ const TOOLS: Migration = Migration {
     CREATE INDEX idx_mcp_history_tool ON mcp_tools_history (tool_name, version DESC);
 
     CREATE TABLE mcp_tool_policy (
-        policy_id INTEGER PRIMARY KEY AUTOINCREMENT,
+        policy_id INTEGER PRIMARY KEY,
         tool_name TEXT NOT NULL,
         role TEXT NOT NULL DEFAULT '*',
         effect TEXT NOT NULL DEFAULT 'allow',
@@ -371,3 +372,6 @@ const TOOLS: Migration = Migration {
 /// Tools and what belongs to them, on the owner of `control.db`. Others have tables in that file as well: whoever joins the lists puts
 /// them in order of their numbers.
 pub const TOOLS_MIGRATIONS: &[Migration] = &[TOOLS, crate::admin::RULE_HISTORY];
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use segment::Segment;
 use crate::Definition;
 
 /// Most bytes of a query that are read; a question in a few sentences.
-pub const MAX_QUERY: usize = 1024;
+pub(crate) const MAX_QUERY: usize = 1024;
 /// Most words of a query that count, each once.
 const MAX_WORDS: usize = 16;
 /// Most words that one word of a query may be the beginning of.

@@ -119,8 +119,8 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
-    use horos_dbsync::filter::check;
-    use horos_store::rusqlite::Connection;
+    use horos_dbsync::filter::{Filter, check};
+    use horos_store::rusqlite::{Connection, params_from_iter, types::Value};
 
     use super::*;
     use crate::control::MIGRATIONS;
@@ -145,6 +145,52 @@ mod tests {
             for table in ["mcp_tools_registry", "mcp_tool_policy"] {
                 assert!(!spec.partial_tables[table].columns.iter().any(|column| column.starts_with("created")));
             }
+        }
+    }
+
+    /// What a replica has of them is what a node's tools are read from.
+    #[test]
+    fn a_node_finds_in_its_replica_all_columns_that_its_tools_are_made_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(FILE);
+        let mut owner = Connection::open(&file).unwrap();
+        MIGRATIONS.apply(&mut owner).unwrap();
+        owner
+            .execute_batch(
+                "INSERT INTO mcp_tools_registry (tool_name, description, handler_type, is_active)
+                    VALUES ('on', 'x', 'sql_query', 1), ('off', 'x', 'sql_query', 0), ('odd', 'x', 'sql_query', 'maybe');
+                INSERT INTO mcp_tool_policy (tool_name) VALUES ('*');",
+            )
+            .unwrap();
+        for role in [Role::Bo, Role::Fo] {
+            let filter = Filter::load(&owner, &filter(role)).unwrap();
+            let replica = directory.path().join(format!("{role}.db"));
+            let copy = Connection::open(&replica).unwrap();
+            copy.execute_batch(&filter.schema().join(";")).unwrap();
+            copy.execute("ATTACH ?1 AS owner", [file.to_str().unwrap()]).unwrap();
+            for table in filter.tables() {
+                let name = &table.name;
+                let mut columns = copy.prepare(&format!("SELECT name FROM pragma_table_info('{name}')")).unwrap();
+                let columns: Vec<String> = columns.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+                let select = filter.select(name).unwrap();
+                let mut rows = owner.prepare(select).unwrap();
+                let published: Vec<String> = rows.column_names().iter().map(|&name| name.to_owned()).collect();
+                assert!(published.iter().all(|column| columns.contains(column)), "{name}: {published:?} {columns:?}");
+                let marks = vec!["?"; published.len()].join(", ");
+                let insert = format!("INSERT INTO {name} ({}) VALUES ({marks})", published.join(", "));
+                let mut rows = rows.query([]).unwrap();
+                while let Some(row) = rows.next().unwrap() {
+                    let values: Vec<Value> = (0..published.len()).map(|column| row.get(column).unwrap()).collect();
+                    copy.execute(&insert, params_from_iter(values)).unwrap();
+                }
+            }
+            drop(copy);
+            let registry = horos_tools::Registry::new(horos_tools::Kinds::default(), Vec::new());
+            let taken = horos_tools::reload::load(&registry, &replica).unwrap();
+            // There are no kinds here, so that what was read is wrong, and what is turned off was not read.
+            assert_eq!(taken.wrong, 2, "{role}");
+            let wrong: Vec<_> = registry.snapshot().wrong.iter().map(|wrong| wrong.name.clone()).collect();
+            assert_eq!(wrong, ["odd".into(), "on".into()]);
         }
     }
 }
