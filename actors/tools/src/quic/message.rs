@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use rmcp::{
     ErrorData,
     model::{
-        CallToolRequest, CallToolRequestParams, ClientNotification, ClientRequest, ClientResult, ErrorCode, GetExtensions as _, RequestId,
+        CallToolRequest, CallToolRequestParams, ClientNotification, ClientRequest, ClientResult, ErrorCode, GetExtensions as _, GetMeta as _,
+        ProtocolVersion, RequestId,
     },
 };
 use serde::{Deserialize, Deserializer, Serialize, de::{DeserializeOwned, IgnoredAny}};
@@ -179,7 +180,7 @@ impl<'a> Envelope<'a> {
         }
         let known = REQUESTS.contains(&method);
         match serde_json::from_str(self.line) {
-            Ok(ClientRequest::CustomRequest(_)) if known => Err(wrong()),
+            Ok(request @ ClientRequest::CustomRequest(_)) if known && !is_gone(method, &request) => Err(wrong()),
             Ok(request) => Ok(request),
             // Nothing else can be wrong with it than that it is nested too deeply.
             Err(_) if known => Err(wrong()),
@@ -284,4 +285,10 @@ pub(super) fn take_key(request: &mut ClientRequest) -> Option<Box<str>> {
         serde_json::Value::String(key) => key.into_boxed_str(),
         _ => "".into(),
     })
+}
+
+/// Whether `method` is none any more in the revision that the request names: whatever its params are, it is not found.
+fn is_gone(method: &str, request: &ClientRequest) -> bool {
+    let is_of_late = request.get_meta().protocol_version().is_some_and(|version| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str());
+    is_of_late && matches!(method, "initialize" | "ping" | "logging/setLevel" | "resources/subscribe" | "resources/unsubscribe")
 }
