@@ -5,6 +5,7 @@
 //! it was asked goes with the request, so that it is the server that thinks about it. What the suite gives up it gives up too.
 
 mod far;
+mod streams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use axum::response::IntoResponse;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-pub(crate) use far::Far;
+use far::Far;
+use streams::Streams;
 
 use super::exceptions::Over;
 use crate::harness::Site;
@@ -27,6 +29,12 @@ use crate::harness::Site;
 pub(crate) struct Bridge {
     address: SocketAddr,
     serving: JoinHandle<()>,
+}
+
+/// The server, over HTTP or over QUIC.
+enum Side {
+    Http(Far),
+    Quic(Streams),
 }
 
 impl Drop for Bridge {
@@ -38,7 +46,11 @@ impl Drop for Bridge {
 impl Bridge {
     /// To `site`, over `over`, showing `key`.
     pub(crate) async fn open(site: &Site, over: Over, key: &str) -> Result<Self> {
-        let far = Arc::new(Far::new(site, over, key));
+        let far = match over {
+            Over::Quic => Side::Quic(Streams::new(site, key)),
+            _ => Side::Http(Far::new(site, over, key)),
+        };
+        let far = Arc::new(far);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let app = Router::new().fallback(pass).with_state(far);
@@ -55,9 +67,13 @@ impl Bridge {
     }
 }
 
-async fn pass(State(far): State<Arc<Far>>, request: Request<Body>) -> Response<Body> {
+async fn pass(State(far): State<Arc<Side>>, request: Request<Body>) -> Response<Body> {
     let asked = format!("{} {}", request.method(), request.uri());
-    match far.ask(request).await {
+    let answer = match &*far {
+        Side::Http(far) => far.ask(request).await,
+        Side::Quic(streams) => streams.ask(request).await,
+    };
+    match answer {
         Ok(answer) => answer,
         // Told apart from whatever the server answers itself: no scenario expects this status.
         Err(error) => (StatusCode::BAD_GATEWAY, format!("{asked}: {error:#}")).into_response(),

@@ -25,10 +25,13 @@ satisfied! {
     the_older_suite_is_satisfied_over_http_1: Old Http1;
     the_older_suite_is_satisfied_over_http_2: Old Http2;
     the_older_suite_is_satisfied_over_http_3: Old Http3;
+    the_older_suite_is_satisfied_over_quic: Old Quic;
     sessions_of_2025_11_25_are_as_the_suite_wants_them_over_http_1: Sessions Http1;
     sessions_of_2025_11_25_are_as_the_suite_wants_them_over_http_2: Sessions Http2;
     sessions_of_2025_11_25_are_as_the_suite_wants_them_over_http_3: Sessions Http3;
+    sessions_of_2025_11_25_are_as_the_suite_wants_them_over_quic: Sessions Quic;
     requests_of_2026_07_28_are_as_the_suite_wants_them_over_http_1: Stateless Http1;
     requests_of_2026_07_28_are_as_the_suite_wants_them_over_http_2: Stateless Http2;
     requests_of_2026_07_28_are_as_the_suite_wants_them_over_http_3: Stateless Http3;
+    requests_of_2026_07_28_are_as_the_suite_wants_them_over_quic: Stateless Quic;
 }

@@ -1,23 +1,27 @@
-//! The server under test: our port and our doors, as a node opens them, with the suite's fixtures before our own server.
+//! The server under test: a node's port and its doors, of the parts that a node is made of, with the suite's fixtures before our own
+//! server. Nothing else of a node runs.
 
-use std::collections::HashMap;
-use std::fs::Permissions;
-use std::net::UdpSocket;
-use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use horos_edge::{
-    Access, Authenticator, Conditions, Config, Credential, Drain, Edge, Http3, Listener, Maintenance, Metrics, Mount, Parts, Plane,
-    Sockets, Source,
+    Access, Authenticator, Conditions, Config, Drain, Edge, Http3, Listener, Maintenance, Metrics, Mount, Parts, Plane, Sockets, Source,
 };
-use horos_link::{Admission, AlpnHandler, PublicEndpoint};
-use horos_supervision::{Strategy, Supervisor, SupervisorHandle, SupervisorSpec};
+use horos_link::identity::authority::{self, Authority};
+use horos_link::identity::certificate::Validity;
+use horos_link::identity::{CA_CERTIFICATE, request};
+use horos_link::tls::Tls;
+use horos_link::{Config as LinkConfig, Endpoint, Parts as LinkParts};
+use horos_supervision::{Exchange, Strategy, Supervisor, SupervisorHandle, SupervisorSpec};
 use horos_tools::audit::Audit;
+use horos_tools::quic::{self, Door};
 use horos_tools::server::Server;
-use horos_tools::{Kinds, Options, Registry, Tools, http};
+use horos_tools::{Credential, Kinds, Options, Registry, Tools, Verify, http};
+use horos_wire::policy::Policy;
 use horos_wire::principal::{Denied, Principal, Proof};
+use horos_wire::{Incarnation, NodeId};
+use jiff::Timestamp;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
@@ -33,71 +37,99 @@ pub(crate) const PATH: &str = "/mcp";
 pub(crate) struct Served {
     pub(crate) site: Site,
     _edge: Edge,
-    _endpoint: PublicEndpoint,
-    _supervisor: SupervisorHandle,
+    _endpoint: Endpoint,
+    _supervisors: [SupervisorHandle; 2],
     _directory: TempDir,
 }
 
 /// Knows one key.
 struct OneKey(Arc<Principal>);
 
+impl OneKey {
+    fn prove(&self, shown: &str) -> Result<Arc<Principal>, Denied> {
+        if shown == KEY { Ok(self.0.clone()) } else { Err(Denied::Unknown) }
+    }
+}
+
 impl Authenticator for OneKey {
-    fn recall(&self, credential: &Credential) -> Option<Result<Arc<Principal>, Denied>> {
-        let good = matches!(credential, Credential::Key(key) if **key == *KEY);
-        Some(if good { Ok(self.0.clone()) } else { Err(Denied::Unknown) })
+    fn recall(&self, credential: &horos_edge::Credential) -> Option<Result<Arc<Principal>, Denied>> {
+        let (horos_edge::Credential::Key(shown) | horos_edge::Credential::Token(shown)) = credential;
+        Some(self.prove(shown))
     }
 
-    fn verify(&self, credential: Credential) -> BoxFuture<'static, Result<Arc<Principal>, Denied>> {
+    fn verify(&self, credential: horos_edge::Credential) -> BoxFuture<'static, Result<Arc<Principal>, Denied>> {
         let known = self.recall(&credential).unwrap_or(Err(Denied::Unknown));
         async move { known }.boxed()
     }
 }
 
+impl Verify for OneKey {
+    fn verify(&self, credential: &Credential) -> BoxFuture<'static, Result<Arc<Principal>, Denied>> {
+        let known = self.prove(&credential.0);
+        async move { known }.boxed()
+    }
+}
+
 impl Served {
-    /// Opens it on a port of loopback.
+    /// Opens it on a port of loopback, for TCP and UDP.
     pub(crate) async fn start() -> Self {
         let directory = data_dir();
-        let (certificate, key) = (directory.path().join("certificate.pem"), directory.path().join("key.pem"));
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        std::fs::write(&certificate, made.cert.pem()).unwrap();
-        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-        // A key that others may read is taken by no node.
-        std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
-
-        let shared = Arc::new(Shared::new());
-        let server = Server::new(Tools::new(Registry::new(Kinds::default(), Vec::new()), Audit::in_memory(), Options::default()));
-        let factory = move || Fixtures::new(server.clone(), shared.clone());
-        // The suite asks as a page of the bridge's would.
-        let options = http::Options { origins: vec!["http://127.0.0.1:*".to_owned()], ..http::Options::default() };
-        let service = http::service(factory, options);
-        let mount = Mount::new(PATH, Access::PerRequest, Plane::Both, service).unwrap();
-
+        let (site, tls) = identity(&directory);
+        let keys = {
+            let proof = Proof::Key { owner: "suite".into() };
+            Arc::new(OneKey(Arc::new(Principal { id: "suite".into(), proof, scopes: Box::default(), per_minute: None })))
+        };
+        let fixtures = {
+            let server = Server::new(Tools::new(Registry::new(Kinds::default(), Vec::new()), Audit::in_memory(), Options::default()));
+            let shared = Arc::new(Shared::new());
+            move || Fixtures::new(server.clone(), shared.clone())
+        };
         let Sockets { tcp, udp, address } = Sockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        // The suite asks as a page of the bridge's would, for another port.
+        let options = http::Options { origins: vec!["http://127.0.0.1:*".to_owned()], ..http::Options::default() };
+        let mount = Mount::new(PATH, Access::PerRequest, Plane::Both, http::service(fixtures.clone(), options)).unwrap();
         let (conditions, drain, metrics, config) = (Conditions::default(), Drain::default(), Metrics::default(), Config::default());
-        let proof = Proof::Key { owner: "suite".into() };
-        let principal = Principal { id: "conformance".into(), proof, scopes: Box::default(), per_minute: None };
         let parts = Parts {
             runtime: Handle::current(),
             mounts: vec![mount],
-            authenticator: Arc::new(OneKey(Arc::new(principal))),
+            authenticator: keys.clone(),
             conditions: conditions.clone(),
             maintenance: Maintenance::new(conditions),
             drain: drain.clone(),
             metrics: metrics.clone(),
-            certificate: Source::Files { certificate: certificate.clone(), key },
+            certificate: Source::Cluster(tls.certificate()),
             listeners: vec![Listener { tcp, plane: Plane::Both, address }],
         };
         let edge = Edge::open(config.clone(), parts).unwrap();
         let http3 = Http3::new(edge.app().clone(), Arc::new(config), metrics, drain, Handle::current());
-        let doors: HashMap<Vec<u8>, Arc<dyn AlpnHandler>> = HashMap::from([(Http3::ALPN.to_vec(), http3.door(Plane::Both))]);
-        let endpoint = open(udp, &edge, doors);
-        let children = edge.children().into_iter().chain(endpoint.children()).collect();
-        let supervisor = Supervisor::start(SupervisorSpec::new("served", Strategy::OneForOne, children), None).await.unwrap();
-        let site = Site { address, name: "localhost".to_owned(), authority: certificate };
-        Self { site, _edge: edge, _endpoint: endpoint, _supervisor: supervisor, _directory: directory }
+
+        let mut doors = Door::new(fixtures, quic::Options::new(tls.clone(), keys)).handlers();
+        doors.insert(Http3::ALPN.to_vec(), http3.door(Plane::Both));
+        let exchange = Exchange::new(tls.credentials().id().clone(), Incarnation(1));
+        let parts = LinkParts { exchange, policy: Arc::new(Policy::builtin()), tls, release: "test", public: None };
+        let mut config = LinkConfig::new(address);
+        config.gossip = false;
+        let link = Supervisor::start(SupervisorSpec::new("link", Strategy::OneForOne, Vec::new()), None).await.unwrap();
+        let endpoint = Endpoint::open_on(udp, config, parts, doors, link.clone()).unwrap();
+        for child in endpoint.children() {
+            link.add_child(child).await.unwrap();
+        }
+        let port = Supervisor::start(SupervisorSpec::new("edge", Strategy::OneForOne, edge.children()), None).await.unwrap();
+        let site = Site { address, ..site };
+        Self { site, _edge: edge, _endpoint: endpoint, _supervisors: [link, port], _directory: directory }
     }
 }
 
-fn open(udp: UdpSocket, edge: &Edge, doors: HashMap<Vec<u8>, Arc<dyn AlpnHandler>>) -> PublicEndpoint {
-    PublicEndpoint::open(udp, Admission::default(), edge.certificates(), doors).unwrap()
+/// The identity of a node, and what others know it by; its address is yet to come.
+fn identity(directory: &TempDir) -> (Site, Arc<Tls>) {
+    let now = Timestamp::now();
+    let id = NodeId::from_uri("spiffe://shop/bo/bo-1").unwrap();
+    let authority = Authority::create(&directory.path().join("authority"), &id.cluster, Validity::days(now, 365)).unwrap();
+    let holder = directory.path().join("holder");
+    let request = std::fs::read_to_string(request::create(&holder, &id).unwrap()).unwrap();
+    let (certificate, _) = authority.sign(&request, &id, Validity::usual(now, &id)).unwrap();
+    request::install(&holder, &certificate, authority.certificate_pem(), now).unwrap();
+    let tls = Arc::new(Tls::open(&holder, now).unwrap());
+    let address = ([127, 0, 0, 1], 0).into();
+    (Site { address, name: authority::domain(&id), authority: holder.join(CA_CERTIFICATE) }, tls)
 }
