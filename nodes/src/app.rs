@@ -14,6 +14,10 @@ use horos_store::migrations::Migrations;
 use horos_supervision::{
     ChildSpec, Context, Exchange, OnStuck, OpenError, Restart, Service, ServiceSpec, Table, exchange::RegisterError, service,
 };
+use horos_tools::{
+    Output, ToolError,
+    native::{Ability, Invocation, Natives},
+};
 use horos_wire::{
     ActorName, Methods, Protocol, Role,
     policy::{Allowed, Policy, PolicyError, Rule},
@@ -38,6 +42,7 @@ pub struct Horos {
     sync: HashMap<Role, SyncLayout>,
     policy: Policy,
     strategies: Strategies,
+    natives: Vec<Native>,
     problems: Vec<String>,
     playground: bool,
 }
@@ -61,6 +66,22 @@ const MAX_MAILBOX: usize = 1_000_000;
 impl std::fmt::Debug for Registered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} on {}", self.spec.name, self.role)
+    }
+}
+
+/// A function as it was registered.
+struct Native {
+    name: Box<str>,
+    ability: Ability,
+    function: Arc<NativeFunction>,
+}
+
+/// What a row of the kind `native` names.
+type NativeFunction = dyn Fn(Opening, Invocation) -> BoxFuture<'static, Result<Output, ToolError>> + Send + Sync;
+
+impl std::fmt::Debug for Native {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
     }
 }
 
@@ -153,6 +174,7 @@ impl Horos {
             sync: HashMap::new(),
             policy: Policy::builtin(),
             strategies: Strategies::builtin(),
+            natives: Vec::new(),
             problems: Vec::new(),
             playground,
         }
@@ -171,6 +193,40 @@ impl Horos {
     /// Has rows of `routes` name `policy` by `name`, under `policies` in their configuration: it stands around their calls.
     pub fn route_policy(&mut self, name: &str, policy: impl RoutePolicy) {
         self.strategies = self.strategies.policy(name, Arc::new(policy));
+    }
+
+    /// Lets tools be made of `function`, by rows of `mcp_tools_registry` of the kind `native`: the row called `name`, or whichever names it
+    /// in its configuration (`{"function": "…"}`). Rows give it a description, a schema, and whoever may call it.
+    ///
+    /// It is given the node, whose [`Opening::context`] calls on behalf of whoever asked, and the call with its arguments, checked. What
+    /// only [`Ability::Reads`] is what read-only tools may be made of.
+    pub fn tool<F, T>(&mut self, name: &str, ability: Ability, function: F)
+    where
+        F: Fn(Opening, Invocation) -> T + Send + Sync + 'static,
+        T: Future<Output = Result<Output, ToolError>> + Send + 'static,
+    {
+        if self.natives.iter().any(|native| *native.name == *name) {
+            self.problems.push(format!("tool {name}: there is one of that name already"));
+            return;
+        }
+        let function = Arc::new(move |node, call| -> BoxFuture<'static, _> { Box::pin(function(node, call)) });
+        self.natives.push(Native { name: name.into(), ability, function });
+    }
+
+    /// The functions, on one node.
+    pub(crate) fn natives(&self, parts: &Parts) -> Natives {
+        let natives = Natives::new();
+        for Native { name, ability, function } in &self.natives {
+            let (node, function) = (parts.opening(), function.clone());
+            let label: Arc<str> = format!("tool:{name}").into();
+            let exchange = parts.exchange.clone();
+            let registered = natives.register(name, *ability, move |call: Invocation| {
+                let context = Context::new(exchange.clone(), label.clone()).with_call(call.context.clone()).with_deadline(call.until);
+                function(node(context), call)
+            });
+            registered.expect("two of one name were refused when they were registered");
+        }
+        natives
     }
 
     pub(crate) fn strategies(&self) -> &Strategies {

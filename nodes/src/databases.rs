@@ -49,13 +49,22 @@ struct Inner {
     config: Store,
     supervisor: SupervisorHandle,
     open: Mutex<HashMap<Box<str>, (Migrations, Database)>>,
+    /// Writers of files that no service has opened; a file has one, so each goes when a service does.
+    bare: Mutex<HashMap<Box<str>, Writer>>,
     /// Told of each that is opened.
     opened: Notify,
 }
 
 impl Databases {
     pub(crate) fn new(data: &Path, config: Store, supervisor: SupervisorHandle) -> Self {
-        Self(Arc::new(Inner { data: data.to_owned(), config, supervisor, open: Mutex::default(), opened: Notify::new() }))
+        Self(Arc::new(Inner {
+            data: data.to_owned(),
+            config,
+            supervisor,
+            open: Mutex::default(),
+            bare: Mutex::default(),
+            opened: Notify::new(),
+        }))
     }
 
     /// How the database in `file` is opened.
@@ -107,6 +116,10 @@ impl Databases {
         let mut readers = ReadersConfig::new(options);
         readers.threads = threads;
         let (writer, readers) = (Writer::new(writer), Readers::new(readers));
+        if self.0.bare.lock().await.remove(name).is_some() {
+            // Where it is gone with a store that was started anew, there is nothing to remove.
+            let _ = self.0.supervisor.remove_child(&bare(name)).await;
+        }
         // The writer first: it makes the file and brings it up to date.
         self.0.supervisor.add_child(writer.child(&format!("{name}:writer"))).await?;
         if let Err(error) = self.0.supervisor.add_child(readers.child(&format!("{name}:readers"))).await {
@@ -118,6 +131,27 @@ impl Databases {
         open.insert(name.into(), (migrations, database.clone()));
         self.0.opened.notify_waiters();
         Ok(database)
+    }
+
+    /// The writer of the file `name`, which is there: that of the services, or one without migrations until a service opens it.
+    pub(crate) async fn shared_writer(&self, name: &str) -> Result<Writer, OpenError> {
+        // Held to the end, so that no service opens it meanwhile.
+        let open = self.0.open.lock().await;
+        if let Some((_, database)) = open.get(name) {
+            return Ok(database.writer.clone());
+        }
+        let mut writers = self.0.bare.lock().await;
+        let known = writers.get(name).cloned();
+        if known.is_none() && open.len() + writers.len() >= MAX_DATABASES {
+            return Err(format!("a node has at most {MAX_DATABASES} databases").into());
+        }
+        let writer = known.unwrap_or_else(|| Writer::new(WriterConfig::new(self.options(name), Migrations::new(&[]))));
+        let child = bare(name);
+        if self.0.supervisor.find(&child).is_none() {
+            self.0.supervisor.add_child(writer.child(&child)).await?;
+        }
+        writers.insert(name.into(), writer.clone());
+        Ok(writer)
     }
 
     /// This node's writer of the database called `name`, once a service has opened it.
@@ -133,4 +167,9 @@ impl Databases {
             opened.await;
         }
     }
+}
+
+/// The writer's name in the tree, where no service has opened the file.
+fn bare(name: &str) -> String {
+    format!("{name}:tools-writer")
 }

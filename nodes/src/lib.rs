@@ -38,5 +38,6 @@ pub use admin::CLUSTER;
 pub use app::{Allow, Horos, On, Opening};
 pub use databases::{Database, MAX_DATABASES};
 pub use horos_router::{self as routes, Routed, Routes};
+pub use horos_tools as mcp;
 pub use program::{main, main_as};
 pub use remote::Operator;

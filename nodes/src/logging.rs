@@ -28,9 +28,14 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
             return Err(format!("{:?} is no level", part.chars().take(40).collect::<String>()));
         }
     }
-    // ractor's spans name actors by number (`Actor{id="0.8"}`) on every line; ours name them by name.
-    let named = level.split(',').any(|part| part.trim_start().starts_with("ractor"));
-    let level = if named { level.to_owned() } else { format!("{level},ractor=off") };
+    // ractor's spans name actors by number (`Actor{id="0.8"}`) on every line; ours name them by name. rmcp tells of each session, with
+    // whatever a stranger said in it.
+    let mut level = level.to_owned();
+    for (module, usual) in [("ractor", "off"), ("rmcp", "warn")] {
+        if !level.split(',').any(|part| part.trim_start().starts_with(module)) {
+            level = format!("{level},{module}={usual}");
+        }
+    }
     EnvFilter::builder().parse(level).map_err(|error| error.to_string())
 }
 

@@ -38,7 +38,6 @@ use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::Horos,
@@ -110,7 +109,6 @@ pub(crate) struct RunningNode {
     address: SocketAddr,
     address_file: PathBuf,
     drain: Drain,
-    tools: CancellationToken,
     stopping: config::Drain,
     /// Dropped last.
     _threads: (Arc<Threads>, HttpThreads),
@@ -172,7 +170,6 @@ impl RunningNode {
         tokio::time::sleep(self.stopping.notice).await;
         let until = Instant::now() + self.stopping.timeout;
         self.drain.go(Phase::Draining { until });
-        self.tools.cancel();
         self.doors.drain(until).await;
         self.close().await;
         self.root.stop().await;

@@ -3,23 +3,35 @@
 //! Laid out behind the router, which tools call by, and started behind the services, under `root/data/tools`. Who called what is in
 //! `tools.db`, which is this node's alone.
 
-use std::{net::SocketAddr, sync::Arc};
+mod shelf;
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::BoxFuture;
 use horos_edge::{Access, Client, Mount, MountError, Plane};
 use horos_identity::Verifier;
 use horos_link::tls::Tls;
+use horos_router::Router;
 use horos_store::watch::{WatchConfig, WatchStartError, Watcher};
-use horos_supervision::{ChildSpec, Context, Exchange, ServiceSpec, exchange::RegisterError, service};
+use horos_supervision::{
+    ChildSpec, Context, Exchange, ServiceSpec, Strategy, SupervisorHandle, SupervisorSpec, exchange::RegisterError, service,
+};
 use horos_tools::{
-    Credential, Kinds, Options, PassOn, Registry, ToNode, Tools, Verify,
+    Credential, Kind, Kinds, Options, PassOn, Registry, ToNode, Tools, Verify,
+    actor::Actors,
     admin::{Administration, Node},
     audit::{Audit, FILE},
-    http::{Options as HttpOptions, service as over_http},
+    http::{Options as HttpOptions, Resource, Service as HttpService, service as service_over_http, well_known},
+    native::Natives,
     operate::Desk,
     quic::{Bounds, Door, Options as QuicOptions, Times},
     reload,
     server::{Server, View},
+    sql::Query,
 };
 use horos_wire::{
     principal::{Denied, Principal},
@@ -29,10 +41,18 @@ use http::Extensions;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, control, databases::Databases, router::follow};
+use crate::{config::Config, control, databases::Databases, router::follow, sync::SyncLayout};
+use shelf::Files;
 
 /// Where MCP is served, and what of it where only a few tools are to be listed.
 const PATHS: [(&str, View); 2] = [("/mcp", View::All), ("/mcp/search", View::Search)];
+
+/// Where clients without a key or token are told to look for one (RFC 9728 §3).
+const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+/// For answers that were given to reach the wire before streams are ended.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+/// Between two looks at whether calls are in hand.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Why a node has no tools.
 #[derive(Debug, thiserror::Error)]
@@ -49,17 +69,56 @@ pub(crate) enum ToolsError {
 pub(crate) struct Laid {
     /// What is to run.
     pub(crate) children: Vec<ChildSpec>,
+    /// The supervisor of their files' readers, which is among it.
+    pub(crate) files: SupervisorHandle,
     pub(crate) mounts: Vec<Mount>,
-    /// Where MCP comes in over QUIC, where it does.
+    pub(crate) served: Served,
+}
+
+/// What is served, for those who count it and those who end it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) tools: Tools,
     pub(crate) door: Option<Door>,
-    /// Ends whatever of MCP is still open.
-    pub(crate) drain: CancellationToken,
+    over_http: Vec<HttpService>,
+    /// Ends streams and sessions over HTTP.
+    drain: CancellationToken,
+}
+
+impl Served {
+    /// Sessions by how they came.
+    pub(crate) fn sessions(&self) -> [(&'static str, usize); 2] {
+        let over_http = self.over_http.iter().map(HttpService::sessions).sum();
+        [("http", over_http), ("quic", self.door.as_ref().map_or(0, Door::sessions))]
+    }
+
+    /// Takes no more over QUIC, and ends streams over HTTP once no call is in hand: they would never end by themselves, and hold up whoever
+    /// waits for the last request.
+    pub(crate) async fn drain(&self, until: Instant) {
+        let over_quic = async {
+            if let Some(door) = &self.door {
+                door.drain(until).await;
+            }
+        };
+        let over_http = async {
+            while self.tools.counters().in_hand() > 0 && Instant::now() < until {
+                tokio::time::sleep(LOOK).await;
+            }
+            tokio::time::sleep(LAST_WORDS).await;
+            self.drain.cancel();
+        };
+        tokio::join!(over_quic, over_http);
+    }
 }
 
 /// The node, as far as its tools need it.
 pub(crate) struct Here<'a> {
     pub(crate) exchange: &'a Exchange,
     pub(crate) databases: &'a Databases,
+    pub(crate) layout: &'a SyncLayout,
+    pub(crate) router: &'a Router,
+    /// What the program lets tools be made of.
+    pub(crate) natives: Natives,
     pub(crate) tls: &'a Arc<Tls>,
     pub(crate) verifier: Verifier,
     /// Where requests are worked on.
@@ -71,17 +130,28 @@ pub(crate) struct Here<'a> {
 /// # Errors
 /// [`ToolsError`].
 pub(crate) fn lay(config: &Config, here: Here<'_>) -> Result<Laid, ToolsError> {
-    let Here { exchange, databases, tls, verifier, runtime } = here;
+    let Here { exchange, databases, layout, router, natives, tls, verifier, runtime } = here;
     let proves: Arc<dyn Verify> = Arc::new(Proves(verifier));
     let owner = &config.control.owner;
     let pass_on: Arc<dyn PassOn> = Arc::new(ToNode::new(Context::new(exchange.clone(), "tools"), owner.clone()));
-    let desk = Desk::new(exchange.clone(), owner.clone(), Some(pass_on));
-    let registry = Registry::new(Kinds::default(), desk.tools());
+    let desk = Desk::new(exchange.clone(), owner.clone(), Some(pass_on.clone()));
+    let by_file = SupervisorSpec::new("files", Strategy::OneForOne, Vec::new());
+    let files = by_file.handle();
+    let shelf = Arc::new(Files::new(config.data.clone(), databases.clone(), layout, files.clone()));
+    let natives: Arc<dyn Kind> = Arc::new(natives);
+    let kinds = Kinds::default()
+        .with("sql_query", Arc::new(Query::new(shelf).passing_on(pass_on)))
+        .with("native", natives.clone())
+        // As rows of the Go system call it.
+        .with("go_function", natives)
+        .with("actor", Arc::new(Actors::new(router.clone(), exchange.clone())));
+    let registry = Registry::new(kinds, desk.tools());
     let audit = Audit::new(databases.options(FILE));
     let tools = Tools::new(registry.clone(), audit.clone(), options(config));
     let path = config.data.join(control::FILE);
     let watcher = Watcher::start(WatchConfig::new(&path))?;
-    let mut children = audit.children();
+    let mut children = vec![by_file.into_child()];
+    children.extend(audit.children());
     children.push(reload::child(registry.clone(), path, watcher.clone()));
     children.push(Node::new(tools.clone(), proves.clone()).child(exchange)?);
     if control::is_owner(config) {
@@ -89,16 +159,19 @@ pub(crate) fn lay(config: &Config, here: Here<'_>) -> Result<Laid, ToolsError> {
         children.push(administration(exchange, databases, registry)?);
     }
     let drain = CancellationToken::new();
-    let origins = config.mcp.allowed_origins.iter().map(ToString::to_string).collect();
-    let options = HttpOptions { remote, origins, drain: drain.clone(), ..HttpOptions::default() };
-    let served = PATHS.into_iter().filter(|_| config.mcp.enabled);
-    let mounts = served.map(|(path, view)| {
-        let server = Server::new(tools.clone()).with_view(view);
-        let service = over_http(move || server.clone(), options.clone());
-        // What was shown goes on with a call that another node has to make, and is proved there again.
-        Ok(Mount::new(path, Access::PerRequest, Plane::Public, service)?.keeping_credentials())
-    });
-    let mounts = mounts.collect::<Result<_, MountError>>()?;
+    let (mut mounts, mut over_http) = (Vec::new(), Vec::new());
+    if config.mcp.enabled {
+        let options = http_options(config, drain.clone());
+        for (path, view) in PATHS {
+            let server = Server::new(tools.clone()).with_view(view);
+            let service = service_over_http(move || server.clone(), options.clone());
+            over_http.push(service.clone());
+            // What was shown goes on with a call that another node has to make, and is proved there again.
+            mounts.push(Mount::new(path, Access::PerRequest, Plane::Public, service)?.keeping_credentials());
+        }
+        let issuers = config.mcp.authorization_servers.iter().map(|server| server.to_string().into()).collect();
+        mounts.push(Mount::new(WELL_KNOWN, Access::Public, Plane::Public, well_known(options.resource, issuers))?);
+    }
     let door = config.mcp.enabled.then(|| {
         let server = Server::new(tools.clone());
         let sessions = config.mcp.sessions as usize;
@@ -108,7 +181,7 @@ pub(crate) fn lay(config: &Config, here: Here<'_>) -> Result<Laid, ToolsError> {
         let options = QuicOptions { bounds, times, runtime: Some(runtime.clone()), ..QuicOptions::new(tls.clone(), proves) };
         Door::new(move || server.clone(), options)
     });
-    Ok(Laid { children, mounts, door, drain })
+    Ok(Laid { children, files, mounts, served: Served { tools, door, over_http, drain } })
 }
 
 /// What answers edits of rows and rules, on the owner of `control.db`.
@@ -122,6 +195,20 @@ fn administration(exchange: &Exchange, databases: &Databases, registry: Registry
         }
     };
     service(exchange, &Handle::current(), ServiceSpec::new(NAME.parse().expect("a literal name")), open)
+}
+
+fn http_options(config: &Config, drain: CancellationToken) -> HttpOptions {
+    let section = &config.mcp;
+    let base = section.address.as_ref().map(|address| address.to_string().into());
+    HttpOptions {
+        sessions: section.sessions as usize,
+        session_idle: section.http_idle,
+        origins: section.allowed_origins.iter().map(ToString::to_string).collect(),
+        resource: Resource { base, ..Resource::default() },
+        remote,
+        drain,
+        ..HttpOptions::default()
+    }
 }
 
 fn options(config: &Config) -> Options {

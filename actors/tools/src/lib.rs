@@ -49,5 +49,5 @@ pub use self::{
     row::{Problem, Row},
     schema::TOOLS_MIGRATIONS,
     strategy::Mcp,
-    tools::{Listed, Options, Tools},
+    tools::{Counters, Durations, Listed, Options, Tools},
 };

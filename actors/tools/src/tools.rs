@@ -15,6 +15,7 @@
 
 mod builtin;
 mod confirm;
+mod counters;
 mod groups;
 mod in_flight;
 mod page;
@@ -41,6 +42,7 @@ use builtin::Builtin;
 pub(crate) use builtin::taken;
 pub(crate) use confirm::confirmable;
 use confirm::{Asked, Confirms, Unconfirmed};
+pub use counters::{Counters, Durations};
 use groups::{Apart, Groups};
 use in_flight::InFlight;
 
@@ -85,6 +87,7 @@ struct Inner {
     in_flight: InFlight,
     groups: Groups,
     confirms: Confirms,
+    counters: Arc<Counters>,
 }
 
 /// A page of a list.
@@ -107,12 +110,17 @@ impl Tools {
     pub fn new(registry: Registry, audit: Audit, options: Options) -> Self {
         let in_flight = InFlight::new(options.in_flight, options.in_flight_per_caller);
         let (groups, confirms) = (Groups::default(), Confirms::new());
-        Self(Arc::new(Inner { registry, audit, options, in_flight, groups, confirms }))
+        Self(Arc::new(Inner { registry, audit, options, in_flight, groups, confirms, counters: Arc::default() }))
     }
 
     /// The registry.
     pub fn registry(&self) -> &Registry {
         &self.0.registry
+    }
+
+    /// What calls came to.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.0.counters
     }
 
     /// Where calls are written down.
@@ -141,10 +149,12 @@ impl Tools {
     /// # Cancel safety
     /// Dropped, the call is given up; what became of it is written down all the same.
     pub async fn call(&self, caller: &Caller, tool: &str, arguments: JsonObject, context: CallContext) -> Result<Output, ToolError> {
+        let counting = self.0.counters.begin(caller.transport);
         let admission = Instant::now() + ADMISSION;
         let admission = context.deadline.map_or(admission, |deadline| deadline.min(admission));
         let Ok(mut ticket) = timeout_at(admission.into(), self.0.audit.ticket(caller)).await else {
             tracing::error!(trace = %context.trace, "a call is refused, since it cannot be written down");
+            counting.end("unavailable");
             return Err(ToolError::Unavailable(NoEffect::Overloaded("audit".into())));
         };
         let record = ticket.record();
@@ -158,6 +168,7 @@ impl Tools {
             Err(_) if asked.denied => "denied",
             Err(error) => error.outcome(),
         };
+        counting.end(outcome);
         let waits = if asked.ran == Some(Mode::ReadWrite) { Waits::Yes } else { Waits::No };
         if let Some(written) = ticket.end(outcome, waits)
             && !matches!(tokio::time::timeout(WRITTEN, written).await, Ok(Ok(())))

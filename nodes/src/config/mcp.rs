@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use super::{ByteSize, WebOrigin, ms, reader::section, secs};
+use super::{ByteSize, WebOrigin, reader::section, secs};
 
 section! {
     /// Tools for language models, by the Model Context Protocol: at /mcp, and over QUIC on this node's addresses.
@@ -15,20 +15,21 @@ section! {
         /// Servers that give out the tokens which are believed here, told to clients that ask where to get one (RFC 9728), such as
         /// `https://login.example.org`.
         authorization_servers = "authorization-servers": Vec<WebServer> = Vec::new();
+        /// Scheme and authority under which clients know /mcp, such as `https://shop.example.org`, where that is not what they ask for:
+        /// behind a proxy that ends TLS.
+        address = "address": Option<WebServer> = None;
         /// Sessions over HTTP and over QUIC, each; at the limit nobody new is taken.
-        sessions = "sessions": u32 = 1_024, within 1..=65_536;
-        /// A session that says nothing for so long is ended.
+        sessions = "sessions": u32 = 4_096, within 1..=65_536;
+        /// A session over QUIC that says nothing for so long is ended.
         idle = "idle": Duration = secs(300), within secs(1)..=secs(86_400);
+        /// The same over HTTP, where many clients do not begin another, and people think.
+        http_idle = "http-idle": Duration = secs(1_800), within secs(1)..=secs(86_400);
         /// Calls of tools in hand at a time; more are refused.
         calls = "calls": u32 = 512, within 1..=65_536;
         /// Of them, of one caller.
         calls_per_caller = "calls-per-caller": u32 = 128, within 1..=65_536;
         /// The largest result of a call.
         result = "result": ByteSize = ByteSize::mib(1), within ByteSize::kib(16)..=ByteSize::mib(8);
-        /// Calls that are kept in the audit, the newest.
-        audit = "audit": u32 = 100_000, within 1_000..=10_000_000;
-        /// When a node stops, calls in hand get so long of `drain.timeout`'s time before their connections are closed.
-        drain = "drain": Duration = ms(5_000), within ms(0)..=secs(300);
     }
 }
 

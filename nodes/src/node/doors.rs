@@ -12,7 +12,7 @@ use horos_link::{
     tls::{Expected, Tls},
 };
 use horos_supervision::{ChildSpec, SupervisorHandle};
-use horos_tools::quic::Door as McpDoor;
+use horos_tools::quic::Door;
 use horos_wire::{NodeId, session::Liveness};
 
 use super::NodeError;
@@ -20,6 +20,7 @@ use crate::{
     advertise::{self, AdvertiseError},
     config::{Config, HttpTls, Listen, Seed},
     memory,
+    tools::Served,
 };
 
 /// The sockets, before anything is opened that would have to be closed when one of them is taken.
@@ -79,7 +80,7 @@ pub(super) struct Udp {
 pub(super) struct Quic {
     pub(super) http3: Http3,
     /// MCP, for the cluster's address and the public's.
-    pub(super) mcp: Option<McpDoor>,
+    pub(super) mcp: Served,
     /// Protocols of nodes that are not ours, for the cluster's address.
     pub(super) others: Handlers,
 }
@@ -91,7 +92,7 @@ pub(super) struct Doors {
     edge: Edge,
     /// None where there is no TLS: HTTP/3 is never without.
     http3: Option<Http3>,
-    mcp: Option<McpDoor>,
+    mcp: Served,
 }
 
 /// The protocol's name in TLS (RFC 9114 §3.1).
@@ -112,7 +113,7 @@ impl Doors {
         let http3 = (config.http.tls != HttpTls::Plain).then_some(http3);
         let handlers = |plane| -> Handlers {
             let http3 = http3.iter().map(|http3| (H3.to_vec(), http3.door(plane)));
-            http3.chain(mcp.iter().flat_map(McpDoor::handlers)).collect()
+            http3.chain(mcp.door.iter().flat_map(Door::handlers)).collect()
         };
         parts.public = http3.is_some().then(|| edge.certificates());
         let plane = if udp.public.is_some() { Plane::Cluster } else { Plane::Both };
@@ -155,12 +156,7 @@ impl Doors {
                 let _ = tokio::time::timeout_at(until.into(), http3.emptied()).await;
             }
         };
-        let mcp = async {
-            if let Some(mcp) = &self.mcp {
-                mcp.drain(until).await;
-            }
-        };
-        tokio::join!(self.edge.drained(until), http3, mcp, self.endpoint.peers().drain(until));
+        tokio::join!(self.edge.drained(until), http3, self.mcp.drain(until), self.endpoint.peers().drain(until));
     }
 
     /// Closes whatever is left.

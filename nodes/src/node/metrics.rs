@@ -24,6 +24,7 @@ use prometheus_client::{
 use crate::{
     admin::{Insight, resident},
     sync::NodeSync,
+    tools::Served,
 };
 
 /// Actors that are shown; a node has some dozens.
@@ -42,6 +43,8 @@ pub(super) struct NodeMetrics {
     pub(super) sync: Arc<NodeSync>,
     /// What is called by route.
     pub(super) router: Router,
+    /// What is called by MCP.
+    pub(super) served: Served,
 }
 
 impl fmt::Debug for NodeMetrics {
@@ -121,6 +124,7 @@ impl Collector for NodeMetrics {
         self.link(&mut encoder)?;
         self.replication(&mut encoder)?;
         self.routes(&mut encoder)?;
+        self.tools(&mut encoder)?;
         let help = "Resident memory of the process";
         let mut metric = encoder.encode_descriptor("process_resident_memory_bytes", help, None, MetricType::Gauge)?;
         show(&mut metric, MetricType::Gauge, resident())?;
@@ -195,6 +199,34 @@ impl NodeMetrics {
             for (service, it) in services.iter().flat_map(|it| it.endpoints.iter().map(move |one| (&it.service, one))) {
                 show(&mut family.encode_family(&[("service", &**service), ("endpoint", &*it.key)])?, kind, value(it))?;
             }
+        }
+        Ok(())
+    }
+
+    fn tools(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let (tools, snapshot) = (&self.served.tools, self.served.tools.registry().snapshot());
+        let help = "Calls of tools that have ended, by how they came and how they ended";
+        let mut family = encoder.encode_descriptor("horos_tool_calls", help, None, MetricType::Counter)?;
+        for (transport, outcome, count) in tools.counters().outcomes() {
+            let labels = [("transport", transport), ("outcome", outcome)];
+            show(&mut family.encode_family(&labels)?, MetricType::Counter, count)?;
+        }
+        let durations = tools.counters().durations();
+        let help = "What calls of tools took";
+        let mut metric = encoder.encode_descriptor("horos_tool_call_seconds", help, None, MetricType::Histogram)?;
+        metric.encode_histogram::<NoLabelSet>(durations.sum, durations.count, &durations.buckets, None)?;
+        let help = "Sessions of MCP";
+        let mut family = encoder.encode_descriptor("horos_tool_sessions", help, None, MetricType::Gauge)?;
+        for (transport, count) in self.served.sessions() {
+            show(&mut family.encode_family(&[("transport", transport)])?, MetricType::Gauge, count as u64)?;
+        }
+        for (name, help, count) in [
+            ("horos_tool_calls_in_hand", "Calls of tools in hand", tools.counters().in_hand()),
+            ("horos_tools", "Tools that are served", snapshot.tools.len()),
+            ("horos_tools_wrong", "Rows that are wrong, and the last that was right served if there was one", snapshot.wrong.len()),
+        ] {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            show(&mut metric, MetricType::Gauge, count as u64)?;
         }
         Ok(())
     }

@@ -83,8 +83,17 @@ impl RunningNode {
         children.extend(control::lay(&config, &exchange, &parts.databases, parts.router.strategies())?);
         let keys = SupervisorSpec::new("keys", Strategy::OneForOne, children);
         let services = SupervisorSpec::new("services", Strategy::OneForOne, horos.children(config.node.role, &parts)?);
-        let here = tools::Here { exchange: &exchange, databases: &parts.databases, tls: &tls, verifier, runtime: http_threads.handle() };
-        let tools::Laid { children: tooling, mounts: tool_mounts, door, drain: tools_drain } = tools::lay(&config, here)?;
+        let here = tools::Here {
+            exchange: &exchange,
+            databases: &parts.databases,
+            layout: &layout,
+            router: &parts.router,
+            natives: horos.natives(&parts),
+            tls: &tls,
+            verifier,
+            runtime: http_threads.handle(),
+        };
+        let tools::Laid { children: tooling, files, mounts: tool_mounts, served } = tools::lay(&config, here)?;
         let tooling = SupervisorSpec::new("tools", Strategy::OneForOne, tooling);
         let (mut mounts, openers) = horos.mounts(config.node.role, &parts)?;
         mounts.extend(tool_mounts);
@@ -112,7 +121,7 @@ impl RunningNode {
             release: env!("CARGO_PKG_VERSION"),
             public: None,
         };
-        let doors = Doors::open(&config, udp, advertise, edge, Quic { http3, mcp: door, others }, link_parts, sessions.handle())?;
+        let doors = Doors::open(&config, udp, advertise, edge, Quic { http3, mcp: served.clone(), others }, link_parts, sessions.handle())?;
         let peers = doors.endpoint.peers().clone();
         let insight = Insight {
             exchange: exchange.clone(),
@@ -125,8 +134,13 @@ impl RunningNode {
             control_owner: config.control.owner.clone(),
             http: http.into(),
         };
-        let shown =
-            NodeMetrics { insight: insight.clone(), doors: doors.counters(), sync: parts.sync.clone(), router: parts.router.clone() };
+        let shown = NodeMetrics {
+            insight: insight.clone(),
+            doors: doors.counters(),
+            sync: parts.sync.clone(),
+            router: parts.router.clone(),
+            served,
+        };
         metrics.registry().register_collector(Box::new(shown));
 
         let admin = SupervisorSpec::new("node", Strategy::OneForOne, admins(&exchange, &insight)?);
@@ -142,6 +156,7 @@ impl RunningNode {
             ("root/data/router/mcp-clients", servers),
             ("root/data/services", services.handle()),
             ("root/data/tools", tooling.handle()),
+            ("root/data/tools/files", files),
             ("root/data/http", mounted.handle()),
             ("root/data/sync", syncing.handle()),
             ("root/node", admin.handle()),
@@ -181,7 +196,7 @@ impl RunningNode {
         tracing::info!(node = %exchange.node().to_uri(), %address, http = %insight.http.join(" "), incarnation = %exchange.incarnation(),
             ms = started.elapsed().as_millis() as u64, "ready");
         let threads = (threads, http_threads);
-        Ok(Self { root, doors, address, address_file, drain, tools: tools_drain, stopping: config.drain, _threads: threads })
+        Ok(Self { root, doors, address, address_file, drain, stopping: config.drain, _threads: threads })
     }
 }
 

@@ -169,12 +169,12 @@ mod tests {
             copy.execute_batch(&filter.schema().join(";")).unwrap();
             copy.execute("ATTACH ?1 AS owner", [file.to_str().unwrap()]).unwrap();
             for table in filter.tables() {
-                let name = &table.name;
+                let name = table.name();
                 let mut columns = copy.prepare(&format!("SELECT name FROM pragma_table_info('{name}')")).unwrap();
                 let columns: Vec<String> = columns.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
                 let select = filter.select(name).unwrap();
                 let mut rows = owner.prepare(select).unwrap();
-                let published: Vec<String> = rows.column_names().iter().map(|&name| name.to_owned()).collect();
+                let published: Vec<String> = rows.column_names().map(str::to_owned).collect();
                 assert!(published.iter().all(|column| columns.contains(column)), "{name}: {published:?} {columns:?}");
                 let marks = vec!["?"; published.len()].join(", ");
                 let insert = format!("INSERT INTO {name} ({}) VALUES ({marks})", published.join(", "));
