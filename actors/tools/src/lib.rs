@@ -32,7 +32,7 @@ mod schema;
 mod search;
 pub mod server;
 pub mod sql;
-mod stdio;
+pub mod stdio;
 mod strategy;
 mod tools;
 

@@ -30,7 +30,7 @@ mod client;
 mod close;
 mod door;
 mod lines;
-mod message;
+pub(crate) mod message;
 mod outbox;
 mod session;
 mod streams;
@@ -44,6 +44,13 @@ pub use self::{
     door::{Door, Options},
 };
 
+pub(crate) use self::{
+    lines::{Lines, Turns},
+    message::Refusal,
+    outbox::write,
+    streams::too_large,
+};
+
 /// The protocol's names in TLS: the Go system's, and ours.
 pub const ALPNS: [&[u8]; 2] = [b"mcp-quic-v1", b"horos-mcp-v1"];
 /// What a client's streams begin with. The Go system's, and so one way only.
@@ -52,6 +59,8 @@ pub const MAGIC: [u8; 4] = *b"MCP1";
 pub const MAX_MESSAGE: usize = 10 << 20;
 /// The experimental capability by which a stream a request is agreed on.
 pub const STREAMS: &str = "horos/streams";
+/// Where in `_meta` a client of the stateless generation says what it can (MCP 2026-07-28).
+const META_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 /// Where in `_meta` a client shows its key or token.
 pub const KEY: &str = "horos/key";
 /// Bad lines in a row before a session is closed: someone who echoes what we say must not keep both ends busy.

@@ -171,10 +171,10 @@ impl AlpnHandler for Door {
         match &self.0.options.runtime {
             None => Box::pin(served),
             Some(runtime) => {
-                let task = Working(runtime.spawn(served));
+                let mut task = Working(runtime.spawn(served));
                 Box::pin(async move {
                     // A task that fails has dropped the connection by that.
-                    let _ = task.wait().await;
+                    let _ = (&mut task.0).await;
                 })
             }
         }
@@ -189,16 +189,10 @@ impl AlpnHandler for Door {
     }
 }
 
-/// A task that ends with whoever waits for it.
-struct Working(JoinHandle<()>);
+/// A task that ends with its owner.
+struct Working<T>(JoinHandle<T>);
 
-impl Working {
-    async fn wait(mut self) -> Result<(), tokio::task::JoinError> {
-        (&mut self.0).await
-    }
-}
-
-impl Drop for Working {
+impl<T> Drop for Working<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -279,7 +273,7 @@ impl Shared {
                 part(&mut send, &streams::too_large(), times).await;
                 return Err(Ended::violation("message too large"));
             }
-            Ok(Err(LineError::Truncated | LineError::Busy | LineError::Gone(_))) => return Err(Ended::done("gone")),
+            Ok(Err(LineError::Truncated | LineError::Busy | LineError::Gone)) => return Err(Ended::done("gone")),
             Ok(Err(LineError::Stalled)) | Err(_) => {
                 part(&mut send, &Refusal::new(PARSE, "parse error: no request came in time"), times).await;
                 return Err(Ended::violation("no request came in time"));
@@ -290,7 +284,8 @@ impl Shared {
             None => match shown(&line) {
                 Ok(credential) => Proof::Shown(credential),
                 Err(refusal) => {
-                    let ended = if refusal.code == message::UNAUTHENTICATED { Ended::UNAUTHENTICATED } else { Ended::violation("no request") };
+                    let ended =
+                        if refusal.code == message::UNAUTHENTICATED { Ended::UNAUTHENTICATED } else { Ended::violation("no request") };
                     part(&mut send, &refusal, times).await;
                     return Err(ended);
                 }
@@ -306,7 +301,10 @@ impl Shared {
                     Kind::Notification { .. } | Kind::Answer { .. } => None,
                 });
                 part(&mut send, &Refusal { id, ..refusal }, times).await;
-                return Err(Ended::UNAUTHENTICATED);
+                return Err(match unproved {
+                    Unproved::Denied => Ended::UNAUTHENTICATED,
+                    Unproved::Unavailable => Ended::limit("who you are cannot be checked now"),
+                });
             }
         };
         let id = session_id();
@@ -334,7 +332,7 @@ impl Shared {
         // Whatever runs for the session is told to end when this future does.
         let _over = over.clone().drop_guard();
         let mut serving = (self.serve)(ServerTransport { session: session.clone(), inbox: incoming }, over.clone());
-        let mut further = Working2(tokio::spawn(streams::further(session.clone())));
+        let mut further = Working(tokio::spawn(streams::further(session.clone())));
         let mut last_words = None;
         let ended = {
             let reading = async {
@@ -360,7 +358,7 @@ impl Shared {
                 (refusal, ended) = &mut reading => { last_words = refusal; ended }
                 failed = &mut writing => match failed {
                     Err(outbox::Failed::Stalled) => Ended::limit("answers are not read"),
-                    Err(outbox::Failed::Stopped(_) | outbox::Failed::Gone) | Ok(()) => Ended::done("the first stream was stopped"),
+                    Err(outbox::Failed::Stopped | outbox::Failed::Gone) | Ok(()) => Ended::done("the first stream was stopped"),
                 },
                 ended = &mut further.0 => ended.unwrap_or(Ended::done("the session ended")),
                 ended = &mut draining => ended,
@@ -376,7 +374,13 @@ impl Shared {
     }
 
     /// Writes what still waits and the last words, and waits until the peer has them.
-    async fn part_first(&self, session: &Session, send: &mut SendStream, waiting: &mut mpsc::Receiver<outbox::Out>, words: Option<Refusal>) {
+    async fn part_first(
+        &self,
+        session: &Session,
+        send: &mut SendStream,
+        waiting: &mut mpsc::Receiver<outbox::Out>,
+        words: Option<Refusal>,
+    ) {
         let times = &self.options.times;
         waiting.close();
         let parting = async {
@@ -390,15 +394,6 @@ impl Shared {
             Ok::<_, outbox::Failed>(())
         };
         let _ = timeout(times.parting, parting).await;
-    }
-}
-
-/// A task that ends with its owner.
-struct Working2(JoinHandle<Ended>);
-
-impl Drop for Working2 {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use quinn::{ReadError, RecvStream};
+use quinn::RecvStream;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
@@ -12,22 +12,22 @@ use tokio::{
 use super::{MAGIC, Reset};
 
 /// What any line may have without asking: nearly all calls.
-pub(super) const SMALL: usize = 64 * 1024;
+pub(crate) const SMALL: usize = 64 * 1024;
 /// Taken off the stream at a time.
 const CHUNK: usize = 64 * 1024;
 
 /// Turns for messages beyond [`SMALL`]: the session's, then all sessions'.
 #[derive(Clone, Debug)]
-pub(super) struct Turns {
-    pub(super) session: Arc<Semaphore>,
-    pub(super) all: Arc<Semaphore>,
+pub(crate) struct Turns {
+    pub(crate) session: Arc<Semaphore>,
+    pub(crate) all: Arc<Semaphore>,
     /// How long one is waited for. What waits holds up the connection's window, so streams wait less than the first does.
-    pub(super) patience: Duration,
+    pub(crate) patience: Duration,
 }
 
 /// Why there is no line.
 #[derive(Debug)]
-pub(super) enum LineError {
+pub(crate) enum LineError {
     /// It is longer than it may be.
     TooLarge,
     /// It began and did not end in time.
@@ -37,12 +37,12 @@ pub(super) enum LineError {
     /// The stream ended in the middle of it.
     Truncated,
     /// The peer reset the stream, or the connection is gone.
-    Gone(ReadError),
+    Gone,
 }
 
 /// Reads lines.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     stream: RecvStream,
     /// Came, and not looked at yet.
     rest: Bytes,
@@ -56,18 +56,18 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Without turns nothing beyond [`SMALL`] is read: a stranger's first line.
-    pub(super) fn new(stream: RecvStream, within: Duration) -> Self {
+    pub(crate) fn new(stream: RecvStream, within: Duration) -> Self {
         Self { stream, rest: Bytes::new(), partial: Vec::new(), most: SMALL, within, turns: None, turn: None }
     }
 
     /// From now on lines may have `most` bytes.
-    pub(super) fn allow(&mut self, most: usize, turns: Turns) {
+    pub(crate) fn allow(&mut self, most: usize, turns: Turns) {
         self.most = most;
         self.turns = Some(turns);
     }
 
     /// Reads [`MAGIC`]; whatever else comes is given back.
-    pub(super) async fn magic(&mut self) -> Result<Result<(), Vec<u8>>, LineError> {
+    pub(crate) async fn magic(&mut self) -> Result<Result<(), Vec<u8>>, LineError> {
         let mut read = Vec::with_capacity(MAGIC.len());
         while read.len() < MAGIC.len() {
             if self.rest.is_empty() && !self.fill(None).await? {
@@ -80,7 +80,7 @@ impl Lines {
     }
 
     /// The next line that is not blank, without its end; none at the end of the stream. Waits for its beginning as long as it takes.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, LineError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, LineError> {
         let mut until = None;
         loop {
             match self.rest.iter().position(|byte| *byte == b'\n') {
@@ -147,7 +147,7 @@ impl Lines {
             Some(until) => timeout_at(until, read).await.map_err(|_| LineError::Stalled)?,
             None => read.await,
         };
-        match chunk.map_err(LineError::Gone)? {
+        match chunk.map_err(|_| LineError::Gone)? {
             Some(chunk) => {
                 self.rest = chunk.bytes;
                 Ok(true)
@@ -157,7 +157,7 @@ impl Lines {
     }
 
     /// Waits for the end of a stream that has nothing more to say. Whether it ended in good order; whatever else comes is not read.
-    pub(super) async fn end(&mut self) -> bool {
+    pub(crate) async fn end(&mut self) -> bool {
         if !self.rest.iter().all(u8::is_ascii_whitespace) {
             self.stop(Reset::Confused);
             return true;
@@ -177,7 +177,7 @@ impl Lines {
     }
 
     /// Reads no more.
-    pub(super) fn stop(&mut self, why: Reset) {
+    pub(crate) fn stop(&mut self, why: Reset) {
         // It fails for a stream that has ended.
         let _ = self.stream.stop(why.code());
     }

@@ -11,22 +11,27 @@ use rmcp::{
         ProtocolVersion, RequestId,
     },
 };
-use serde::{Deserialize, Deserializer, Serialize, de::{DeserializeOwned, IgnoredAny}};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{error::Category, value::RawValue};
 
 /// Longest id that is taken, in bytes: it is kept for as long as its request is in hand.
 const MAX_ID: usize = 1024;
 
 /// The peer's fault: the line is not JSON.
-pub(super) const PARSE: i32 = -32700;
+pub(crate) const PARSE: i32 = -32700;
 /// The message is none.
-pub(super) const INVALID: i32 = -32600;
+pub(crate) const INVALID: i32 = -32600;
 /// Its parameters are not those of its method.
-pub(super) const PARAMS: i32 = -32602;
+pub(crate) const PARAMS: i32 = -32602;
 /// Not now; nothing was done.
-pub(super) const BUSY: i32 = -32000;
+pub(crate) const BUSY: i32 = -32000;
+/// The answer was lost; whether something was done is not known.
+pub(crate) const LOST: i32 = -32603;
 /// Nobody was proved.
-pub(super) const UNAUTHENTICATED: i32 = -32001;
+pub(crate) const UNAUTHENTICATED: i32 = -32001;
 
 /// The requests of the protocol, of either generation. What has the name of one and not its parameters is told so; everything else is for
 /// the handler to say that it does not know it.
@@ -59,42 +64,42 @@ const NOTIFICATIONS: [&str; 4] =
 
 /// Why a message is not taken, as the peer is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     /// The id as it was written; none where there is none that can be told.
-    pub(super) id: Option<Box<str>>,
-    pub(super) code: i32,
-    pub(super) message: Cow<'static, str>,
+    pub(crate) id: Option<Box<str>>,
+    pub(crate) code: i32,
+    pub(crate) message: Cow<'static, str>,
 }
 
 impl Refusal {
-    pub(super) fn new(code: i32, message: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(code: i32, message: impl Into<Cow<'static, str>>) -> Self {
         Self { id: None, code, message: message.into() }
     }
 
-    pub(super) fn of(self, id: &str) -> Self {
+    pub(crate) fn of(self, id: &str) -> Self {
         Self { id: Some(id.into()), ..self }
     }
 
     /// Whether the peer does not speak the protocol, rather than asks for what it cannot have.
-    pub(super) fn is_strike(&self) -> bool {
+    pub(crate) fn is_strike(&self) -> bool {
         matches!(self.code, PARSE | INVALID)
     }
 
-    pub(super) fn line(&self) -> Vec<u8> {
+    pub(crate) fn line(&self) -> Vec<u8> {
         error_line(self.id.as_deref(), &ErrorData::new(ErrorCode(self.code), self.message.clone(), None))
     }
 }
 
 /// A line that is a message in form.
 #[derive(Debug)]
-pub(super) struct Envelope<'a> {
+pub(crate) struct Envelope<'a> {
     line: &'a str,
     params: Option<&'a str>,
-    pub(super) kind: Kind<'a>,
+    pub(crate) kind: Kind<'a>,
 }
 
 #[derive(Debug)]
-pub(super) enum Kind<'a> {
+pub(crate) enum Kind<'a> {
     Request { id: &'a str, method: Cow<'a, str> },
     Notification { method: Cow<'a, str> },
     Answer { id: Option<&'a str>, result: Result<&'a str, &'a str> },
@@ -125,7 +130,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 impl<'a> Envelope<'a> {
     /// # Errors
     /// [`Refusal`], with the id if the message has one that can be told.
-    pub(super) fn read(line: &'a [u8]) -> Result<Self, Refusal> {
+    pub(crate) fn read(line: &'a [u8]) -> Result<Self, Refusal> {
         let line = std::str::from_utf8(line).map_err(|_| Refusal::new(PARSE, "parse error: not UTF-8"))?;
         // What serde makes of a struct may be an array too.
         if !line.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
@@ -155,7 +160,9 @@ impl<'a> Envelope<'a> {
                 match (id, told) {
                     (None, _) => Kind::Notification { method },
                     (Some(_), Some(id)) => Kind::Request { id, method },
-                    (Some(_), None) => return Err(refuse("invalid request: id must be a string or a number, and not longer than 1024 bytes")),
+                    (Some(_), None) => {
+                        return Err(refuse("invalid request: id must be a string or a number, and not longer than 1024 bytes"));
+                    }
                 }
             }
             (None, _, Some(result), None) => Kind::Answer { id: told, result: Ok(result.get()) },
@@ -166,7 +173,7 @@ impl<'a> Envelope<'a> {
     }
 
     /// The request, as rmcp has it. Its id is not in it.
-    pub(super) fn request(&self, method: &str) -> Result<ClientRequest, Refusal> {
+    pub(crate) fn request(&self, method: &str) -> Result<ClientRequest, Refusal> {
         let wrong = || Refusal::new(PARAMS, format!("invalid params of {method}"));
         if method == "tools/call" {
             // The most frequent one, and the one whose arguments are large: not by rmcp's way, which tries some twenty shapes on values.
@@ -188,7 +195,7 @@ impl<'a> Envelope<'a> {
         }
     }
 
-    pub(super) fn notification(&self, method: &str) -> Result<ClientNotification, Refusal> {
+    pub(crate) fn notification(&self, method: &str) -> Result<ClientNotification, Refusal> {
         let wrong = || Refusal::new(PARAMS, "invalid params of a notification");
         match serde_json::from_str(self.line) {
             Ok(ClientNotification::CustomNotification(_)) if NOTIFICATIONS.contains(&method) => Err(wrong()),
@@ -198,12 +205,12 @@ impl<'a> Envelope<'a> {
     }
 
     /// The whole message, as rmcp has it. Its id is not in it.
-    pub(super) fn whole<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+    pub(crate) fn whole<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
         serde_json::from_str(self.line).map_err(|_| Refusal::new(INVALID, "invalid request"))
     }
 
     /// Which request a `notifications/cancelled` means, as it was written.
-    pub(super) fn cancelled(&self) -> Option<&'a str> {
+    pub(crate) fn cancelled(&self) -> Option<&'a str> {
         #[derive(Deserialize)]
         struct Params<'a> {
             #[serde(borrow, rename = "requestId")]
@@ -214,7 +221,7 @@ impl<'a> Envelope<'a> {
 }
 
 /// What the peer answered to a request of ours.
-pub(super) fn answer(result: Result<&str, &str>) -> Result<Result<ClientResult, ErrorData>, Refusal> {
+pub(crate) fn answer(result: Result<&str, &str>) -> Result<Result<ClientResult, ErrorData>, Refusal> {
     let wrong = |_| Refusal::new(INVALID, "invalid response: neither a result nor an error of the protocol");
     Ok(match result {
         Ok(result) => Ok(serde_json::from_str(result).map_err(wrong)?),
@@ -223,7 +230,7 @@ pub(super) fn answer(result: Result<&str, &str>) -> Result<Result<ClientResult, 
 }
 
 /// An id as it was written, as rmcp has it.
-pub(super) fn id_of(written: &str) -> Option<RequestId> {
+pub(crate) fn id_of(written: &str) -> Option<RequestId> {
     serde_json::from_str(written).ok()
 }
 
@@ -242,12 +249,12 @@ fn text(written: &str) -> Option<Cow<'_, str>> {
 }
 
 /// A message as a line.
-pub(super) fn line<T: Serialize>(message: &T) -> Result<Vec<u8>, serde_json::Error> {
+pub(crate) fn line<T: Serialize>(message: &T) -> Result<Vec<u8>, serde_json::Error> {
     line_after(&[], message)
 }
 
 /// A message as a line, behind what else goes with it.
-pub(super) fn line_after<T: Serialize>(before: &[u8], message: &T) -> Result<Vec<u8>, serde_json::Error> {
+pub(crate) fn line_after<T: Serialize>(before: &[u8], message: &T) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = Vec::with_capacity(256);
     line.extend_from_slice(before);
     serde_json::to_writer(&mut line, message)?;
@@ -256,7 +263,7 @@ pub(super) fn line_after<T: Serialize>(before: &[u8], message: &T) -> Result<Vec
 }
 
 /// The answer to the request `id`.
-pub(super) fn result_line<T: Serialize>(id: &str, result: &T) -> Result<Vec<u8>, serde_json::Error> {
+pub(crate) fn result_line<T: Serialize>(id: &str, result: &T) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = Vec::with_capacity(256);
     line.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
     line.extend_from_slice(id.as_bytes());
@@ -267,7 +274,7 @@ pub(super) fn result_line<T: Serialize>(id: &str, result: &T) -> Result<Vec<u8>,
 }
 
 /// An error for the request `id`, or for what had none.
-pub(super) fn error_line(id: Option<&str>, error: &ErrorData) -> Vec<u8> {
+pub(crate) fn error_line(id: Option<&str>, error: &ErrorData) -> Vec<u8> {
     let mut line = Vec::with_capacity(256);
     line.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
     line.extend_from_slice(id.unwrap_or("null").as_bytes());
@@ -278,7 +285,7 @@ pub(super) fn error_line(id: Option<&str>, error: &ErrorData) -> Vec<u8> {
 }
 
 /// Takes the key out of a request, so that neither handler nor log sees it.
-pub(super) fn take_key(request: &mut ClientRequest) -> Option<Box<str>> {
+pub(crate) fn take_key(request: &mut ClientRequest) -> Option<Box<str>> {
     let meta = request.extensions_mut().get_mut::<rmcp::model::RequestMetaObject>()?;
     // Something that is no string is shown, and proves nobody.
     Some(match meta.remove(super::KEY)? {

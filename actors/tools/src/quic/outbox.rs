@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use quinn::{SendStream, VarInt, WriteError};
+use quinn::{SendStream, WriteError};
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
@@ -49,11 +49,11 @@ impl Unread {
 
 /// Why a line was not written.
 #[derive(Debug)]
-pub(super) enum Failed {
+pub(crate) enum Failed {
     /// The peer took nothing for too long.
     Stalled,
     /// The peer stopped the stream.
-    Stopped(VarInt),
+    Stopped,
     /// The connection is gone.
     Gone,
 }
@@ -61,14 +61,14 @@ pub(super) enum Failed {
 impl From<WriteError> for Failed {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Stopped(code) => Self::Stopped(code),
+            WriteError::Stopped(_) => Self::Stopped,
             WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected => Self::Gone,
         }
     }
 }
 
 /// Writes them all; the peer has to take something every `stalled`.
-pub(super) async fn write(stream: &mut SendStream, mut chunks: &mut [Bytes], stalled: Duration) -> Result<(), Failed> {
+pub(crate) async fn write(stream: &mut SendStream, mut chunks: &mut [Bytes], stalled: Duration) -> Result<(), Failed> {
     while !chunks.is_empty() {
         let written = timeout(stalled, stream.write_chunks(chunks)).await.map_err(|_| Failed::Stalled)??;
         chunks = &mut chunks[written.chunks..];

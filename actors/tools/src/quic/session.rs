@@ -14,15 +14,15 @@ use quinn::{Connection, VarInt};
 use rmcp::{
     RoleServer,
     model::{
-        CancelledNotification, CancelledNotificationParam, ClientCapabilities, ClientNotification, ClientRequest, GetExtensions as _,
-        GetMeta as _, JsonRpcError, JsonRpcMessage, JsonRpcResponse, NumberOrString, RequestId,
+        CancelledNotification, CancelledNotificationParam, ClientNotification, ClientRequest, GetExtensions as _, GetMeta as _,
+        JsonRpcError, JsonRpcMessage, JsonRpcResponse, NumberOrString, RequestId,
     },
     service::RxJsonRpcMessage,
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::{
-    STREAMS, STRIKES,
+    META_CAPABILITIES, STREAMS, STRIKES,
     auth::{self, Proof, Unproved},
     bounds::Meter,
     close::Ended,
@@ -257,21 +257,13 @@ impl Session {
         // The handler's context has it until the handler ends, be the request cancelled or not: whoever asks and cancels without end is
         // not let have more handlers at work than others.
         request.extensions_mut().insert(place);
-        match &mut *request {
-            ClientRequest::InitializeRequest(request) => self.offer(Some(&request.params.capabilities)),
-            request => self.offer(request.get_meta().client_capabilities().as_ref()),
+        if !self.offered.load(Ordering::Relaxed) && offers(request) {
+            self.offered.store(true, Ordering::Relaxed);
         }
         if !matches!(request, ClientRequest::PingRequest(_) | ClientRequest::DiscoverRequest(_)) {
             self.opened.store(true, Ordering::Relaxed);
         }
         Ok(number)
-    }
-
-    fn offer(&self, capabilities: Option<&ClientCapabilities>) {
-        let experimental = capabilities.and_then(|capabilities| capabilities.experimental.as_ref());
-        if experimental.is_some_and(|experimental| experimental.contains_key(STREAMS)) {
-            self.offered.store(true, Ordering::Relaxed);
-        }
     }
 
     /// Agrees to streams for requests, if they were offered. Whether.
@@ -342,5 +334,19 @@ impl Session {
     pub(super) fn idle(&self) -> Option<Duration> {
         let heard = Duration::from_millis(self.heard.load(Ordering::Relaxed));
         (self.in_flight.held() == 0).then(|| self.began.elapsed().saturating_sub(heard))
+    }
+}
+
+/// Whether a request says that its client knows streams for requests: with `initialize`, or with each (MCP 2026-07-28).
+fn offers(request: &ClientRequest) -> bool {
+    match request {
+        ClientRequest::InitializeRequest(request) => {
+            request.params.capabilities.experimental.as_ref().is_some_and(|experimental| experimental.contains_key(STREAMS))
+        }
+        request => {
+            let capabilities = request.get_meta().get(META_CAPABILITIES);
+            let experimental = capabilities.and_then(|capabilities| capabilities.get("experimental"));
+            experimental.is_some_and(|experimental| experimental.get(STREAMS).is_some())
+        }
     }
 }

@@ -57,12 +57,12 @@ fn end_of_first(lines: &mut Lines, error: LineError) -> First {
         LineError::Stalled => (Refusal::new(PARSE, "parse error: the message did not end in time"), Ended::violation("message stalled")),
         LineError::Busy => (busy(), Ended::limit("too many large messages")),
         LineError::Truncated => (Refusal::new(PARSE, "parse error: the stream ended in a message"), Ended::violation("message cut off")),
-        LineError::Gone(_) => return Ok(()),
+        LineError::Gone => return Ok(()),
     };
     Err((Some(refusal), ended))
 }
 
-pub(super) fn too_large() -> Refusal {
+pub(crate) fn too_large() -> Refusal {
     Refusal::new(INVALID, format!("message too large: at most {MAX_MESSAGE} bytes"))
 }
 
@@ -119,7 +119,7 @@ async fn request(session: Arc<Session>, mut send: SendStream, receive: RecvStrea
     }
     let line = match timeout(times.handshake.max(times.line), lines.next()).await.unwrap_or(Err(LineError::Stalled)) {
         Ok(Some(line)) => line,
-        Ok(None) | Err(LineError::Gone(_)) => {
+        Ok(None) | Err(LineError::Gone) => {
             let _ = send.reset(Reset::Cancelled.code());
             return;
         }
@@ -174,7 +174,7 @@ async fn answer(session: &Arc<Session>, number: i64, mut send: SendStream, lines
                 match outbox::write_one(&mut send, &out, session.shared.options.times.stalled).await {
                     Ok(()) => answered = true,
                     Err(Failed::Stalled) => return session.cut(Ended::limit("answers are not read")),
-                    Err(Failed::Stopped(_) | Failed::Gone) => return session.cancel(number).await,
+                    Err(Failed::Stopped | Failed::Gone) => return session.cancel(number).await,
                 }
             }
             _ = &mut stopped => return session.cancel(number).await,

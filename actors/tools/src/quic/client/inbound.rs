@@ -19,13 +19,10 @@ use super::{
         MAX_MESSAGE, Reset, STREAMS, STRIKES,
         close::Ended,
         lines::Lines,
-        message::{self, Envelope, INVALID, Kind, Refusal},
+        message::{self, Envelope, INVALID, Kind, LOST, Refusal},
     },
     Inner, unanswered,
 };
-
-/// The code of an error of this side's own making: the answer was lost.
-const LOST: i32 = -32603;
 
 /// Reads the first stream until it ends, and with it the session.
 pub(super) async fn first(inner: Arc<Inner>, receive: RecvStream) {

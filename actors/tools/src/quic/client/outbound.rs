@@ -5,16 +5,16 @@ use std::sync::{Arc, atomic::Ordering};
 use rmcp::{
     RoleClient,
     model::{
-        CancelledNotification, ClientCapabilities, ClientNotification, ClientRequest, GetExtensions as _, GetMeta as _, JsonRpcMessage,
-        JsonRpcRequest, RequestId, RequestMetaObject,
+        CancelledNotification, ClientNotification, ClientRequest, GetExtensions as _, GetMeta as _, JsonRpcMessage, JsonRpcRequest,
+        RequestId, RequestMetaObject,
     },
     service::TxJsonRpcMessage,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    super::{KEY, MAGIC, MAX_MESSAGE, STREAMS, message},
+    super::{KEY, MAGIC, MAX_MESSAGE, META_CAPABILITIES, STREAMS, message},
     Inner, Pending, SendError, inbound, lost,
 };
 
@@ -42,17 +42,20 @@ pub(super) async fn send(inner: &Arc<Inner>, message: TxJsonRpcMessage<RoleClien
 
 /// Offers streams, and shows the key in the first request.
 fn prepare(inner: &Inner, request: &mut ClientRequest) {
-    if inner.options.streams {
+    if inner.options.streams && !inner.streams.load(Ordering::Relaxed) {
         match &mut *request {
-            ClientRequest::InitializeRequest(initialize) => offer(&mut initialize.params.capabilities),
+            ClientRequest::InitializeRequest(initialize) => {
+                let capabilities = &mut initialize.params.capabilities;
+                capabilities.experimental.get_or_insert_default().entry(STREAMS.to_owned()).or_default();
+            }
             request => {
-                // Clients of the newer protocol say what they can with each request.
+                // Clients of the stateless generation say what they can with each request.
                 let meta = request.extensions_mut().get_mut::<RequestMetaObject>();
-                if let Some(meta) = meta
-                    && let Some(mut capabilities) = meta.client_capabilities()
+                let capabilities = meta.and_then(|meta| meta.get_mut(META_CAPABILITIES)).and_then(Value::as_object_mut);
+                if let Some(capabilities) = capabilities
+                    && let Some(experimental) = capabilities.entry("experimental").or_insert_with(|| json!({})).as_object_mut()
                 {
-                    offer(&mut capabilities);
-                    meta.set_client_capabilities(capabilities);
+                    experimental.entry(STREAMS).or_insert_with(|| json!({}));
                 }
             }
         }
@@ -62,10 +65,6 @@ fn prepare(inner: &Inner, request: &mut ClientRequest) {
     {
         request.get_meta_mut().insert(KEY.to_owned(), Value::String(credential.0.as_ref().to_owned()));
     }
-}
-
-fn offer(capabilities: &mut ClientCapabilities) {
-    capabilities.experimental.get_or_insert_default().entry(STREAMS.to_owned()).or_default();
 }
 
 /// A message as a line, within the limit.
