@@ -9,6 +9,7 @@ mod harness;
 
 mod conformance {
     mod bridge;
+    mod client;
     mod exceptions;
     mod fixtures;
     mod server;

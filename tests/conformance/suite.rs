@@ -64,6 +64,15 @@ impl Suite {
         let told = run(command).await;
         Found::read(dir.path(), "server-", told)
     }
+
+    /// Has it run the client that `command` is, once for each thing that it has for clients.
+    pub(crate) async fn ask_client(self, client: &str) -> Found {
+        let dir = data_dir();
+        let mut command = self.command();
+        command.args(["client", "--suite", "all", "--command", client, "-o"]).arg(dir.path()).args(self.revision());
+        let told = run(command).await;
+        Found::read(dir.path(), "", told)
+    }
 }
 
 async fn run(mut command: Command) -> String {

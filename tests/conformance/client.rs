@@ -1,0 +1,160 @@
+//! Our client is asked by the suite, which starts a server for each scenario and runs a command with its URL.
+//!
+//! The command is curl, which asks a [`Program`] in this process to be that client: so a scenario costs no process of ours, and what the
+//! client says is in the test's own output. The suite tells the rest by its environment, which the shell puts into curl's arguments.
+
+mod oauth;
+mod user;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use axum::Router;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::routing::post;
+use horos_egress::{Egress, Options as EgressOptions, Roots};
+use horos_router::strategy::mcp::Endpoint;
+use horos_supervision::Supervisor;
+use horos_tools::client::{Authorize, Client, Clients, Lifecycle, Options, Times, Ways, patient};
+use horos_tools::rmcp::model::{JsonObject, RequestMetaObject, Tool};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::exceptions::{Over, Side, as_listed};
+use super::suite::Suite;
+
+/// For a whole scenario; the suite itself gives it 30 s.
+const SCENARIO: Duration = Duration::from_secs(25);
+/// The first revision without `initialize`.
+const STATELESS: &str = "2026-07-28";
+
+/// A client that does what a scenario wants of it, at the suite's command; it goes with its owner.
+struct Program {
+    address: SocketAddr,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Program {
+    async fn open() -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new().route("/", post(asked));
+        let serving = tokio::spawn(async move { axum::serve(listener, app).await.expect("a listener on loopback goes on") });
+        Self { address, serving }
+    }
+
+    /// The command, to which the suite appends the URL.
+    fn command(&self) -> String {
+        let told = ["SCENARIO", "PROTOCOL_VERSION", "CONTEXT"].map(|name| format!("-H \"{name}: $MCP_CONFORMANCE_{name}\""));
+        let limit = SCENARIO.as_secs() + 2;
+        format!("curl -q -sS --fail-with-body --noproxy * --max-time {limit} {} http://{}/ --data-raw", told.join(" "), self.address)
+    }
+}
+
+/// What of a scenario its client is told.
+struct Scenario {
+    url: String,
+    version: String,
+    context: Value,
+}
+
+async fn asked(headers: HeaderMap, url: String) -> (StatusCode, String) {
+    let word = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let name = word("scenario");
+    // JSON, in whatever letters.
+    let context = headers.get("context").and_then(|value| serde_json::from_slice(value.as_bytes()).ok()).unwrap_or_default();
+    let began = Instant::now();
+    let scenario = Scenario { url, version: word("protocol_version"), context };
+    let done = tokio::time::timeout(SCENARIO, play(&scenario)).await.unwrap_or_else(|_| Err(anyhow::anyhow!("not done in {SCENARIO:?}")));
+    eprintln!("{name}: {} ms, {done:?}", began.elapsed().as_millis());
+    match done {
+        Ok(()) => (StatusCode::OK, String::new()),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{name}: {error:#}\n")),
+    }
+}
+
+/// Connects, lists the tools and calls them, as any scenario wants it: who is let in by an authorization server gets itself a token.
+async fn play(scenario: &Scenario) -> Result<()> {
+    let at: Uri = scenario.url.parse()?;
+    let authority: &Authority = at.authority().context("a whole URL")?;
+    let trusted = vec![authority.as_str().parse()?];
+    let egress = Egress::new(patient(EgressOptions { trusted, roots: Roots::Files, ..EgressOptions::default() }))?;
+    let clients = Clients::new(Ways::new(egress));
+    let supervisor = Supervisor::start(clients.supervisor(), None).await?;
+    let oauth: Arc<dyn Authorize> = Arc::new(oauth::OAuth::new(&scenario.url, scenario.context.clone()));
+    let options = Options {
+        authorize: Some(oauth),
+        answers: Arc::new(user::User),
+        lifecycle: if *scenario.version >= *STATELESS { Lifecycle::Auto } else { Lifecycle::Initialize },
+        times: Times::default(),
+    };
+    let client = clients.client(scenario.url.parse::<Endpoint>().map_err(|error| anyhow::anyhow!("{error:?}"))?, None, options)?;
+    let called = call_all(&client, &scenario.context).await;
+    drop(client);
+    supervisor.stop().await;
+    called
+}
+
+/// Calls what the scenario names, or else each tool that is listed.
+async fn call_all(client: &Client, context: &Value) -> Result<()> {
+    let until = Instant::now() + SCENARIO;
+    client.connected(until).await?;
+    let tools = client.tools(until).await?;
+    let named = context["toolCalls"].as_array().map(|calls| {
+        let call = |call: &Value| (call["name"].as_str().unwrap_or_default().to_owned(), call["arguments"].as_object().cloned());
+        calls.iter().map(call).collect::<Vec<_>>()
+    });
+    let calls = named.unwrap_or_else(|| tools.iter().map(|tool| (tool.name.to_string(), Some(arguments(tool, &tools)))).collect());
+    for (tool, arguments) in calls {
+        client.call(&tool, arguments, RequestMetaObject::new(), until).await.with_context(|| tool.clone())?;
+    }
+    Ok(())
+}
+
+/// Arguments of the shapes that the tool's schema says.
+fn arguments(tool: &Tool, all: &[Tool]) -> JsonObject {
+    let properties = tool.input_schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+    let value = |(name, schema): (String, Value)| {
+        let value = match schema["type"].as_str() {
+            Some("number" | "integer") => json!(2),
+            Some("boolean") => json!(true),
+            // One tool wants to see what has become of another's schema on its way.
+            Some("object") => all.first().map_or(Value::Null, |first| Value::Object((*first.input_schema).clone())),
+            Some("array") => json!([]),
+            _ => json!("text"),
+        };
+        (name, value)
+    };
+    properties.into_iter().map(value).collect()
+}
+
+async fn satisfied(suite: Suite, over: Over) {
+    let program = Program::open().await;
+    let found = suite.ask_client(&program.command()).await;
+    as_listed(&found, suite, Side::Client, over);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_client_is_as_the_older_suite_wants_it() {
+    satisfied(Suite::Old, Over::Http1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_client_keeps_sessions_of_2025_11_25_as_the_suite_wants_them() {
+    satisfied(Suite::Sessions, Over::Http1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_client_asks_as_2026_07_28_wants_it() {
+    satisfied(Suite::Stateless, Over::Http1).await;
+}
