@@ -185,6 +185,8 @@ impl Readers {
         })?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(result)) => result,
+            // Passed over by its thread, which was in time for others only.
+            Ok(Err(_)) if Instant::now() >= deadline => Err(ReadError::DeadlinePassed),
             Ok(Err(_)) => Err(ReadError::Stopped),
             Err(_) => Err(ReadError::DeadlinePassed),
         }

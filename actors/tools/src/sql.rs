@@ -27,13 +27,14 @@ mod functions;
 mod lexer;
 mod query;
 mod rights;
+mod script;
 mod statement;
 mod values;
 
 use futures_util::future::BoxFuture;
 use horos_store::{readers::Readers, writer::Writer};
 
-pub use self::query::Query;
+pub use self::{query::Query, script::Script};
 
 /// The database files of a node that tools may use. `nodes` has them.
 pub trait Shelf: Send + Sync + 'static {

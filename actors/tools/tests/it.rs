@@ -11,6 +11,9 @@ mod it {
     mod client_world;
     mod quic;
     mod sql;
+    mod sql_attempts;
+    mod sql_hostile;
+    mod sql_scripts;
     mod sql_world;
     mod strategy;
 }

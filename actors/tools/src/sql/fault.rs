@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use horos_store::{Kind, StoreError, readers::ReadError};
-use horos_wire::NoEffect;
+use horos_store::{Kind, StoreError, readers::ReadError, writer::WriteError};
+use horos_wire::{NoEffect, Unknown};
 use rmcp::model::JsonObject;
 use rusqlite::ffi;
 use serde_json::Value;
@@ -29,6 +29,9 @@ pub(super) enum Trouble {
     /// One row alone is more than may be given.
     #[error("one row is larger than a page may be")]
     RowTooLarge,
+    /// More rows than may be given.
+    #[error("more than {0} rows")]
+    TooManyRows(usize),
     /// What the statement defines is called like something of the schema.
     #[error("the statement defines {0:?}, and the database has something of that name: rename it in the statement")]
     Ambiguous(Box<str>),
@@ -77,6 +80,20 @@ impl Circumstances<'_> {
         }
     }
 
+    pub(super) fn write(&self, error: WriteError<Trouble>) -> ToolError {
+        match error {
+            WriteError::Failed(trouble) => self.trouble(&trouble),
+            WriteError::DeadlinePassed => self.deadline(true),
+            WriteError::Overloaded => ToolError::Busy(LATER),
+            WriteError::Stopped => ToolError::Unavailable(NoEffect::Stopping),
+            WriteError::RolledBack => self.failed(&error, "a rule of the database undid it; nothing was changed"),
+            WriteError::Storage(error) => self.storage(&error),
+            WriteError::Unknown(_) if Instant::now() >= self.call.until => self.deadline(false),
+            WriteError::Unknown(_) => ToolError::Unknown(Unknown::ActorDied),
+            error => self.internal(&error),
+        }
+    }
+
     pub(super) fn unavailable(&self, error: &dyn fmt::Display) -> ToolError {
         tracing::warn!(tool = self.call.tool, %error, "a tool's database cannot be opened");
         ToolError::Unavailable(NoEffect::NoRoute("the tool's database".into()))
@@ -85,6 +102,7 @@ impl Circumstances<'_> {
     pub(super) fn storage(&self, error: &StoreError) -> ToolError {
         match error.kind {
             kind if kind.is_transient() => ToolError::Busy(LATER),
+            Kind::Constraint => self.failed(error, "a rule of the database does not permit it; nothing was changed"),
             Kind::Full => self.failed(error, "there is no room left to write; nothing was changed"),
             _ => self.internal(error),
         }
@@ -93,6 +111,7 @@ impl Circumstances<'_> {
     pub(super) fn trouble(&self, trouble: &Trouble) -> ToolError {
         match trouble {
             Trouble::RowTooLarge => ToolError::TooLarge { limit: self.call.max_bytes as u64 },
+            Trouble::TooManyRows(most) => self.failed(trouble, &format!("more than {most} rows; nothing was changed")),
             Trouble::Unlisted(_) if self.call.caller.is("node:operator") => ToolError::Failed(trouble.to_string().into()),
             Trouble::Unlisted(_) => self.failed(trouble, "the tool is not finished: what it may touch is not listed yet"),
             Trouble::Ambiguous(_) | Trouble::Writes => self.failed(trouble, REFUSED),

@@ -45,6 +45,8 @@ pub(super) struct Statement {
     pub(super) defines: BTreeSet<Box<str>>,
     /// Whether it deletes rows that are in its way (`REPLACE`, `OR REPLACE`), of which SQLite's authorizer is told nothing.
     pub(super) replaces: bool,
+    /// Whether it inserts.
+    pub(super) inserts: bool,
 }
 
 impl Statement {
@@ -80,15 +82,12 @@ impl Statement {
         let triples = || words.iter().zip(words.iter().skip(1)).zip(words.iter().skip(2).map(Some).chain([None]));
         let replaces = pairs().any(|(one, other)| one.is("REPLACE") && other.is("INTO"))
             || triples().any(|((one, other), third)| one.is("OR") && other.is("REPLACE") && !third.is_some_and(|third| third.is_sign("(")));
-        let statement = Self { sql: text(sql).into(), parameters: parameters(&words)?, defines: defined(&words), replaces };
+        let inserts = pairs().any(|(one, other)| other.is("INTO") && (one.is("INSERT") || one.is("REPLACE")))
+            || triples().any(|((one, other), _)| one.is("INSERT") && other.is("OR"));
+        let statement = Self { sql: sql.trim().into(), parameters: parameters(&words)?, defines: defined(&words), replaces, inserts };
         syntax(&statement.sql)?;
         Ok(statement)
     }
-}
-
-/// The statement without what SQLite would take for the beginning of another.
-fn text(sql: &str) -> &str {
-    sql.trim()
 }
 
 /// Whether a statement that begins with `WITH` changes something.

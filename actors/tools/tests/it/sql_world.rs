@@ -18,7 +18,7 @@ use horos_supervision::{Strategy, Supervisor, SupervisorHandle, SupervisorSpec};
 use horos_tools::{
     Call, Caller, Credential, Kind, Mode, Output, Problem, Row, Run, ToolError, Transport, Who,
     rmcp::model::JsonObject,
-    sql::{Elsewhere, Query, Shelf},
+    sql::{Elsewhere, Query, Script, Shelf},
 };
 use horos_wire::{
     CallContext,
@@ -38,6 +38,7 @@ pub(crate) struct World {
     pub(crate) path: PathBuf,
     pub(crate) shelf: Arc<OneFile>,
     pub(crate) query: Query,
+    pub(crate) script: Script,
     _running: SupervisorHandle,
 }
 
@@ -66,7 +67,7 @@ impl World {
         let children = vec![writer.child("writer"), readers.child("readers")];
         let running = Supervisor::start(SupervisorSpec::new("root", Strategy::RestForOne, children), None).await.unwrap();
         let shelf = Arc::new(OneFile { readers, writer });
-        Self { directory, path, query: Query::new(shelf.clone()), shelf, _running: running }
+        Self { directory, path, query: Query::new(shelf.clone()), script: Script::new(shelf.clone()), shelf, _running: running }
     }
 
     /// The tool that `config` makes, or what is wrong with it.
@@ -83,6 +84,13 @@ impl World {
         let mut config = config;
         config.as_object_mut().unwrap().entry("database").or_insert("app.db".into());
         self.make(&self.query, Mode::ReadOnly, &config, &properties)
+    }
+
+    /// A script over `app.db`.
+    pub(crate) fn script(&self, config: Value, properties: Value) -> Result<Tool, Vec<Problem>> {
+        let mut config = config;
+        config.as_object_mut().unwrap().entry("database").or_insert("app.db".into());
+        self.make(&self.script, Mode::ReadWrite, &config, &properties)
     }
 
     /// The file beside the running node.
@@ -139,4 +147,9 @@ impl Tool {
     pub(crate) async fn json(&self, arguments: Value) -> Value {
         self.call(arguments).await.unwrap().structured.unwrap()
     }
+}
+
+/// `usual` cases, or `full` of them where all tests are asked for in full.
+pub(crate) fn scale(usual: u32, full: u32) -> u32 {
+    if std::env::var_os("HOROS_TEST_FULL").is_some_and(|value| value == "1") { full } else { usual }
 }
