@@ -14,12 +14,45 @@ use rusqlite::{Connection, limits::Limit};
 pub(super) const VALUE_BYTES: i32 = 256 << 10;
 /// Longest that a tool may ask for.
 pub(super) const MAX_VALUE_BYTES: i32 = 4 << 20;
+/// Most parameters of one statement.
+pub(super) const MAX_PARAMETERS: i32 = 250;
 /// Memory that a statement may fill, with rows to be sorted and the like: SQLite keeps them there, and knows no limit of its own a statement.
 const MEMORY: u64 = 256 << 20;
 /// Between two looks at it. A look costs some 20 µs.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Limits of a connection while a tool's statement runs (<https://sqlite.org/limits.html>). Given back when dropped.
+/// Puts a connection's limits where a tool's statement may go (<https://sqlite.org/limits.html>), and gives what they were.
+///
+/// # Errors
+/// SQLite does not know one of them.
+pub(super) fn limit(connection: &Connection, value_bytes: i32) -> rusqlite::Result<Vec<(Limit, i32)>> {
+    let limits = [
+        (Limit::SQLITE_LIMIT_LENGTH, value_bytes),
+        // What the schema has is parsed under these as well: not shorter than anybody's `CREATE TABLE`.
+        (Limit::SQLITE_LIMIT_SQL_LENGTH, 1 << 20),
+        (Limit::SQLITE_LIMIT_EXPR_DEPTH, 500),
+        (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 50),
+        (Limit::SQLITE_LIMIT_VDBE_OP, 100_000),
+        (Limit::SQLITE_LIMIT_FUNCTION_ARG, 100),
+        (Limit::SQLITE_LIMIT_ATTACHED, 0),
+        // Time grows with the product of pattern and text.
+        (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 256),
+        (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, MAX_PARAMETERS),
+        (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 16),
+        (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
+    ];
+    limits
+        .into_iter()
+        .map(|(limit, value)| {
+            // Never more than the connection had.
+            let before = connection.limit(limit)?;
+            connection.set_limit(limit, value.min(before))?;
+            Ok((limit, before))
+        })
+        .collect()
+}
+
+/// The limits of a connection while a tool's statement runs. Given back when dropped.
 pub(super) struct Limits<'a> {
     connection: &'a Connection,
     before: Vec<(Limit, i32)>,
@@ -29,29 +62,7 @@ impl<'a> Limits<'a> {
     /// # Errors
     /// SQLite does not know one of them.
     pub(super) fn put(connection: &'a Connection, value_bytes: i32) -> rusqlite::Result<Self> {
-        let limits = [
-            (Limit::SQLITE_LIMIT_LENGTH, value_bytes),
-            // What the schema has is parsed under these as well: not shorter than anybody's `CREATE TABLE`.
-            (Limit::SQLITE_LIMIT_SQL_LENGTH, 1 << 20),
-            (Limit::SQLITE_LIMIT_EXPR_DEPTH, 500),
-            (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 50),
-            (Limit::SQLITE_LIMIT_VDBE_OP, 100_000),
-            (Limit::SQLITE_LIMIT_FUNCTION_ARG, 100),
-            (Limit::SQLITE_LIMIT_ATTACHED, 0),
-            // Time grows with the product of pattern and text.
-            (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 256),
-            (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, super::statement::MAX_PARAMETERS as i32),
-            (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 16),
-            (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
-        ];
-        let mut put = Self { connection, before: Vec::with_capacity(limits.len()) };
-        for (limit, value) in limits {
-            let before = connection.limit(limit)?;
-            // Never more than the connection had.
-            connection.set_limit(limit, value.min(before))?;
-            put.before.push((limit, before));
-        }
-        Ok(put)
+        Ok(Self { connection, before: limit(connection, value_bytes)? })
     }
 }
 

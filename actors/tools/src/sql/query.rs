@@ -132,6 +132,9 @@ impl Kind for Query {
         if let Some(name) = statement.iter().flat_map(|statement| &statement.defines).find(|name| is_reserved(name)) {
             problems.add("query", format!("{name:?} is a name of the database's own: call it otherwise"));
         }
+        if let (Some(statement), Some(rights)) = (&statement, reach.as_ref().and_then(|reach| reach.rights.as_ref())) {
+            problems.take("query", rights.joins(&statement.joins));
+        }
         let (Some(reach), Some(statement), Some(bindings), true) = (reach, statement, bindings, problems.0.is_empty()) else {
             return Err(problems.0);
         };

@@ -16,7 +16,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{bounds::Meter, functions};
+use super::{bounds::Meter, functions, statement::Joins};
 
 /// Columns of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +85,25 @@ impl Rights {
         }
         mark.push_str("*/ ");
         mark.into()
+    }
+
+    /// Whether a statement compares only what it may read, where SQLite's authorizer is not told: a join by a column tells its values.
+    ///
+    /// # Errors
+    /// How to write it otherwise.
+    pub(super) fn joins(&self, joins: &Joins) -> Result<(), String> {
+        let restricted = || self.tables.iter().filter(|(_, columns)| **columns != Columns::All);
+        if joins.natural && restricted().next().is_some() {
+            return Err("NATURAL compares columns that it does not name: write ON".into());
+        }
+        for column in &joins.using {
+            if let Some((table, _)) = restricted().find(|(_, columns)| !columns.has(column)) {
+                return Err(format!(
+                    "USING ({column}) is for columns that are listed of all tables, and {table:?} has not listed it: write ON"
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn reads(&self, table: &str, column: &str) -> bool {

@@ -147,8 +147,8 @@ impl Kind for Script {
         let max_rows = number(config, "max_rows", MAX_ROWS, MOST_ROWS, &mut problems);
         let mut scope = Scope { input, lets: BTreeSet::new() };
         let lets = lets(config, &mut scope, &mut problems);
-        let mark = reach.as_ref().and_then(|reach| reach.rights.as_ref()).map(Rights::mark).unwrap_or_default();
-        let (steps, defines) = steps(config, &mark, &mut scope, &mut problems);
+        let rights = reach.as_ref().and_then(|reach| reach.rights.as_ref());
+        let (steps, defines) = steps(config, rights, &mut scope, &mut problems);
         let Some(reach) = reach.filter(|_| problems.0.is_empty()) else { return Err(problems.0) };
         let plan = Plan {
             steps,
@@ -197,7 +197,8 @@ fn lets(config: &JsonObject, scope: &mut Scope<'_>, problems: &mut Problems) -> 
     lets
 }
 
-fn steps(config: &JsonObject, mark: &str, scope: &mut Scope<'_>, problems: &mut Problems) -> (Vec<Step>, BTreeSet<Box<str>>) {
+fn steps(config: &JsonObject, rights: Option<&Rights>, scope: &mut Scope<'_>, problems: &mut Problems) -> (Vec<Step>, BTreeSet<Box<str>>) {
+    let mark = rights.map(Rights::mark).unwrap_or_default();
     let (mut steps, mut defines) = (Vec::new(), BTreeSet::new());
     let given = match config.get("statements") {
         Some(Value::Array(given)) if (1..=MAX_STATEMENTS).contains(&given.len()) => given,
@@ -239,6 +240,9 @@ fn steps(config: &JsonObject, mark: &str, scope: &mut Scope<'_>, problems: &mut 
         let (Some(statement), Some(bindings)) = (statement, bindings) else { continue };
         if let Some(name) = statement.defines.iter().find(|name| is_reserved(name)) {
             problems.add(format!("{at}.sql"), format!("{name:?} is a name of the database's own: call it otherwise"));
+        }
+        if let Some(rights) = rights {
+            problems.take(format!("{at}.sql"), rights.joins(&statement.joins));
         }
         let sql = format!("{mark}{}", statement.sql).into();
         defines.extend(statement.defines);

@@ -8,12 +8,13 @@ use std::{
 use parking_lot::Mutex;
 use rusqlite::Connection;
 
-use super::lexer::{Token, tokens};
+use super::{
+    bounds,
+    lexer::{Token, tokens},
+};
 
 /// Longest statement, in bytes. More than anybody writes; SQLite itself would take a gigabyte.
 pub(super) const MAX_SQL: usize = 64 << 10;
-/// Most parameters of one statement: as many as SQLite is told to take.
-pub(super) const MAX_PARAMETERS: usize = 250;
 /// Longest second argument of functions that compare each character with each of it.
 const MAX_SET: usize = 64;
 
@@ -47,6 +48,17 @@ pub(super) struct Statement {
     pub(super) replaces: bool,
     /// Whether it inserts.
     pub(super) inserts: bool,
+    /// Columns that it compares without naming them anywhere else.
+    pub(super) joins: Joins,
+}
+
+/// What SQLite compares in joins by `NATURAL` and `USING`, of which its authorizer is told nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Joins {
+    /// All columns of a name.
+    pub(super) natural: bool,
+    /// These, in lower case.
+    pub(super) using: BTreeSet<Box<str>>,
 }
 
 impl Statement {
@@ -78,13 +90,21 @@ impl Statement {
         if pairs().any(|(one, other)| one.is("OR") && other.is("ROLLBACK")) {
             return Err("`OR ROLLBACK` undoes more than the tool's own work; without it a failure undoes the tool's".into());
         }
-        sets(&words)?;
+        let pairs_of = parentheses(&words);
+        sets(&words, &pairs_of)?;
         let triples = || words.iter().zip(words.iter().skip(1)).zip(words.iter().skip(2).map(Some).chain([None]));
         let replaces = pairs().any(|(one, other)| one.is("REPLACE") && other.is("INTO"))
             || triples().any(|((one, other), third)| one.is("OR") && other.is("REPLACE") && !third.is_some_and(|third| third.is_sign("(")));
         let inserts = pairs().any(|(one, other)| other.is("INTO") && (one.is("INSERT") || one.is("REPLACE")))
             || triples().any(|((one, other), _)| one.is("INSERT") && other.is("OR"));
-        let statement = Self { sql: sql.trim().into(), parameters: parameters(&words)?, defines: defined(&words), replaces, inserts };
+        let statement = Self {
+            sql: sql.trim().into(),
+            parameters: parameters(&words)?,
+            defines: defined(&words, &pairs_of),
+            replaces,
+            inserts,
+            joins: joins(&words),
+        };
         syntax(&statement.sql)?;
         Ok(statement)
     }
@@ -105,30 +125,29 @@ fn changes(words: &[Token<'_>]) -> bool {
     false
 }
 
-/// The place after the parenthesis that belongs to the one at `open`.
-fn closing(words: &[Token<'_>], open: usize) -> Option<usize> {
-    let mut depth = 0_usize;
-    for (at, word) in words.iter().enumerate().skip(open) {
+/// For each opening parenthesis the place of the one that closes it, if there is one.
+fn parentheses(words: &[Token<'_>]) -> Vec<Option<usize>> {
+    let (mut closing, mut open) = (vec![None; words.len()], Vec::new());
+    for (at, word) in words.iter().enumerate() {
         if word.is_sign("(") {
-            depth += 1;
-        } else if word.is_sign(")") {
-            depth -= 1;
-            if depth == 0 {
-                return Some(at);
-            }
+            open.push(at);
+        } else if word.is_sign(")")
+            && let Some(begin) = open.pop()
+        {
+            closing[begin] = Some(at);
         }
     }
-    None
+    closing
 }
 
 /// Names before `AS (`, with columns or without: of common table expressions, and of windows, which does no harm.
-fn defined(words: &[Token<'_>]) -> BTreeSet<Box<str>> {
+fn defined(words: &[Token<'_>], closing: &[Option<usize>]) -> BTreeSet<Box<str>> {
     let mut names = BTreeSet::new();
     for (at, word) in words.iter().enumerate() {
         let Some(name) = word.name() else { continue };
         let mut next = at + 1;
         if words.get(next).is_some_and(|word| word.is_sign("(")) {
-            match closing(words, next) {
+            match closing[next] {
                 Some(end) => next = end + 1,
                 None => continue,
             }
@@ -144,25 +163,28 @@ fn defined(words: &[Token<'_>]) -> BTreeSet<Box<str>> {
     names
 }
 
+fn joins(words: &[Token<'_>]) -> Joins {
+    let mut joins = Joins { natural: words.iter().any(|word| word.is("NATURAL")), using: BTreeSet::new() };
+    for (at, _) in words.iter().enumerate().filter(|(_, word)| word.is("USING")) {
+        let names = words[at + 1..].iter().take_while(|word| !word.is_sign(")"));
+        joins.using.extend(names.filter_map(Token::name).map(|name| Box::from(name.to_ascii_lowercase())));
+    }
+    joins
+}
+
 /// `trim` and its like compare each character of one argument with each of the other, in one step of SQLite that no deadline interrupts.
 /// So the other is written in the statement, and short.
-fn sets(words: &[Token<'_>]) -> Result<(), String> {
+fn sets(words: &[Token<'_>], closing: &[Option<usize>]) -> Result<(), String> {
     const SLOW: [&str; 4] = ["trim", "ltrim", "rtrim", "unhex"];
     for (at, word) in words.iter().enumerate() {
         let Some(name) = word.name().filter(|name| SLOW.iter().any(|slow| slow.eq_ignore_ascii_case(name))) else { continue };
-        if !words.get(at + 1).is_some_and(|word| word.is_sign("(")) {
-            continue;
-        }
-        let Some(end) = closing(words, at + 1) else { continue };
-        let mut depth = 0_usize;
-        let mut second = None;
-        for (place, word) in words.iter().enumerate().take(end).skip(at + 2) {
-            match word {
-                Token::Sign("(") => depth += 1,
-                Token::Sign(")") => depth -= 1,
-                Token::Sign(",") if depth == 0 => second = Some(place + 1),
-                _ => {}
+        let Some(Some(end)) = closing.get(at + 1).copied() else { continue };
+        let (mut place, mut second) = (at + 2, None);
+        while place < end {
+            if words[place].is_sign(",") {
+                second = Some(place + 1);
             }
+            place = closing[place].unwrap_or(place) + 1;
         }
         let Some(second) = second else { continue };
         let literal = matches!(&words[second..end], [Token::Text(text)] if text.len() <= MAX_SET + 2);
@@ -194,15 +216,18 @@ fn parameters(words: &[Token<'_>]) -> Result<Parameters, String> {
     if numbered && !named.is_empty() {
         return Err("parameters are either all `?` or all named".into());
     }
-    if highest.max(named.len()) > MAX_PARAMETERS {
-        return Err(format!("a statement has at most {MAX_PARAMETERS} parameters"));
+    if highest.max(named.len()) > bounds::MAX_PARAMETERS.unsigned_abs() as usize {
+        return Err(format!("a statement has at most {} parameters", bounds::MAX_PARAMETERS));
     }
     Ok(if named.is_empty() { Parameters::Positional(highest) } else { Parameters::Named(named) })
 }
 
 /// What SQLite says of the grammar. It has an empty database to look at, so that it misses every table says nothing.
 fn syntax(sql: &str) -> Result<(), String> {
-    static EMPTY: LazyLock<Mutex<Option<Connection>>> = LazyLock::new(|| Mutex::new(Connection::open_in_memory().ok()));
+    static EMPTY: LazyLock<Mutex<Option<Connection>>> = LazyLock::new(|| {
+        let empty = Connection::open_in_memory().ok().filter(|empty| bounds::limit(empty, bounds::VALUE_BYTES).is_ok());
+        Mutex::new(empty)
+    });
     let empty = EMPTY.lock();
     let Some(Err(error)) = empty.as_ref().map(|empty| empty.prepare(sql)) else { return Ok(()) };
     if matches!(error, rusqlite::Error::MultipleStatement) {
@@ -210,5 +235,6 @@ fn syntax(sql: &str) -> Result<(), String> {
     }
     let text = error.to_string();
     // There is one result code for all that can be wrong with a statement.
-    if ["syntax error", "unrecognized token", "incomplete input"].iter().any(|what| text.contains(what)) { Err(text) } else { Ok(()) }
+    const FINAL: [&str; 6] = ["syntax error", "unrecognized token", "incomplete input", "too large", "too many", "stack overflow"];
+    if FINAL.iter().any(|what| text.contains(what)) { Err(text) } else { Ok(()) }
 }

@@ -94,8 +94,7 @@ async fn a_script_is_stopped_at_its_deadline_and_undone() {
 async fn triggers_of_the_schema_write_by_the_tools_list_and_capture_by_its_own() {
     let world = World::new().await;
     let script = |writes: Value| {
-        let config =
-            json!({ "statements": [{ "sql": "DELETE FROM orders WHERE id = :id" }], "tables": { "orders": ["id"] }, "writes": writes });
+        let config = json!({ "statements": [{ "sql": "DELETE FROM orders WHERE id = :id" }], "tables": { "orders": ["id"], "goods": ["sku"] }, "writes": writes });
         world.script(config, json!({ "id": {} })).unwrap()
     };
     assert!(matches!(script(json!({ "orders": ["delete"] })).call(json!({ "id": 1 })).await, Err(ToolError::Failed(_))));
