@@ -28,8 +28,11 @@ const BEGUN: f32 = 0.4;
 const K1: f32 = 1.2;
 /// See there.
 const B: f32 = 0.75;
-/// Edits that are kept beside the large part before all is made anew: so many, and an eighth of all.
+/// Edits that are kept beside the large part, and gone through at each further one, before all is made anew.
 const MAX_EDITED: usize = 64;
+/// Or this part of all tools, where that is more: of ten thousand some three hundred, so that an edit costs a few milliseconds, and making
+/// all of it anew, which costs forty times that, is as rare.
+const PART_EDITED: usize = 32;
 
 /// Finds tools by words.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +58,7 @@ impl Index {
         changes: &[(Option<Arc<Definition>>, Option<Arc<Definition>>)],
     ) -> Self {
         let edited = self.recent.len() + self.gone.len() + changes.len();
-        if changes.is_empty() || edited > MAX_EDITED.max(tools.len() / 8) {
+        if changes.is_empty() || edited > MAX_EDITED.max(tools.len() / PART_EDITED) {
             return Self { large: Arc::new(Segment::new(tools.values().cloned())), ..Self::default() };
         }
         let mut gone = self.gone.to_vec();

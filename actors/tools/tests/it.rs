@@ -10,6 +10,7 @@ mod it {
     mod client_hostile;
     mod client_world;
     mod quic;
+    mod registry;
     mod sql;
     mod sql_attempts;
     mod sql_hostile;

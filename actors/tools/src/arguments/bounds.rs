@@ -42,6 +42,14 @@ const BELOW: [&str; 8] = [
     "unevaluatedItems",
     "contains",
 ];
+/// Where it says which JSON Schema it is, without the scheme and an empty fragment; one that says nothing is of the last.
+const DRAFTS: [&str; 5] = [
+    "json-schema.org/draft-04/schema",
+    "json-schema.org/draft-06/schema",
+    "json-schema.org/draft-07/schema",
+    "json-schema.org/draft/2019-09/schema",
+    "json-schema.org/draft/2020-12/schema",
+];
 const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
 
 /// Checks all bounds; `Ok` says whether problems in a value may be looked for.
@@ -130,8 +138,12 @@ impl Graph {
                 }
             } else if matches!(key, "$id" | "id") && value.is_string() && index != 0 {
                 self.wrong(at, key, "only the schema itself may have one");
-            } else if key == "$schema" && index != 0 {
-                self.wrong(at, key, "only the schema itself may have one");
+            } else if key == "$schema" {
+                if index != 0 {
+                    self.wrong(at, key, "only the schema itself may have one");
+                } else if !value.as_str().is_some_and(is_draft) {
+                    self.wrong(at, key, "is no JSON Schema that is known here, such as https://json-schema.org/draft/2020-12/schema");
+                }
             } else if key == "pattern" {
                 self.patterns += 1;
             } else if NAMED.contains(&key) {
@@ -267,6 +279,11 @@ impl Graph {
         (0..self.nodes.len()).for_each(|node| visit(self, node, &mut seen, &mut order));
         order
     }
+}
+
+fn is_draft(url: &str) -> bool {
+    let url = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    url.is_some_and(|url| DRAFTS.contains(&url.strip_suffix('#').unwrap_or(url)))
 }
 
 fn escaped(key: &str) -> String {
