@@ -14,6 +14,7 @@ mod output;
 mod routes;
 mod run;
 mod sync;
+mod tools;
 mod usage;
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
@@ -33,6 +34,7 @@ pub use routes::{Inspected, Routes};
 pub(crate) use run::running_at;
 pub use run::{App, run};
 pub use sync::{Filter, Kept, OneReplica, Published, Sync};
+pub use tools::{Audit, CallTool, Import, One, Rule, SetTool, Tools, ToolsOn};
 pub use usage::Usage;
 
 use crate::{config::Endpoint, exit::Exit};
@@ -118,6 +120,9 @@ move it to the machine of whoever signs. With --request no authority is made; th
     /// Circuit breakers: how each node's are, forced open or closed, left to themselves, reset
     #[command(subcommand)]
     Breaker(Breaker),
+    /// Tools that models call by MCP: rows, who may call them, who did
+    #[command(subcommand)]
+    Tools(Tools),
     /// Replication: publications, their replicas, filters
     #[command(subcommand)]
     Sync(Sync),

@@ -8,6 +8,7 @@ mod keys;
 mod routes;
 mod sync;
 mod table;
+mod tools;
 mod tree;
 
 pub use breakers::{breakers, forced};
@@ -15,6 +16,7 @@ pub use keys::{issuers, key_made, keys, refused};
 pub use routes::{edits, imported, inspected, route, routes};
 pub use sync::{filter, sync, verified};
 pub use table::{actors, nodes, policy, recording, status};
+pub use tools::{audit, audit_more, rule_edits, rules, served, tool, tool_edits, tools, tools_imported, tools_status};
 pub use tree::{redraw, tree};
 
 /// How to write.

@@ -52,3 +52,18 @@ pub trait Shelf: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this node has not the file")]
 pub struct Elsewhere;
+
+/// The names of the parameters of `sql` (`:name`, `@name`, `$name`), each once, in the order in which they first stand there: the arguments
+/// that a tool of that statement has. None where it is not SQL enough to tell.
+pub fn parameters(sql: &str) -> Option<Vec<Box<str>>> {
+    let mut names = Vec::<Box<str>>::new();
+    for token in lexer::tokens(sql).ok()? {
+        if let lexer::Token::Parameter(parameter) = token
+            && let Some(name) = parameter.strip_prefix([':', '@', '$'])
+            && !names.iter().any(|known| **known == *name)
+        {
+            names.push(name.into());
+        }
+    }
+    Some(names)
+}

@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind};
 
 use super::{
     Checked, Cli, Command, Common, Init, InitError, InitOptions, Node, Output, Policy, Remote, RemoteError, Turn, Up, Via, breaker,
-    certificates, init, keys, routes, sync, usage::usage,
+    certificates, init, keys, routes, sync, tools, usage::usage,
 };
 use crate::{
     config::{self, Config, DataDir, Seed, Sources},
@@ -119,6 +119,7 @@ fn remotely<A: App>(command: Command, common: &Common, output: &Output, app: &A)
         Command::Tokens(it) => keys::tokens(it, node, output).await,
         Command::Routes(it) => routes::routes(it, node, output).await,
         Command::Breaker(it) => breaker::breaker(it, node, output).await,
+        Command::Tools(it) => tools::tools(it, node, output).await,
         Command::Sync(it) => sync::remotely(it, node, output).await,
         other => ask(other, &message, until, node, output).await,
     };
