@@ -425,3 +425,106 @@ fn maintenance_is_ordered_of_each_node_named() {
     assert_eq!(asked[1..3], [r#"maintain Node("fo-1") Some("m")"#, r#"maintain Node("fo-2") Some("m")"#]);
     assert_eq!(asked[5], "maintain Any None");
 }
+
+const TOOL: &str = r#"{"name":"levels","text":{"category":"","title":null,"description":"D","input_schema":"{}","output_schema":null,
+    "handler_type":"sql_query","handler_config":"{}","mode":"readonly","destructive":false,"idempotent":false,"group":"default",
+    "timeout_ms":null,"active":true},"version":7,"created_by":null,"updated_at":0,"problems":[]}"#;
+
+#[test]
+fn tools_are_edited_at_the_owner_and_their_ends_are_exit_codes() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("levels.json");
+    std::fs::write(&file, TOOL).unwrap();
+    let set = ["tools", "set", "levels", "--file", file.to_str().unwrap(), "--why", "better", "--via", "127.0.0.1:1"];
+    let failed = |error: &str| Err(CallError::Failed(error.to_owned()).into());
+    let ends = [
+        (Ok(format!(r#"{{"version":8,"tool":{TOOL}}}"#)), Exit::Ok),
+        (failed(r#"{"invalid":"no"}"#), Exit::Usage),
+        (failed(r#"{"wrong":[{"key":"handler_config.query","what":"two statements"}]}"#), Exit::Usage),
+        (failed(r#"{"conflict":{"name":"levels","found":9}}"#), Exit::Failed),
+        (failed(r#"{"storage":"full"}"#), Exit::NoEffect),
+        (failed(r#""unknown""#), Exit::Unknown),
+        (failed(r#"{"of a later release":1}"#), Exit::Failed),
+        (Err(CallError::NoEffect(NoEffect::NoRoute("bo-2".into())).into()), Exit::Unreachable),
+    ];
+    for (answer, exit) in ends {
+        let app = double(Some(answer));
+        assert_eq!(format!("{:?}", exits(&set, app)), code(exit));
+        assert_eq!(app.asked.borrow()[..2], ["connect 127.0.0.1:1", "control owner"]);
+        let asked = app.asked.borrow()[2].clone();
+        // What was read at version 7 is written over that version and no other.
+        for part in ["call horos.registry@bo-2", r#"{"set":{"#, r#""why":"better""#, r#""expected":{"version":7}"#] {
+            assert!(asked.contains(part), "{part}: {asked}");
+        }
+    }
+    // A slip is told before anything is asked of the owner.
+    std::fs::write(&file, "{\"descripton\": 1}").unwrap();
+    let app = double(None);
+    assert_eq!(format!("{:?}", exits(&set, app)), code(Exit::Usage));
+    assert_eq!(*app.asked.borrow(), ["connect 127.0.0.1:1", "control owner", "close"]);
+}
+
+#[test]
+fn a_tool_is_called_on_the_node_that_is_named_and_is_asked_for_twice_only_with_consent() {
+    let call = |more: &[&str], answer| {
+        let app = double(Some(answer));
+        let line = [&["tools", "call", "purge", "{\"n\":1}", "--on", "fo-1", "--via", "127.0.0.1:1"], more].concat();
+        (format!("{:?}", exits(&line, app)), app.asked.borrow().clone())
+    };
+    let (exit, asked) = call(&[], Ok(r#""{\"structured\":{\"left\":3}}""#.into()));
+    assert_eq!((exit, &*asked[1]), (code(Exit::Ok), r#"call horos.tools@fo-1 {"call":{"tool":"purge","arguments":"{\"n\":1}"}}"#));
+    let failed = |error: &str| Err(CallError::Failed(error.to_owned()).into());
+    for (answer, exit) in [
+        (failed(r#"{"no_such_tool":"purge"}"#), Exit::Failed),
+        (failed(r#"{"arguments":[{"key":"/n","what":"too many"}]}"#), Exit::Usage),
+        (failed(r#"{"unavailable":"stopping"}"#), Exit::NoEffect),
+        (failed(r#"{"unknown":"no_reply"}"#), Exit::Unknown),
+        (failed(r#"{"confirm":{"what":"All would go.","token":"t","within_ms":60000}}"#), Exit::Failed),
+        (Err(CallError::Unknown(horos_wire::Unknown::DeadlinePassed).into()), Exit::Unknown),
+    ] {
+        let (ended, asked) = call(&["--json"], answer);
+        assert_eq!(ended, code(exit));
+        assert_eq!(asked.len(), 3, "nobody agreed, so it was asked for once: {asked:?}");
+    }
+    for arguments in ["{", "[]", "12", "null"] {
+        let app = double(None);
+        let line = ["tools", "call", "purge", arguments, "--via", "127.0.0.1:1"];
+        assert_eq!(format!("{:?}", exits(&line, app)), code(Exit::Usage), "{arguments}");
+    }
+}
+
+#[test]
+fn what_makes_no_sense_of_tools_is_refused_before_anything_is_asked() {
+    for bad in [
+        "tools set",
+        "tools set a --query x --statement y",
+        "tools set a --file f --query x",
+        "tools set a --query x --handler actor",
+        "tools set a --schema {} --param n:integer",
+        "tools set a --query x --timeout 5",
+        "tools set a --query x --expect 1.5",
+        "tools rollback levels",
+        "tools rollback levels first",
+        "tools allow levels",
+        "tools deny",
+        "tools history --limit 0",
+        "tools audit --limit 0",
+        "tools call",
+        "tools import",
+    ] {
+        assert!(parse(&format!("x {bad}")).is_err(), "{bad}");
+    }
+    for good in [
+        "tools list --on fo-1",
+        "tools set a --query x --expect absent --destructive",
+        "tools set a --query x --destructive false --timeout 5s",
+        "tools rollback levels 3 --expect 7",
+        "tools allow * node:fo",
+        "tools policy --history",
+        "tools audit --tool a --caller key_1 --outcome denied --follow",
+        "tools call levels",
+        "tools import go.db --database app.db --replace",
+    ] {
+        assert!(parse(&format!("x {good}")).is_ok(), "{good}");
+    }
+}
