@@ -9,6 +9,7 @@ mod it {
     mod client;
     mod client_hostile;
     mod client_world;
+    mod http;
     mod quic;
     mod registry;
     mod sql;
