@@ -6,6 +6,7 @@ mod it {
     mod admin;
     mod admin_node;
     mod admin_world;
+    mod audit;
     mod client;
     mod client_hostile;
     mod client_world;

@@ -127,3 +127,58 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         confirmed: row.get(13)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(rows: &[(i64, i64)]) -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        MIGRATIONS.apply(&mut connection).unwrap();
+        for (id, at) in rows {
+            let record = Record { at: *at, ..Record::default() };
+            append(&connection, Span { oldest: 0, next: *id }, &[record]).unwrap();
+        }
+        connection
+    }
+
+    fn ids(connection: &Connection) -> Vec<i64> {
+        let mut ids: Vec<i64> = tail(connection, usize::MAX, &Filter::default()).unwrap().iter().map(|entry| entry.id).collect();
+        ids.reverse();
+        ids
+    }
+
+    #[test]
+    fn the_newest_rows_stay_and_the_others_go_in_portions() {
+        let connection = table(&[(1, 5), (2, 5), (PORTION + 1, 5), (MAX_ROWS, 5), (MAX_ROWS + 5, 5)]);
+        let mut span = super::span(&connection).unwrap();
+        assert_eq!(span, Span { oldest: 1, next: MAX_ROWS + 6 });
+        span.oldest = prune(&connection, span, 6).unwrap();
+        assert_eq!((span.oldest, ids(&connection)), (PORTION + 1, vec![PORTION + 1, MAX_ROWS, MAX_ROWS + 5]));
+        // Far more than a portion at a time when far more came.
+        let late = Span { next: 3 * MAX_ROWS, ..span };
+        assert_eq!(prune(&connection, late, 6).unwrap(), MAX_ROWS);
+    }
+
+    #[test]
+    fn what_is_too_old_goes_and_a_clock_that_went_back_takes_nothing_along() {
+        let age = MAX_AGE.as_millis() as i64;
+        let connection = table(&[(1, 100), (2, age + 90), (3, 50), (4, age + 100)]);
+        let span = super::span(&connection).unwrap();
+        assert_eq!(prune(&connection, span, age + 99).unwrap(), 1);
+        assert_eq!(ids(&connection), [1, 2, 4]);
+        assert_eq!(prune(&connection, span, age + 101).unwrap(), 2);
+        assert_eq!(prune(&connection, Span { oldest: 5, next: 5 }, 0).unwrap(), 2);
+        assert_eq!(ids(&connection), [2, 4]);
+    }
+
+    #[test]
+    fn rows_that_are_there_already_are_not_there_twice() {
+        let connection = table(&[(1, 1)]);
+        let span = Span { oldest: 1, next: 2 };
+        let records = [Record { at: 2, ..Record::default() }, Record { at: 3, ..Record::default() }];
+        append(&connection, span, &records[..1]).unwrap();
+        append(&connection, span, &records).unwrap();
+        assert_eq!(ids(&connection), [1, 2, 3]);
+    }
+}

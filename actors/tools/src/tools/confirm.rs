@@ -139,6 +139,16 @@ impl Confirms {
 
 /// HMAC-SHA256 over `parts`, each behind its length, so that no two lists of parts are one message.
 fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
+    hashed(key, |hash| {
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+    })
+}
+
+/// HMAC-SHA256 over what `fill` gives it.
+fn hashed(key: &[u8; 32], fill: impl FnOnce(&mut Sha256)) -> [u8; 32] {
     // RFC 2104 §2: the key is padded to the hash's block, which is 64 bytes.
     let pad = |with: u8| {
         let mut block = [with; 64];
@@ -146,10 +156,7 @@ fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
         block
     };
     let mut inner = Sha256::new_with_prefix(pad(0x36));
-    for part in parts {
-        inner.update((part.len() as u64).to_be_bytes());
-        inner.update(part);
-    }
+    fill(&mut inner);
     Sha256::new_with_prefix(pad(0x5c)).chain_update(inner.finalize()).finalize().into()
 }
 

@@ -14,8 +14,10 @@ use horos_tools::{audit::Audit, http, server::View};
 use http_body_util::BodyExt as _;
 use rmcp::{
     ClientHandler, RoleClient, ServiceExt as _,
-    model::{CallToolRequestParams, ClientConfig, PaginatedRequestParams, ProtocolVersion, SubscriptionFilter},
-    service::{ClientLifecycleMode, ClientServiceExt as _, NotificationContext, RunningService, ServiceError},
+    model::{
+        CallToolRequest, CallToolRequestParams, ClientConfig, ClientRequest, PaginatedRequestParams, ProtocolVersion, SubscriptionFilter,
+    },
+    service::{ClientLifecycleMode, ClientServiceExt as _, NotificationContext, PeerRequestOptions, RunningService, ServiceError},
 };
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -347,12 +349,13 @@ async fn a_call_ends_when_its_client_goes() {
 async fn a_call_is_given_up_when_its_client_says_so() {
     let site = Site::new().await;
     for client in both(&site, "ana").await {
-        let (before, peer) = (site.seen.dropped.load(SeqCst), client.peer().clone());
-        let calling = tokio::spawn(async move { peer.call_tool(call("wait", json!({ "a": 1 }))).await });
+        let before = site.seen.dropped.load(SeqCst);
+        let request = ClientRequest::CallToolRequest(CallToolRequest::new(call("wait", json!({ "a": 1 }))));
+        let handle = client.send_cancellable_request(request, PeerRequestOptions::no_options()).await.unwrap();
         site.eventually("the tool runs", |site| site.seen.waiting.load(SeqCst) == 1).await;
-        client.cancel().await.unwrap();
+        handle.cancel(None).await.unwrap();
         site.eventually("the tool is dropped", |site| site.seen.dropped.load(SeqCst) > before).await;
-        assert!(calling.await.unwrap().is_err());
+        assert!(!client.call_tool(call("add", json!({ "a": 1 }))).await.unwrap().is_error.unwrap());
     }
 }
 
