@@ -26,7 +26,8 @@ use horos_wire::{
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
+    uri::Authority,
 };
 use http_body::Body as _;
 use tower::{Layer as _, ServiceExt as _, service_fn};
@@ -264,7 +265,15 @@ impl Guard {
     async fn route(&self, visit: &mut Visit<'_>, request: &mut Request<Body>) -> Response<Body> {
         let path = visit.uri.path();
         match self.routes.find(path, visit.peer.plane) {
-            Some(Target::Mount(mount)) => self.mounted(visit, mount, request).await,
+            Some(Target::Mount(mount)) => {
+                // The service takes the request with it.
+                let challenge = mount.described_at.as_deref().and_then(|place| challenge(visit, request.headers(), place));
+                let mut answer = self.mounted(visit, mount, request).await;
+                if let Some(challenge) = challenge.filter(|_| answer.status() == StatusCode::UNAUTHORIZED) {
+                    answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+                }
+                answer
+            }
             Some(Target::Alive) => self.own(visit, health::alive),
             Some(Target::Ready) => {
                 let verbose = visit.uri.query().is_some_and(|query| query.split('&').any(|it| it.split('=').next() == Some("verbose")));
@@ -477,6 +486,19 @@ fn allowing(methods: HeaderValue) -> Response<Body> {
     *answer.status_mut() = StatusCode::NO_CONTENT;
     answer.headers_mut().insert(ALLOW, methods);
     answer
+}
+
+/// What a 401 says of where it is told how to get what is missing (RFC 9728 §5.1): a whole URL, as this host is asked.
+fn challenge(visit: &Visit<'_>, headers: &HeaderMap, place: &str) -> Option<HeaderValue> {
+    let base = if place.starts_with('/') {
+        let scheme = if visit.peer.tls { "https" } else { "http" };
+        // It was looked at when the request came: no quote is in it.
+        let host = visit.uri.authority().map(Authority::as_str).or_else(|| headers.get(HOST)?.to_str().ok())?;
+        format!("{scheme}://{host}")
+    } else {
+        String::new()
+    };
+    HeaderValue::try_from(format!("Bearer realm=\"horos\", resource_metadata=\"{base}{place}\"")).ok()
 }
 
 /// An idempotency key as its services know it: behind the id of whoever asks, and of whom it asks for. Two who think of one key

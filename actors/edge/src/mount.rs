@@ -51,6 +51,7 @@ pub struct Mount {
     pub(crate) plane: Plane,
     pub(crate) body_limit: Option<u64>,
     pub(crate) keeps_credentials: bool,
+    pub(crate) described_at: Option<Box<str>>,
     pub(crate) serve: Serve,
 }
 
@@ -108,7 +109,15 @@ impl Mount {
                 Poll::Pending => Box::pin(service.oneshot(request).map(answer)),
             }
         };
-        Ok(Self { prefix: prefix.into(), access, plane, body_limit: None, keeps_credentials: false, serve: Arc::new(serve) })
+        Ok(Self {
+            prefix: prefix.into(),
+            access,
+            plane,
+            body_limit: None,
+            keeps_credentials: false,
+            described_at: None,
+            serve: Arc::new(serve),
+        })
     }
 
     /// Takes bodies up to `bytes`, instead of up to [`crate::Limits::body`].
@@ -122,6 +131,13 @@ impl Mount {
     #[must_use]
     pub fn keeping_credentials(mut self) -> Self {
         self.keeps_credentials = true;
+        self
+    }
+
+    /// Says in each 401 where it is told how to get what is missing (RFC 9728 §5.1): at `place`, a path of this port or a whole URL.
+    #[must_use]
+    pub fn described_at(mut self, place: &str) -> Self {
+        self.described_at = Some(place.into());
         self
     }
 

@@ -65,6 +65,21 @@ async fn what_it_refuses_reads_and_counts_as_what_the_port_refuses() {
 }
 
 #[tokio::test]
+async fn each_401_says_where_to_look_if_the_service_is_described() {
+    let site = Site::new();
+    let wanted = "Bearer realm=\"horos\", resource_metadata=\"https://shop.example.org/.well-known/it\"";
+    // What the service refuses, and what the port does before it.
+    for (path, fields) in [("/told/unauthenticated", &[][..]), ("/told/x", &[("x-api-key", "hk_wrong")])] {
+        let answer = site.get_with(path, fields).await;
+        assert_eq!((answer.status.as_u16(), answer.header("www-authenticate")), (401, Some(wanted)), "{path}");
+    }
+    assert_eq!(site.get_with("/told/x", &[("x-api-key", KEY)]).await.header("www-authenticate"), None);
+    let forbidden = site.get_with("/told/forbidden", &[("x-api-key", KEY)]).await;
+    assert_eq!(forbidden.header("www-authenticate"), Some("Bearer realm=\"horos\", error=\"insufficient_scope\""));
+    assert_eq!(site.get("/each/unauthenticated").await.header("www-authenticate"), Some("Bearer realm=\"horos\""));
+}
+
+#[tokio::test]
 async fn a_key_has_its_rate_there_too_and_guesses_are_bounded() {
     let mut keys = Keys::usual();
     let slow = Principal { per_minute: Some(1), ..principal("key_slow", Proof::Key { owner: "o".into() }, &["stock"]) };

@@ -9,7 +9,7 @@ use horos_store::{
     open::{Access, Options as Open},
     rusqlite::{Connection, OpenFlags},
 };
-use horos_supervision::{Supervisor, SupervisorHandle, SupervisorSpec, supervisor::Strategy};
+use horos_supervision::{Backoff, Supervisor, SupervisorHandle, SupervisorSpec, supervisor::Strategy};
 use horos_tools::{
     Caller, Options, ToolError, Tools,
     audit::{Audit, Entry, FILE, Filter, LATEST},
@@ -35,7 +35,7 @@ impl Desk {
     async fn new() -> Self {
         let mut desk = Self::unwritten();
         let children = desk.tools.audit().children();
-        let spec = SupervisorSpec::new("root", Strategy::OneForOne, children).intensity(1_000, Duration::from_secs(1));
+        let spec = SupervisorSpec::new("root", Strategy::OneForOne, children).intensity(1_000, Duration::from_secs(1)).backoff(Backoff::NONE);
         desk.root = Some(Supervisor::start(spec, None).await.unwrap());
         desk
     }
@@ -230,7 +230,7 @@ async fn nothing_is_lost_and_nothing_is_there_twice_when_scribe_and_writer_die_a
         // It may be dead already.
         let _ = root.crash_child(&child).await;
         crashes += 1;
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
     }
     calling.await.unwrap();
     tokio::time::timeout(LONG, desk.tools.audit().flush()).await.expect("all is written");
