@@ -13,6 +13,7 @@ mod it {
     mod http;
     mod quic;
     mod registry;
+    mod native_and_actor;
     mod sql;
     mod sql_attempts;
     mod sql_hostile;

@@ -290,21 +290,25 @@ impl Plan {
         if !statement.readonly() || statement.is_explain() != 0 {
             return Err(Trouble::Writes);
         }
-        let columns = Columns::new(statement.column_names());
         self.bindings.bind(statement, made)?;
-        let mut left = max_bytes.saturating_sub(AROUND + size(&json!(columns.names())));
         let most = match self.format {
             Format::Array => self.page_rows.min(self.max_rows.saturating_sub(skip)),
             Format::Object => 1,
         };
-        let mut page = Page { columns, rows: Vec::new(), more: false };
+        let mut page = Page { columns: Columns::default(), rows: Vec::new(), more: false };
         let mut rows = statement.raw_query();
         for _ in 0..skip {
             if rows.next()?.is_none() {
-                return Ok(page);
+                break;
             }
         }
+        let mut left = None;
         while let Some(row) = rows.next()? {
+            // Not before the first row: only then has a statement that was kept been prepared for the schema of today.
+            let left = left.get_or_insert_with(|| {
+                page.columns = Columns::new(row.as_ref().column_names());
+                max_bytes.saturating_sub(AROUND + size(&json!(page.columns.names())))
+            });
             if page.rows.len() as u64 == most {
                 page.more = true;
                 break;
@@ -312,15 +316,19 @@ impl Plan {
             let row = Value::Object(page.columns.object(row)?);
             // And its comma.
             let bytes = size(&row) + 1;
-            if bytes > left {
+            if bytes > *left {
                 if page.rows.is_empty() {
                     return Err(Trouble::RowTooLarge);
                 }
                 page.more = true;
                 break;
             }
-            left -= bytes;
+            *left -= bytes;
             page.rows.push(row);
+        }
+        drop(rows);
+        if left.is_none() {
+            page.columns = Columns::new(statement.column_names());
         }
         Ok(page)
     }

@@ -396,7 +396,7 @@ impl Stage {
     ) -> Result<(), Trouble> {
         step.bindings.bind(statement, made)?;
         let (reads, gives) = (statement.readonly(), statement.column_count() > 0);
-        let columns = Columns::new(statement.column_names());
+        let mut columns = None;
         let mut first = None;
         let mut given = Vec::new();
         let mut rows = statement.raw_query();
@@ -410,6 +410,8 @@ impl Stage {
                 first = Some(Sql::try_from(row.get_ref(0)?).map_err(rusqlite::Error::from)?);
             }
             if step.name.is_some() {
+                // Not before the first row: only then has a statement that was kept been prepared for the schema of today.
+                let columns = columns.get_or_insert_with(|| Columns::new(row.as_ref().column_names()));
                 let row = Value::Object(columns.object(row)?);
                 done.bytes += size(&row) + 1;
                 if done.bytes > self.max_bytes {

@@ -89,7 +89,7 @@ fn exact(real: f64) -> Option<i64> {
 }
 
 /// The columns of a result, each under a name of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Columns(Vec<String>);
 
 impl Columns {

@@ -292,3 +292,43 @@ async fn the_connection_has_its_limits_back_afterwards() {
         .unwrap();
     assert_eq!(tool.json(json!({})).await["rows"], json!([{ "n": 300_000 }]));
 }
+
+#[tokio::test]
+async fn columns_are_called_what_they_are_called_now() {
+    let world = World::new().await;
+    let tool = world.query(json!({ "query": "SELECT * FROM plain ORDER BY 1 LIMIT 1", "tables": { "plain": true } }), json!({})).unwrap();
+    for _ in 0..4 {
+        assert_eq!(tool.json(json!({})).await["rows"], json!([{ "a": 1, "b": "one" }]));
+    }
+    world.aside().execute_batch("DROP TABLE plain; CREATE TABLE plain (b, c, a); INSERT INTO plain VALUES ('x', 'y', 'z')").unwrap();
+    for _ in 0..4 {
+        let found = tool.json(json!({})).await;
+        assert_eq!((&found["columns"], &found["rows"]), (&json!(["b", "c", "a"]), &json!([{ "a": "z", "b": "x", "c": "y" }])));
+    }
+    world.aside().execute_batch("DELETE FROM plain; ALTER TABLE plain DROP COLUMN c").unwrap();
+    for _ in 0..4 {
+        assert_eq!(tool.json(json!({})).await, json!({ "columns": ["b", "a"], "rows": [] }));
+    }
+}
+
+#[tokio::test]
+async fn a_list_among_the_arguments_is_a_table_where_that_is_listed() {
+    let world = World::new().await;
+    let query = "SELECT sku, price FROM goods WHERE sku IN (SELECT value FROM json_each(:skus)) ORDER BY sku";
+    let tables = json!({ "goods": ["sku", "price"], "json_each": ["value"] });
+    let tool = world.query(json!({ "query": query, "tables": tables }), json!({ "skus": { "type": "array" } })).unwrap();
+    let found = tool.json(json!({ "skus": ["p-1", "p-3", "' OR 1"] })).await;
+    assert_eq!(found["rows"], json!([{ "sku": "p-1", "price": 30 }, { "sku": "p-3", "price": 9 }]));
+}
+
+#[tokio::test]
+async fn joins_by_name_are_for_columns_that_are_listed() {
+    let world = World::new().await;
+    let using = "SELECT o.id FROM orders o JOIN goods g USING (sku) ORDER BY o.id";
+    let tool = world.query(json!({ "query": using, "tables": { "goods": ["sku"], "orders": ["id", "sku"] } }), json!({})).unwrap();
+    assert_eq!(tool.json(json!({})).await["rows"], json!([{ "id": 1 }, { "id": 2 }]));
+    let natural = using.replace("o JOIN", "o NATURAL JOIN").replace("USING (sku)", "");
+    let tool = world.query(json!({ "query": natural, "tables": { "goods": true, "orders": true } }), json!({})).unwrap();
+    assert_eq!(tool.json(json!({})).await["rows"].as_array().unwrap().len(), 2);
+    assert!(world.query(json!({ "query": natural, "tables": { "goods": true, "orders": ["id", "sku"] } }), json!({})).is_err());
+}
