@@ -31,12 +31,12 @@ async fn a_tool_is_called_in_both_generations_and_both_forms_of_answer() {
             let result = call(&client, "add", json!({"a": 2, "b": 3})).await.unwrap();
             assert_eq!(sum(&result), Some(5), "{age:?} {json}");
             let tools = client.tools(until(LONG)).await.unwrap();
-            assert_eq!(tools.len(), 6);
+            assert_eq!(tools.len(), 7);
             let status = client.status();
-            assert_eq!((status.state, status.version.as_deref(), status.tools), ("connected", Some(version), Some(6)));
+            assert_eq!((status.state, status.version.as_deref(), status.tools), ("connected", Some(version), Some(7)));
             assert_eq!(book.calls(), 1);
             let tree = serde_json::to_string(&world.supervisor.tree()).unwrap();
-            assert!(tree.contains(&format!("mcp/{version} 6 tools")), "{tree}");
+            assert!(tree.contains(&format!("mcp/{version} 7 tools")), "{tree}");
         }
     }
 }
@@ -82,10 +82,10 @@ async fn a_call_ends_at_its_deadline_and_the_server_is_told() {
 async fn a_tool_that_is_added_is_listed_as_soon_as_the_server_tells_of_it() {
     for age in [Age::Old, Age::New] {
         let (book, _server, _world, client) = pair(age, false).await;
-        assert_eq!(client.tools(until(LONG)).await.unwrap().len(), 6);
+        assert_eq!(client.tools(until(LONG)).await.unwrap().len(), 7);
         // The stream that tells may not be there yet, and then the list is read again when it is.
         book.add_tool("new").await;
-        eventually(|| (client.status().tools == Some(7), client.status())).await;
+        eventually(|| (client.status().tools == Some(8), client.status())).await;
         eventually(|| {
             let lists = book.lists();
             (lists >= 2, lists)

@@ -26,8 +26,8 @@ use parking_lot::Mutex;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ListToolsResult, PaginatedRequestParams,
-        ProgressNotificationParam, ProtocolVersion, ServerCapabilities, ServerConfig, SubscriptionFilter, Tool,
+        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ElicitRequest, ElicitRequestParams, ElicitationSchema, ListToolsResult, PaginatedRequestParams,
+        ProgressNotificationParam, ProtocolVersion, ServerCapabilities, ServerConfig, ServerRequest, SubscriptionFilter, Tool,
     },
     service::{NotificationContext, Peer, RequestContext, SubscriptionContext},
     transport::{StreamableHttpServerConfig, StreamableHttpService, streamable_http_server::session::local::LocalSessionManager},
@@ -68,7 +68,7 @@ struct Pages {
 
 impl Book {
     pub(crate) fn new(age: Age) -> Self {
-        let tools = ["add", "fail", "say", "slow", "odd", "steps"].map(str::to_owned).into();
+        let tools = ["add", "ask", "fail", "say", "slow", "odd", "steps"].map(str::to_owned).into();
         let (calls, lists, cancelled) = Default::default();
         Self(Arc::new(Pages {
             age,
@@ -162,6 +162,14 @@ impl ServerHandler for Fixture {
             "add" => CallToolResult::structured(json!({"sum": number("a") + number("b")})),
             "say" => CallToolResult::success(vec![ContentBlock::text(text("text"))]),
             "fail" => CallToolResult::error(vec![ContentBlock::text("there is none left")]),
+            "ask" => {
+                let schema = ElicitationSchema::builder().optional_string("name").build().unwrap();
+                let question = ElicitRequestParams::FormElicitationParams { meta: None, message: "who?".to_owned(), requested_schema: schema };
+                match context.peer.send_request(ServerRequest::ElicitRequest(ElicitRequest::new(question))).await {
+                    Ok(answer) => CallToolResult::success(vec![ContentBlock::text(serde_json::to_string(&answer).unwrap())]),
+                    Err(error) => CallToolResult::error(vec![ContentBlock::text(error.to_string())]),
+                }
+            }
             "odd" => return Err(ErrorData::internal_error("it broke", None)),
             "slow" => {
                 tokio::select! {
@@ -206,7 +214,7 @@ impl Server {
     /// rmcp's, at `address`, unless `instead` takes a request.
     pub(crate) async fn start(address: &str, book: &Book, json: bool, instead: Option<Instead>) -> Self {
         let fixture = Fixture(book.clone());
-        let config = StreamableHttpServerConfig::default().with_json_response(json);
+        let config = StreamableHttpServerConfig::default().with_json_response(json).with_sse_retry(Some(Duration::from_millis(20)));
         let service = StreamableHttpService::new(move || Ok(fixture.clone()), Arc::new(LocalSessionManager::default()), config);
         Self::answering(address, move |request: Request<Bytes>| {
             let taken = instead.as_ref().and_then(|instead| instead(&request));
@@ -270,7 +278,7 @@ pub(crate) fn times() -> Times {
         connect: Duration::from_secs(15),
         backoff: Duration::from_millis(20),
         backoff_cap: Duration::from_millis(200),
-        grace: Duration::from_secs(5),
+        grace: Duration::from_secs(1),
         ..Times::default()
     }
 }
