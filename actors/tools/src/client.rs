@@ -27,6 +27,7 @@ mod error;
 mod handler;
 mod http;
 mod life;
+pub mod oauth;
 mod quic;
 mod session;
 mod shared;

@@ -58,7 +58,8 @@ async fn an_answer_that_is_none_is_told_at_once_and_spoils_nothing() {
         ("text/event-stream", "\u{fffd}\u{0}\n\n\n", "no events"),
     ];
     for age in [Age::Old, Age::New] {
-        let (_book, _server, _world, client) = odd(age, calls(move |count, _| answers.get(count).map(|(kind, body, _)| full(200, kind, *body)))).await;
+        let (_book, _server, _world, client) =
+            odd(age, calls(move |count, _| answers.get(count).map(|(kind, body, _)| full(200, kind, *body)))).await;
         for (_, _, what) in answers {
             let began = Instant::now();
             let error = call(&client, "add", json!({"a": 1})).await.unwrap_err();
@@ -97,7 +98,8 @@ async fn a_server_says_when_to_come_again() {
     for age in [Age::Old, Age::New] {
         let answer = |count: usize, _: &Request<Bytes>| {
             let status = [429, 503, 503, 500, 403].get(count)?;
-            let mut response = full(*status, "application/json", r#"{"jsonrpc": "2.0", "id": null, "error": {"code": -32603, "message": "no"}}"#);
+            let mut response =
+                full(*status, "application/json", r#"{"jsonrpc": "2.0", "id": null, "error": {"code": -32603, "message": "no"}}"#);
             if count < 2 {
                 response.headers_mut().insert("retry-after", HeaderValue::from_static("7"));
             }
@@ -184,10 +186,19 @@ async fn a_server_that_never_answers_its_greeting_costs_a_caller_its_patience_an
     let client = world.client(&silent.url());
     let error = within(&client, "add", json!({}), Duration::from_millis(300)).await.unwrap_err();
     assert!(matches!(&error, ClientError::NoEffect { why: NoEffect::Expired, .. }), "{error:?}");
-    let times = Times { connect: Duration::from_millis(200), grace: Duration::from_millis(100), backoff: Duration::from_secs(20), backoff_cap: Duration::from_secs(20), ..times() };
+    let times = Times {
+        connect: Duration::from_millis(200),
+        grace: Duration::from_millis(100),
+        backoff: Duration::from_secs(20),
+        backoff_cap: Duration::from_secs(20),
+        ..times()
+    };
     let client = world.with(&format!("{}?other", silent.url()), Options { times, ..Options::default() });
     let error = call(&client, "add", json!({})).await.unwrap_err();
-    assert!(matches!(&error, ClientError::NoEffect { why: NoEffect::NoRoute(_), retry_after: Some(wait) } if *wait > Duration::from_secs(1)), "{error:?}");
+    assert!(
+        matches!(&error, ClientError::NoEffect { why: NoEffect::NoRoute(_), retry_after: Some(wait) } if *wait > Duration::from_secs(1)),
+        "{error:?}"
+    );
     assert_eq!(client.status().state, "waiting");
     assert!(!client.status().endpoint.contains("other"), "what stands in a query may be a secret");
 }
@@ -285,7 +296,9 @@ async fn a_challenge_is_answered_and_not_for_ever() {
                 return None;
             }
             let mut response = full(if shown.is_none() { 401 } else { 403 }, "text/plain", "");
-            response.headers_mut().insert("www-authenticate", HeaderValue::from_static("Bearer error=\"insufficient_scope\", scope=\"a b\""));
+            response
+                .headers_mut()
+                .insert("www-authenticate", HeaderValue::from_static("Bearer error=\"insufficient_scope\", scope=\"a b\""));
             Some(Box::pin(std::future::ready(response)))
         });
         let book = Book::new(age);
@@ -328,7 +341,8 @@ async fn nobody_is_asked_on_a_servers_behalf_unless_the_program_has_somebody() {
     let refused = call(&client, "ask", json!({})).await.unwrap();
     let said = &refused.content[0].as_text().unwrap().text;
     assert!(refused.is_error == Some(true) && !said.contains("ana"), "{said}");
-    let asked = world.with(&format!("{}?answers", server.url()), Options { answers: Arc::new(Somebody), times: times(), ..Options::default() });
+    let asked =
+        world.with(&format!("{}?answers", server.url()), Options { answers: Arc::new(Somebody), times: times(), ..Options::default() });
     let answered = call(&asked, "ask", json!({})).await.unwrap();
     assert!(answered.content[0].as_text().unwrap().text.contains("ana"));
 }

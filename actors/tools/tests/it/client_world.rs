@@ -26,8 +26,9 @@ use parking_lot::Mutex;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ElicitRequest, ElicitRequestParams, ElicitationSchema, ListToolsResult, PaginatedRequestParams,
-        ProgressNotificationParam, ProtocolVersion, ServerCapabilities, ServerConfig, ServerRequest, SubscriptionFilter, Tool,
+        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ElicitRequest, ElicitRequestParams, ElicitationSchema,
+        ListToolsResult, PaginatedRequestParams, ProgressNotificationParam, ProtocolVersion, ServerCapabilities, ServerConfig,
+        ServerRequest, SubscriptionFilter, Tool,
     },
     service::{NotificationContext, Peer, RequestContext, SubscriptionContext},
     transport::{StreamableHttpServerConfig, StreamableHttpService, streamable_http_server::session::local::LocalSessionManager},
@@ -164,7 +165,8 @@ impl ServerHandler for Fixture {
             "fail" => CallToolResult::error(vec![ContentBlock::text("there is none left")]),
             "ask" => {
                 let schema = ElicitationSchema::builder().optional_string("name").build().unwrap();
-                let question = ElicitRequestParams::FormElicitationParams { meta: None, message: "who?".to_owned(), requested_schema: schema };
+                let question =
+                    ElicitRequestParams::FormElicitationParams { meta: None, message: "who?".to_owned(), requested_schema: schema };
                 match context.peer.send_request(ServerRequest::ElicitRequest(ElicitRequest::new(question))).await {
                     Ok(answer) => CallToolResult::success(vec![ContentBlock::text(serde_json::to_string(&answer).unwrap())]),
                     Err(error) => CallToolResult::error(vec![ContentBlock::text(error.to_string())]),

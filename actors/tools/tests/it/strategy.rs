@@ -60,7 +60,14 @@ async fn a_row_leads_to_a_tool_by_the_methods_name_or_by_its_own() {
         let server = Server::start("127.0.0.1:0", &book, false, None).await;
         let node = Node::new(&[&server]).await;
         let url = server.url();
-        assert_eq!(node.routes(&[("any", &url, json!({})), ("sum", &url, json!({"tool_name": "add"})), ("say", &url, json!({"tool_name": "say"}))]), 0);
+        assert_eq!(
+            node.routes(&[
+                ("any", &url, json!({})),
+                ("sum", &url, json!({"tool_name": "add"})),
+                ("say", &url, json!({"tool_name": "say"}))
+            ]),
+            0
+        );
         assert_eq!(node.call("any", json!({"add": {"a": 2, "b": 3}})).await, Ok(json!({"sum": 5})), "{age:?}");
         assert_eq!(node.call("sum", json!({"whatever": {"a": 2, "b": 3}})).await, Ok(json!({"sum": 5})));
         assert_eq!(node.call("sum", json!({"a": 1, "b": 1})).await, Ok(json!({"sum": 2})), "arguments themselves");
@@ -68,7 +75,10 @@ async fn a_row_leads_to_a_tool_by_the_methods_name_or_by_its_own() {
         assert_eq!(node.call("say", json!({"say": {"text": "{\"sku\": \"tea\"}"}})).await, Ok(json!({"sku": "tea"})), "JSON in text");
         assert_eq!(node.call("say", json!({"say": {"text": "42"}})).await, Ok(json!("42")), "a text that is no object stays one");
         assert_eq!(node.call("any", json!({"fail": {}})).await, Err(CallError::Failed(json!("there is none left"))));
-        assert!(matches!(node.call("any", json!({"nothing": {}})).await, Err(CallError::NoEffect(NoEffect::NoSuchActor(_) | NoEffect::Malformed(_)))));
+        assert!(matches!(
+            node.call("any", json!({"nothing": {}})).await,
+            Err(CallError::NoEffect(NoEffect::NoSuchActor(_) | NoEffect::Malformed(_)))
+        ));
         assert!(matches!(node.call("any", json!({"odd": {}})).await, Err(CallError::Unknown(Unknown::MalformedReply(_)))));
         for none in [json!([]), json!("text"), json!({"a": 1}), json!({"a": {}, "b": {}})] {
             assert!(matches!(node.call("any", none.clone()).await, Err(CallError::NoEffect(NoEffect::Malformed(_)))), "{none}");
