@@ -9,6 +9,8 @@ mod it {
     mod audit;
     mod client;
     mod client_hostile;
+    mod client_oauth;
+    mod client_quic;
     mod client_world;
     mod http;
     mod quic;

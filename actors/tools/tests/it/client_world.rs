@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     convert::Infallible,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -294,8 +295,14 @@ pub(crate) struct World {
 impl World {
     /// Those at `trusted` may be inside.
     pub(crate) async fn new(trusted: &[SocketAddr]) -> Self {
+        Self::believing(trusted, &[]).await
+    }
+
+    /// The same, which believes the authorities in these files.
+    pub(crate) async fn believing(trusted: &[SocketAddr], authorities: &[PathBuf]) -> Self {
         let trusted = trusted.iter().map(|address| address.to_string().parse().unwrap()).collect();
-        let mut options = patient(EgressOptions { trusted, roots: Roots::Files, ..EgressOptions::default() });
+        let ca_files = authorities.to_vec();
+        let mut options = patient(EgressOptions { trusted, ca_files, roots: Roots::Files, ..EgressOptions::default() });
         options.breaker.open = Duration::from_millis(50);
         let clients = Clients::new(Ways::new(Egress::new(options).unwrap()));
         let supervisor = Supervisor::start(clients.supervisor(), None).await.unwrap();
