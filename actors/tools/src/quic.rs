@@ -28,9 +28,11 @@ mod auth;
 mod bounds;
 mod client;
 mod close;
+mod counts;
 mod door;
 mod lines;
 pub(crate) mod message;
+mod observed;
 mod outbox;
 mod session;
 mod streams;
@@ -42,6 +44,7 @@ pub use self::{
     client::{DialError, DialOptions, SendError, Transport, connect, dial, transport_config},
     close::{Close, Reset},
     door::{Door, Options},
+    observed::Observed,
 };
 
 pub(crate) use self::{

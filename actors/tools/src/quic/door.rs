@@ -3,18 +3,11 @@
 //! The link's endpoint hands connections of [`super::ALPNS`] over ([`AlpnHandler`]); a connection is one session, and everything that runs
 //! for it ends with the future that [`AlpnHandler::serve`] returns.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use horos_link::{AlpnHandler, Handlers, tls::Tls};
-use parking_lot::Mutex;
 use quinn::{Connection, SendStream, VarInt};
 use rmcp::ServerHandler;
 use tokio::{
@@ -30,8 +23,10 @@ use super::{
     auth::{self, Proof, Unproved},
     bounds::{Bounds, Meter, Times},
     close::Ended,
+    counts::{Counts, Turn, network},
     lines::{LineError, Lines},
     message::{self, Envelope, INVALID, Kind, PARSE, Refusal},
+    observed::{Counters, Observed, count},
     outbox,
     session::{INBOX, Opening, Session},
     streams,
@@ -89,6 +84,7 @@ pub(super) struct Shared {
     open: watch::Sender<usize>,
     /// Until when they are to have ended.
     drain: watch::Sender<Option<Instant>>,
+    pub(super) counters: Counters,
     serve: Box<Serve>,
 }
 
@@ -129,6 +125,7 @@ impl Door {
             sessions: Counts::default(),
             open: watch::Sender::new(0),
             drain: watch::Sender::new(None),
+            counters: Counters::default(),
             serve: Box::new(serve),
             options,
         }))
@@ -149,6 +146,18 @@ impl Door {
         *self.0.open.borrow()
     }
 
+    /// What it has done and holds.
+    pub fn observe(&self) -> Observed {
+        let shared = &self.0;
+        let many = |amount: usize| u64::try_from(amount).unwrap_or(u64::MAX);
+        Observed {
+            open: many(self.sessions()),
+            in_hand: many(shared.in_hand.held()),
+            unread: many(shared.unread.held()),
+            ..shared.counters.observed()
+        }
+    }
+
     /// Takes no more requests, and returns when those in hand are answered and all sessions have ended; what is left at `until` is cut.
     pub async fn drain(&self, until: std::time::Instant) {
         self.0.drain.send_replace(Some(until.into()));
@@ -164,7 +173,8 @@ impl AlpnHandler for Door {
         let shared = self.0.clone();
         let served = async move {
             let open = Open::new(shared.clone());
-            let ended = Box::pin(shared.session(&connection)).await;
+            let ended = Box::pin(shared.clone().session(&connection)).await;
+            shared.counters.closed(ended.close);
             ended.close(&connection);
             drop(open);
         };
@@ -245,6 +255,7 @@ impl Shared {
         let Some(_turn) = self.sessions.enter(principal, self.options.bounds.sessions) else {
             return Ended::limit("too many sessions of one principal");
         };
+        count(&self.counters.sessions);
         connection.set_receive_window(VarInt::from_u32(WINDOW));
         connection.set_send_window(SEND_WINDOW);
         self.serve(connection, admitted, drain).await
@@ -270,12 +281,12 @@ impl Shared {
             Ok(Ok(Some(line))) => line,
             Ok(Ok(None)) => return Err(Ended::done("nothing was asked")),
             Ok(Err(LineError::TooLarge)) => {
-                part(&mut send, &streams::too_large(), times).await;
+                self.part(&mut send, &streams::too_large()).await;
                 return Err(Ended::violation("message too large"));
             }
             Ok(Err(LineError::Truncated | LineError::Busy | LineError::Gone)) => return Err(Ended::done("gone")),
             Ok(Err(LineError::Stalled)) | Err(_) => {
-                part(&mut send, &Refusal::new(PARSE, "parse error: no request came in time"), times).await;
+                self.part(&mut send, &Refusal::new(PARSE, "parse error: no request came in time")).await;
                 return Err(Ended::violation("no request came in time"));
             }
         };
@@ -286,7 +297,7 @@ impl Shared {
                 Err(refusal) => {
                     let ended =
                         if refusal.code == message::UNAUTHENTICATED { Ended::UNAUTHENTICATED } else { Ended::violation("no request") };
-                    part(&mut send, &refusal, times).await;
+                    self.part(&mut send, &refusal).await;
                     return Err(ended);
                 }
             },
@@ -300,7 +311,7 @@ impl Shared {
                     Kind::Request { id, .. } => Some(id.into()),
                     Kind::Notification { .. } | Kind::Answer { .. } => None,
                 });
-                part(&mut send, &Refusal { id, ..refusal }, times).await;
+                self.part(&mut send, &Refusal { id, ..refusal }).await;
                 return Err(match unproved {
                     Unproved::Denied => Ended::UNAUTHENTICATED,
                     Unproved::Unavailable => Ended::limit("who you are cannot be checked now"),
@@ -310,6 +321,18 @@ impl Shared {
         let id = session_id();
         let caller = auth::caller(who, &proof, &id, connection.remote_address());
         Ok(Admitted { send, lines, line, proof, caller, id })
+    }
+
+    /// Says a last word on a stream on which nothing was said.
+    async fn part(&self, send: &mut SendStream, refusal: &Refusal) {
+        self.counters.refused(refusal);
+        let parting = self.options.times.parting;
+        let said = async {
+            if send.write_all(&refusal.line()).await.is_ok() {
+                outbox::finish(send, parting).await;
+            }
+        };
+        let _ = timeout(parting, said).await;
     }
 
     /// A place for one who is nobody yet.
@@ -428,16 +451,6 @@ fn shown(line: &[u8]) -> Result<Credential, Refusal> {
     Ok(Credential(key.into()))
 }
 
-/// Says a last word on a stream on which nothing was said.
-async fn part(send: &mut SendStream, refusal: &Refusal, times: &Times) {
-    let said = async {
-        if send.write_all(&refusal.line()).await.is_ok() {
-            outbox::finish(send, times.parting).await;
-        }
-    };
-    let _ = timeout(times.parting, said).await;
-}
-
 /// Nobody guesses it: 128 bits.
 fn session_id() -> Arc<str> {
     let mut bytes = [0; 16];
@@ -449,52 +462,4 @@ fn session_id() -> Arc<str> {
         let _ = write!(id, "{byte:02x}");
     }
     id.into()
-}
-
-/// A network of IPv6 is one place: who has an address there has them all.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-    }
-}
-
-/// How many there are of each.
-struct Counts<K>(Arc<Mutex<HashMap<K, usize>>>);
-
-impl<K> Default for Counts<K> {
-    fn default() -> Self {
-        Self(Arc::default())
-    }
-}
-
-impl<K: Clone + Eq + std::hash::Hash> Counts<K> {
-    /// One more, while there are fewer than `most`.
-    fn enter(&self, key: K, most: usize) -> Option<Turn<K>> {
-        let mut counts = self.0.lock();
-        let count = counts.entry(key.clone()).or_default();
-        if *count >= most {
-            return None;
-        }
-        *count += 1;
-        Some(Turn { counts: self.0.clone(), key })
-    }
-}
-
-/// One of them.
-struct Turn<K: Eq + std::hash::Hash> {
-    counts: Arc<Mutex<HashMap<K, usize>>>,
-    key: K,
-}
-
-impl<K: Eq + std::hash::Hash> Drop for Turn<K> {
-    fn drop(&mut self) {
-        let mut counts = self.counts.lock();
-        if let Some(count) = counts.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.key);
-            }
-        }
-    }
 }

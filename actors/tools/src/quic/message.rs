@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use rmcp::{
     ErrorData,
     model::{
-        CallToolRequest, CallToolRequestParams, ClientNotification, ClientRequest, ClientResult, ErrorCode, GetExtensions as _, GetMeta as _,
-        ProtocolVersion, RequestId,
+        CallToolRequest, CallToolRequestParams, ClientNotification, ClientRequest, ClientResult, ErrorCode, GetExtensions as _,
+        GetMeta as _, ProtocolVersion, RequestId,
     },
 };
 use serde::{
@@ -296,6 +296,10 @@ pub(crate) fn take_key(request: &mut ClientRequest) -> Option<Box<str>> {
 
 /// Whether `method` is none any more in the revision that the request names: whatever its params are, it is not found.
 fn is_gone(method: &str, request: &ClientRequest) -> bool {
-    let is_of_late = request.get_meta().protocol_version().is_some_and(|version| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str());
+    let is_of_late =
+        request.get_meta().protocol_version().is_some_and(|version| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str());
     is_of_late && matches!(method, "initialize" | "ping" | "logging/setLevel" | "resources/subscribe" | "resources/unsubscribe")
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,7 @@ use super::{
     door::Shared,
     lines::Turns,
     message::{self, BUSY, Envelope, INVALID, Kind, Refusal, UNAUTHENTICATED},
+    observed::count,
     outbox::{Out, Unread},
     table::{Place, Settled, Table, Way},
 };
@@ -149,7 +150,14 @@ impl Session {
     /// [`NotTaken`].
     pub(super) async fn take(self: &Arc<Self>, line: &[u8], way: Way) -> Result<Taken, NotTaken> {
         self.heard.store(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        match self.read(line, way).await {
+        let counters = &self.shared.counters;
+        let taken = self.read(line, way).await;
+        match &taken {
+            Ok(Taken::Request(_)) => count(&counters.requests),
+            Ok(Taken::Heard) | Err(NotTaken::End(None, _)) => {}
+            Err(NotTaken::Refused(refusal) | NotTaken::End(Some(refusal), _)) => counters.refused(refusal),
+        }
+        match taken {
             Ok(taken) => {
                 self.strikes.store(0, Ordering::Relaxed);
                 Ok(taken)

@@ -10,6 +10,7 @@ use super::{
     close::Ended,
     lines::{LineError, Lines},
     message::{BUSY, INVALID, PARSE, Refusal},
+    observed::count,
     outbox::{self, Failed, Out},
     session::{NotTaken, Session, Taken},
     table::Way,
@@ -82,11 +83,13 @@ pub(super) async fn further(session: Arc<Session>) -> Ended {
                     requests.spawn(request(session.clone(), send, receive));
                 } else {
                     refuse(send, receive);
+                    count(&session.shared.counters.streams);
                     unagreed += 1;
                 }
             }
             Ok(mut receive) = session.connection.accept_uni() => {
                 let _ = receive.stop(Reset::Confused.code());
+                count(&session.shared.counters.streams);
                 unagreed += 1;
             }
             Some(_) = requests.join_next() => {}

@@ -4,4 +4,5 @@ mod bridge;
 mod clients;
 mod hostile;
 mod measure;
+mod raw;
 pub(crate) mod world;

@@ -114,11 +114,10 @@ async fn on_its_own(inner: &Arc<Inner>, id: RequestId, call: bool, message: &TxJ
     }
 }
 
-/// Gives up a request's stream. Whether it has one.
+/// Forgets a request that is cancelled, and gives up its stream. Whether it has one.
 fn stop(inner: &Inner, cancelled: &CancelledNotification) -> bool {
     let Some(id) = &cancelled.params.request_id else { return false };
-    let mut pending = inner.pending.lock();
-    let stop = pending.get_mut(id).and_then(|pending| pending.stop.take());
+    let pending = inner.pending.lock().remove(id);
     // It fails for a request that has just been answered.
-    stop.map(|stop| stop.send(())).is_some()
+    pending.and_then(|pending| pending.stop).map(|stop| stop.send(())).is_some()
 }

@@ -14,7 +14,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::world::{KEY, Node, SOON, call, client, counts, dial, dialer, initialize};
+use super::{
+    raw::{call, initialize},
+    world::{KEY, Node, SOON, client, counts, dial, dialer},
+};
 
 /// A host that has started a bridge.
 struct Host {

@@ -12,7 +12,10 @@ use rmcp::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::world::{KEY, Node, Raw, SOON, call, closed, counts, initialize, scale, text};
+use super::{
+    raw::{Heard, Raw, call, closed, initialize},
+    world::{KEY, Node, SOON, counts, scale, text},
+};
 
 async fn tool(client: &RunningService<RoleClient, ()>, name: &'static str, arguments: Value) -> Result<CallToolResult, ServiceError> {
     let params = CallToolRequestParams::new(name).with_arguments(arguments.as_object().cloned().unwrap_or_default());
@@ -114,7 +117,7 @@ async fn the_stateless_generation_is_served_with_streams_and_subscriptions() {
     let (mut send, receive) = raw.connection.open_bi().await.unwrap();
     let listen = json!({"jsonrpc": "2.0", "id": "sub-1", "method": "subscriptions/listen", "params": params});
     send.write_all(format!("MCP1{listen}\n").as_bytes()).await.unwrap();
-    let mut subscription = super::world::Heard::new(receive);
+    let mut subscription = Heard::new(receive);
     let acknowledged = subscription.line().await;
     assert_eq!(acknowledged["method"], json!("notifications/subscriptions/acknowledged"), "{acknowledged}");
     assert_eq!(acknowledged["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], json!("sub-1"), "{acknowledged}");
@@ -201,7 +204,7 @@ async fn what_belongs_to_a_request_comes_on_its_stream_and_in_order() {
     let (mut send, receive) = raw.connection.open_bi().await.unwrap();
     send.write_all(format!("MCP1{asked}\n").as_bytes()).await.unwrap();
     send.finish().unwrap();
-    let mut stream = super::world::Heard::new(receive);
+    let mut stream = Heard::new(receive);
     for step in 1..=5 {
         let progress = stream.line().await;
         assert_eq!(

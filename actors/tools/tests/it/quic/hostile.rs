@@ -11,7 +11,10 @@ use quinn::{ReadError, StoppedError, VarInt, WriteError};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::world::{Heard, KEY, Node, Raw, SOON, call, client, closed, counts, dial, dialer, eventually, initialize, scale};
+use super::{
+    raw::{Heard, Raw, call, closed, initialize},
+    world::{KEY, Node, SOON, client, counts, dial, dialer, eventually, scale},
+};
 
 const VIOLATION: u64 = 3;
 const UNAUTHENTICATED: u64 = 4;
