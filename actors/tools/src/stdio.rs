@@ -287,7 +287,10 @@ where
             wait = (wait * 2).min(SLOWEST);
         };
         let again = self.upstream.insert(upstream);
-        for line in self.pending.values().filter_map(|pending| pending.again.clone()) {
+        let mut lines: Vec<_> = self.pending.values().filter_map(|pending| pending.again.clone()).collect();
+        // What opens the session comes before what is asked in it.
+        lines.sort_by_key(|line| self.opened.as_ref().is_none_or(|opened| opened.initialize != *line));
+        for line in lines {
             again.say(line).await;
         }
         if self.opened.as_ref().is_some_and(|opened| opened.done) {
@@ -336,6 +339,9 @@ where
                 }
                 Err(_) => break,
             }
+        }
+        for (id, _) in std::mem::take(&mut self.pending) {
+            self.refuse(&Refusal::new(message::LOST, "not answered before the end; the outcome is unknown").of(&id)).await;
         }
         Ok(())
     }

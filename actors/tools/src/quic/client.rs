@@ -35,7 +35,7 @@ use super::{
     ALPNS, Close, MAGIC,
     bounds::Meter,
     lines::Turns,
-    outbox::{self, Out, Unread},
+    outbox::{self, Out, Unread, Writer},
 };
 use crate::Credential;
 
@@ -47,6 +47,8 @@ const WINDOW: u32 = 64 << 20;
 const STREAM_WINDOW: u32 = 4 << 20;
 /// What waits to be written to a server that does not read.
 const UNREAD: usize = 64 << 20;
+/// For the last words to reach the server.
+const PARTING: Duration = Duration::from_secs(1);
 /// Large messages that are read at once; the rest wait.
 const LARGE: usize = 8;
 
@@ -227,7 +229,7 @@ pub async fn dial(connection: Connection, options: DialOptions) -> Result<Transp
         Ok::<_, SendError>((send, receive))
     };
     let opened = timeout(options.handshake, opening).await.map_err(|_| DialError::Timeout(options.handshake))?;
-    let (mut send, receive) = opened?;
+    let (send, receive) = opened?;
     let (first, mut waiting) = mpsc::channel(outbox::QUEUE);
     let (sender, inbox) = mpsc::channel(INBOX);
     let stalled = options.stalled;
@@ -246,13 +248,14 @@ pub async fn dial(connection: Connection, options: DialOptions) -> Result<Transp
     });
     let (closing, closed) = oneshot::channel();
     let writer = tokio::spawn(async move {
+        let mut writer = Writer::new(send, stalled);
         tokio::select! {
-            _ = outbox::run(&mut send, &mut waiting, stalled) => {}
+            _ = writer.run(&mut waiting) => {}
             _ = closed => {}
         }
         waiting.close();
-        let _ = outbox::run(&mut send, &mut waiting, stalled).await;
-        outbox::finish(&mut send, Duration::from_secs(1)).await;
+        let _ = timeout(PARTING, writer.run(&mut waiting)).await;
+        outbox::finish(&mut writer.stream, PARTING).await;
     });
     let reader = tokio::spawn(inbound::first(inner.clone(), receive));
     Ok(Transport { inner, inbox, reader, writer: Some(writer), closing: Some(closing) })

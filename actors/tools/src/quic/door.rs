@@ -25,9 +25,9 @@ use super::{
     close::Ended,
     counts::{Counts, Turn, network},
     lines::{LineError, Lines},
-    message::{self, Envelope, INVALID, Kind, PARSE, Refusal},
+    message::{self, BUSY, Envelope, INVALID, Kind, PARSE, Refusal},
     observed::{Counters, Observed, count},
-    outbox,
+    outbox::{self, Writer},
     session::{INBOX, Opening, Session},
     streams,
     transport::ServerTransport,
@@ -247,12 +247,14 @@ impl Shared {
             admitted = self.admit(connection) => admitted,
             _ = drain.wait_for(Option::is_some) => Err(STOPPING),
         };
-        let admitted = match admitted {
+        let mut admitted = match admitted {
             Ok(admitted) => admitted,
             Err(ended) => return ended,
         };
         let principal = admitted.caller.id().into_owned().into_boxed_str();
         let Some(_turn) = self.sessions.enter(principal, self.options.bounds.sessions) else {
+            let refusal = Refusal::new(BUSY, "too many sessions of one principal; nothing was done, close one or come again later");
+            self.part(&mut admitted.send, &Refusal { id: asked_by(&admitted.line), ..refusal }).await;
             return Ended::limit("too many sessions of one principal");
         };
         count(&self.counters.sessions);
@@ -307,11 +309,7 @@ impl Shared {
             Ok(who) => who,
             Err(unproved) => {
                 let refusal = unproved.refusal();
-                let id = Envelope::read(&line).ok().and_then(|envelope| match envelope.kind {
-                    Kind::Request { id, .. } => Some(id.into()),
-                    Kind::Notification { .. } | Kind::Answer { .. } => None,
-                });
-                self.part(&mut send, &Refusal { id, ..refusal }).await;
+                self.part(&mut send, &Refusal { id: asked_by(&line), ..refusal }).await;
                 return Err(match unproved {
                     Unproved::Denied => Ended::UNAUTHENTICATED,
                     Unproved::Unavailable => Ended::limit("who you are cannot be checked now"),
@@ -345,7 +343,7 @@ impl Shared {
 
     /// Serves a peer that was proved.
     async fn serve(self: Arc<Self>, connection: &Connection, admitted: Admitted, mut drain: watch::Receiver<Option<Instant>>) -> Ended {
-        let Admitted { mut send, mut lines, line, proof, caller, id } = admitted;
+        let Admitted { send, mut lines, line, proof, caller, id } = admitted;
         let times = self.options.times.clone();
         let (inbox, incoming) = mpsc::channel(INBOX);
         let (first, mut waiting) = mpsc::channel(outbox::QUEUE);
@@ -356,6 +354,7 @@ impl Shared {
         let _over = over.clone().drop_guard();
         let mut serving = (self.serve)(ServerTransport { session: session.clone(), inbox: incoming }, over.clone());
         let mut further = Working(tokio::spawn(streams::further(session.clone())));
+        let mut writer = Writer::new(send, times.stalled);
         let mut last_words = None;
         let ended = {
             let reading = async {
@@ -368,7 +367,7 @@ impl Shared {
                     Err(ended) => ended,
                 }
             };
-            let writing = outbox::run(&mut send, &mut waiting, times.stalled);
+            let writing = writer.run(&mut waiting);
             let draining = async {
                 let until = drain.wait_for(Option::is_some).await.ok().and_then(|until| *until);
                 let Some(until) = until else { return std::future::pending().await };
@@ -391,29 +390,23 @@ impl Shared {
         };
         over.cancel();
         if connection.close_reason().is_none() {
-            self.part_first(&session, &mut send, &mut waiting, last_words).await;
+            self.part_first(&session, &mut writer, &mut waiting, last_words).await;
         }
         ended
     }
 
     /// Writes what still waits and the last words, and waits until the peer has them.
-    async fn part_first(
-        &self,
-        session: &Session,
-        send: &mut SendStream,
-        waiting: &mut mpsc::Receiver<outbox::Out>,
-        words: Option<Refusal>,
-    ) {
+    async fn part_first(&self, session: &Session, writer: &mut Writer, waiting: &mut mpsc::Receiver<outbox::Out>, words: Option<Refusal>) {
         let times = &self.options.times;
         waiting.close();
         let parting = async {
-            outbox::run(send, waiting, times.stalled).await?;
+            writer.run(waiting).await?;
             if let Some(words) = words
                 && let Ok(out) = session.unread.out(words.line(), None)
             {
-                outbox::write_one(send, &out, times.stalled).await?;
+                outbox::write_one(&mut writer.stream, &out, times.stalled).await?;
             }
-            outbox::finish(send, times.parting).await;
+            outbox::finish(&mut writer.stream, times.parting).await;
             Ok::<_, outbox::Failed>(())
         };
         let _ = timeout(times.parting, parting).await;
@@ -436,6 +429,14 @@ async fn watch_over(session: &Session, times: &Times) -> Ended {
         if let Err(Unproved::Denied) = session.reprove().await {
             return Ended::UNAUTHENTICATED;
         }
+    }
+}
+
+/// The id of a request.
+fn asked_by(line: &[u8]) -> Option<Box<str>> {
+    match Envelope::read(line).ok()?.kind {
+        Kind::Request { id, .. } => Some(id.into()),
+        Kind::Notification { .. } | Kind::Answer { .. } => None,
     }
 }
 

@@ -76,17 +76,47 @@ pub(crate) async fn write(stream: &mut SendStream, mut chunks: &mut [Bytes], sta
     Ok(())
 }
 
-/// Writes what comes, until there is no more to come.
-pub(super) async fn run(stream: &mut SendStream, lines: &mut mpsc::Receiver<Out>, stalled: Duration) -> Result<(), Failed> {
-    let mut batch = Vec::with_capacity(BATCH);
-    let mut chunks = Vec::with_capacity(BATCH);
-    while lines.recv_many(&mut batch, BATCH).await > 0 {
-        chunks.extend(batch.iter().map(|out: &Out| out.line.clone()));
-        write(stream, &mut chunks, stalled).await?;
-        chunks.clear();
-        batch.clear();
+/// The first stream's writer.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) stream: SendStream,
+    stalled: Duration,
+    /// What is being written, and what is left of it from `at` on: kept here, so that whoever is interrupted in the middle of a line goes
+    /// on in the middle of it.
+    batch: Vec<Out>,
+    chunks: Vec<Bytes>,
+    at: usize,
+}
+
+impl Writer {
+    pub(super) fn new(stream: SendStream, stalled: Duration) -> Self {
+        Self { stream, stalled, batch: Vec::new(), chunks: Vec::new(), at: 0 }
     }
-    Ok(())
+
+    /// Writes what comes, until there is no more to come.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost, and nothing written twice.
+    pub(super) async fn run(&mut self, lines: &mut mpsc::Receiver<Out>) -> Result<(), Failed> {
+        loop {
+            self.flush().await?;
+            if lines.recv_many(&mut self.batch, BATCH).await == 0 {
+                return Ok(());
+            }
+            self.chunks.extend(self.batch.iter().map(|out| out.line.clone()));
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Failed> {
+        while self.at < self.chunks.len() {
+            let write = self.stream.write_chunks(&mut self.chunks[self.at..]);
+            self.at += timeout(self.stalled, write).await.map_err(|_| Failed::Stalled)??.chunks;
+        }
+        self.at = 0;
+        self.chunks.clear();
+        self.batch.clear();
+        Ok(())
+    }
 }
 
 /// Writes one.

@@ -398,6 +398,7 @@ async fn sessions_of_one_principal_and_strangers_have_bounds_of_their_own() {
     let (_one, _two) = (node.raw().await, node.raw().await);
     let mut third = Raw::open(node.stranger().await).await;
     third.say(&initialize(Some(KEY), false)).await;
+    assert_eq!(third.heard.error().await.1, -32000);
     assert_eq!(third.closed().await, (LIMIT, "too many sessions of one principal".to_owned()));
     let mut another = Raw::open(node.stranger().await).await;
     another.begin("hk_good2.1", false).await;
