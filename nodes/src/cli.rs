@@ -34,7 +34,7 @@ pub use routes::{Inspected, Routes};
 pub(crate) use run::running_at;
 pub use run::{App, run};
 pub use sync::{Filter, Kept, OneReplica, Published, Sync};
-pub use tools::{Audit, CallTool, Import, One, Rule, SetTool, Tools, ToolsOn};
+pub use tools::{CallTool, OneRule, OneTool, SetTool, ToolAudit, ToolImport, Tools, ToolsOn};
 pub use usage::Usage;
 
 use crate::{config::Endpoint, exit::Exit};

@@ -23,7 +23,7 @@ use serde::Serialize;
 use serde_json::json;
 
 pub use call::CallTool;
-pub use import::Import;
+pub use import::ToolImport;
 pub use set::SetTool;
 
 use super::{Output, Remote, RemoteError, keys, run::End};
@@ -84,13 +84,13 @@ before anything is written, and everything that is wrong with it is told with it
     #[command(
         after_help = "Examples:\n  {bin} tools remove levels\n  {bin} tools remove levels --expect 7 --why 'nobody uses it'\n\n`{bin} tools rollback` brings it back."
     )]
-    Remove(One),
+    Remove(OneTool),
     /// Have a tool served again
     #[command(after_help = "Examples:\n  {bin} tools enable levels")]
-    Enable(One),
+    Enable(OneTool),
     /// Have a tool served no longer, and keep it
     #[command(after_help = "Examples:\n  {bin} tools disable levels --why 'it is too slow'")]
-    Disable(One),
+    Disable(OneTool),
     /// Who edited which tool, when and why, the newest first
     #[command(after_help = "\
 Examples:
@@ -134,13 +134,13 @@ Examples:
   {bin} tools allow restock node:bo
 
 A role is a scope, scope:SCOPE, key:OWNER, user:USER, node:ROLE or *. A rule that denies beats all that allow. Operators need none.")]
-    Allow(Rule),
+    Allow(OneRule),
     /// Keep somebody from tools, whatever else allows them
     #[command(after_help = "Examples:\n  {bin} tools deny restock user:eve\n  {bin} tools deny 'stock.*' '*' --why 'stocktaking'")]
-    Deny(Rule),
+    Deny(OneRule),
     /// Take a rule away, whichever it is
     #[command(after_help = "Examples:\n  {bin} tools drop-rule restock user:eve\n\n`{bin} tools policy` shows the rules.")]
-    DropRule(Rule),
+    DropRule(OneRule),
     /// The rules: who may list and call what
     #[command(after_help = "\
 Examples:
@@ -170,7 +170,7 @@ Examples:
   {bin} tools audit --json --limit 1000 | jq -r '.[] | [.caller, .tool, .outcome] | @tsv'
 
 Each node writes down what it was asked; what it passed on to another stands in both. Of arguments only a hash is kept.")]
-    Audit(Audit),
+    Audit(ToolAudit),
     /// Call a tool in your own name, on a node
     #[command(after_help = "\
 Examples:
@@ -191,12 +191,12 @@ Examples:
 What is not there is added; what was left, and what is wrong with rows that were added, is said. Tools of the Go system name no database:
 --database does. Where nobody was named in a rule there everybody might call a tool; here nobody may, and those tools are named.
 The file is only read. Exit code 1 says that something was left or is wrong.")]
-    Import(Import),
+    Import(ToolImport),
 }
 
 /// A tool, for `remove`, `enable` and `disable`.
 #[derive(Clone, Debug, Args)]
-pub struct One {
+pub struct OneTool {
     /// The tool
     pub name: Box<str>,
     /// The version that it must have
@@ -209,7 +209,7 @@ pub struct One {
 
 /// A tool and a role, for `allow`, `deny` and `drop-rule`.
 #[derive(Clone, Debug, Args)]
-pub struct Rule {
+pub struct OneRule {
     /// The tool, or the beginning of names and *
     pub tool: Box<str>,
     /// Who: a scope, scope:SCOPE, key:OWNER, user:USER, node:ROLE, or * for all of them
@@ -221,7 +221,7 @@ pub struct Rule {
 
 /// `tools audit`.
 #[derive(Clone, Debug, Args)]
-pub struct Audit {
+pub struct ToolAudit {
     /// Calls of this tool
     #[arg(long, value_name = "TOOL")]
     pub tool: Option<Box<str>>,
@@ -352,7 +352,7 @@ pub(crate) async fn tools<R: Remote>(command: Tools, node: &mut R, output: &Outp
             output.data(&row, |style| render::tool(&row, style))?;
         }
         Tools::Set(it) => set::set(*it, node, at, output).await?,
-        Tools::Remove(One { name, expect, why }) => {
+        Tools::Remove(OneTool { name, expect, why }) => {
             let done = ask(node, at, &DeleteTool { name: name.clone(), expected: expect, why }, output).await?;
             output.data(&json!({ "deleted": name, "version": done.version }), |_| String::new())?;
             output.say(&format!(
@@ -360,10 +360,10 @@ pub(crate) async fn tools<R: Remote>(command: Tools, node: &mut R, output: &Outp
                 done.version - 1
             ));
         }
-        Tools::Enable(One { name, expect, why }) => {
+        Tools::Enable(OneTool { name, expect, why }) => {
             tell(&ask(node, at, &TurnTool { name, active: true, expected: expect, why }, output).await?, output)?;
         }
-        Tools::Disable(One { name, expect, why }) => {
+        Tools::Disable(OneTool { name, expect, why }) => {
             tell(&ask(node, at, &TurnTool { name, active: false, expected: expect, why }, output).await?, output)?;
         }
         Tools::Rollback { name, version, expect, why } => {
@@ -375,7 +375,7 @@ pub(crate) async fn tools<R: Remote>(command: Tools, node: &mut R, output: &Outp
         }
         Tools::Allow(it) => rule(it, Effect::Allow, node, at, output).await?,
         Tools::Deny(it) => rule(it, Effect::Deny, node, at, output).await?,
-        Tools::DropRule(Rule { tool, role, why }) => {
+        Tools::DropRule(OneRule { tool, role, why }) => {
             let done = ask(node, at, &DropRule { tool: tool.clone(), role: role.clone(), why }, output).await?;
             output.data(&json!({ "dropped": { "tool": tool, "role": role }, "edit": done.edit }), |_| String::new())?;
             output.say("it holds on no node any longer, within a second");
@@ -450,8 +450,8 @@ async fn history<R: Remote>(name: Option<Box<str>>, limit: u32, node: &mut R, at
     Ok(edits)
 }
 
-async fn rule<R: Remote>(it: Rule, effect: Effect, node: &mut R, at: &Address, output: &Output) -> Result<(), End> {
-    let Rule { tool, role, why } = it;
+async fn rule<R: Remote>(it: OneRule, effect: Effect, node: &mut R, at: &Address, output: &Output) -> Result<(), End> {
+    let OneRule { tool, role, why } = it;
     let done = ask(node, at, &SetRule { tool: tool.clone(), role, effect, why }, output).await?;
     output.data(&done, |style| render::rules(done.rule.as_slice(), style))?;
     let now = match done.matches {
@@ -507,9 +507,9 @@ async fn status<R: Remote>(only: Option<NodeName>, node: &mut R, output: &Output
     if found.iter().any(|it| it.error.is_some()) { Err(Exit::Failed.into()) } else { Ok(()) }
 }
 
-async fn audit<R: Remote>(it: Audit, node: &mut R, output: &Output) -> Result<(), End> {
+async fn audit<R: Remote>(it: ToolAudit, node: &mut R, output: &Output) -> Result<(), End> {
     let at = &on(it.on.as_ref());
-    let Audit { tool, caller, outcome, limit, follow, .. } = it;
+    let ToolAudit { tool, caller, outcome, limit, follow, .. } = it;
     let filter = AuditAsk { tool, caller, outcome, ..AuditAsk::default() };
     let mut entries = page(node, at, &filter, limit as usize).await?;
     let mut last = entries.last().map(|it| it.id);

@@ -20,7 +20,7 @@ pub(super) fn check_import(ask: &ImportTools) -> Result<(), RegistryError> {
     if ask.tools.len() + ask.rules.len() > PAGE {
         return Err(invalid(format!("at most {PAGE} rows and rules are imported at a time")));
     }
-    ask.rules.iter().try_for_each(|rule| rules::check_rule(&rule.tool, &rule.role))
+    Ok(())
 }
 
 /// What makes a row impossible to keep, as opposed to wrong.
@@ -79,6 +79,12 @@ pub(super) fn import(tx: &Connection, ask: &ImportTools, by: &str, registry: &Re
         }
     }
     for rule in &ask.rules {
+        // It means nothing or nobody here, so that nobody is let in or kept out who should not be.
+        if let Err(why) = rules::check_rule(&rule.tool, &rule.role) {
+            let name: String = format!("the rule {} {} {}", rule.effect, rule.tool, rule.role).chars().take(2 * MAX_NAME).collect();
+            done.left.push(LeftTool { name: name.into(), why: why.to_string().into() });
+            continue;
+        }
         done.rules += u32::from(rules::import(tx, &rule.tool, &rule.role, rule.effect, by)?);
     }
     // Where they come from, what nobody is named for is for everybody; here it is for nobody, and somebody should know.

@@ -13,7 +13,7 @@ use horos_supervision::{
     mailbox::{Post, Returned, Work},
     worker,
 };
-use horos_wire::{ActorName, NoEffect, NodeName, Protocol, protocol::Method};
+use horos_wire::{ActorName, NoEffect, NodeId, Protocol, protocol::Method};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Mutex as Turn, mpsc},
@@ -35,17 +35,17 @@ pub(super) trait Answers: Send + Sync + 'static {
 
 /// How many each node has in here.
 #[derive(Debug, Default)]
-struct Shares(Mutex<HashMap<NodeName, usize>>);
+struct Shares(Mutex<HashMap<NodeId, usize>>);
 
 /// A node's place, given back on drop.
 #[derive(Debug)]
 struct Share {
     shares: Arc<Shares>,
-    node: NodeName,
+    node: NodeId,
 }
 
 impl Shares {
-    fn take(self: &Arc<Self>, node: &NodeName) -> Option<Share> {
+    fn take(self: &Arc<Self>, node: &NodeId) -> Option<Share> {
         let mut shares = self.0.lock();
         let held = shares.entry(node.clone()).or_default();
         if *held >= PER_NODE {
@@ -126,7 +126,7 @@ impl<P: Protocol> Inbox for Many<P> {
             return refuse(post, NoEffect::VersionNotSpoken(why.into()));
         }
         let full = || NoEffect::Overloaded(self.vitals.name().into());
-        let Some(share) = self.shares.take(&post.caller.node().name) else { return refuse(post, full()) };
+        let Some(share) = self.shares.take(&post.caller.node()) else { return refuse(post, full()) };
         match self.sender.try_send((post, share)) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Full((post, _))) => refuse(post, full()),
@@ -184,7 +184,8 @@ mod tests {
     #[test]
     fn a_node_has_a_quarter_of_the_places_and_gives_each_back() {
         let shares = Arc::new(Shares::default());
-        let (bo, fo): (NodeName, NodeName) = ("bo-1".parse().unwrap(), "fo-1".parse().unwrap());
+        let id = |uri| NodeId::from_uri(uri).unwrap();
+        let (bo, fo) = (id("spiffe://shop/bo/bo-1"), id("spiffe://shop/fo/fo-1"));
         let mut held: Vec<_> = (0..PER_NODE).map(|_| shares.take(&fo).unwrap()).collect();
         assert!(shares.take(&fo).is_none() && shares.take(&bo).is_some());
         held.pop();

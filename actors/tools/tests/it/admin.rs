@@ -335,7 +335,8 @@ async fn an_import_loses_nothing_and_puts_nothing_wrong_in_place_of_what_serves(
     node.edit(set("mine", r#"{"answer":1}"#, None)).await.unwrap();
     node.edit(set("same", r#"{"answer":1}"#, None)).await.unwrap();
     let tool = |name: &str, config: &str| ImportedTool { name: name.into(), text: text(config) };
-    let rules = vec![ImportedRule { tool: "n*".into(), role: "shop".into(), effect: Effect::Allow }];
+    let rule = |tool: &str, role: &str| ImportedRule { tool: tool.into(), role: role.into(), effect: Effect::Allow };
+    let rules = vec![rule("n*", "shop"), rule("n*", ""), rule("two words", "shop")];
     let ask = ImportTools {
         tools: vec![
             tool("mine", r#"{"answer":2}"#),
@@ -354,7 +355,10 @@ async fn an_import_loses_nothing_and_puts_nothing_wrong_in_place_of_what_serves(
         (names(&done.added), names(&done.replaced), names(&done.same), done.rules),
         ("new odd".into(), String::new(), "same".into(), 1)
     );
-    assert_eq!(done.left.iter().map(|it| &*it.name).collect::<Vec<_>>(), ["mine", ""]);
+    assert_eq!(
+        done.left.iter().map(|it| &*it.name).collect::<Vec<_>>(),
+        ["mine", "", "the rule allow n* ", "the rule allow two words shop"]
+    );
     assert_eq!((done.wrong.len(), &*done.wrong[0].name, &*done.wrong[0].problems[0].key), (1, "odd", "handler_config.colour"));
     assert_eq!(names(&done.closed), "odd same", "of `new` a rule speaks");
     let wrong = ImportTools {

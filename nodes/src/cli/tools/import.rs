@@ -24,7 +24,7 @@ use crate::{
 
 /// `tools import`.
 #[derive(Clone, Debug, Args)]
-pub struct Import {
+pub struct ToolImport {
     /// The file
     pub file: PathBuf,
     /// The database of tools that are SQL and do not say which
@@ -201,8 +201,8 @@ fn page(tools: &[ImportedTool]) -> usize {
     fits.count()
 }
 
-pub(super) async fn import<R: Remote>(it: Import, node: &mut R, at: &Address, output: &Output) -> Result<(), End> {
-    let Import { file, database, replace, why } = it;
+pub(super) async fn import<R: Remote>(it: ToolImport, node: &mut R, at: &Address, output: &Output) -> Result<(), End> {
+    let ToolImport { file, database, replace, why } = it;
     let path = file.clone();
     // Reading blocks, and the link is on this thread.
     let found = tokio::task::spawn_blocking(move || read(&path, database.as_deref())).await.unwrap_or(Err(FileError::Ended(file)));
