@@ -117,7 +117,8 @@ Examples:
         /// The tool
         name: Box<str>,
         /// The version
-        version: i64,
+        #[arg(value_name = "VERSION")]
+        to: i64,
         /// What must be there now: a version, or absent
         #[arg(long, value_name = "VERSION", value_parser = expected)]
         expect: Option<Expected>,
@@ -366,8 +367,8 @@ pub(crate) async fn tools<R: Remote>(command: Tools, node: &mut R, output: &Outp
         Tools::Disable(OneTool { name, expect, why }) => {
             tell(&ask(node, at, &TurnTool { name, active: false, expected: expect, why }, output).await?, output)?;
         }
-        Tools::Rollback { name, version, expect, why } => {
-            tell(&ask(node, at, &RollbackTool { name, to: version, expected: expect, why }, output).await?, output)?;
+        Tools::Rollback { name, to, expect, why } => {
+            tell(&ask(node, at, &RollbackTool { name, to, expected: expect, why }, output).await?, output)?;
         }
         Tools::History { name, limit } => {
             let edits = history(name, limit, node, at, output).await?;
