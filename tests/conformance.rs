@@ -12,6 +12,8 @@ mod conformance {
     mod client;
     mod exceptions;
     mod fixtures;
+    mod front;
+    mod sdks;
     mod server;
     mod suite;
     mod world;

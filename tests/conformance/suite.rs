@@ -1,6 +1,6 @@
 //! Runs the official suite, and reads what it found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use super::exceptions::Side;
 use crate::harness::clients::installed;
 use crate::harness::data_dir;
 
@@ -56,6 +57,25 @@ impl Suite {
         }
     }
 
+    /// What it has for `side` at this revision.
+    pub(crate) async fn scenarios(self, side: Side) -> BTreeSet<String> {
+        let mut command = self.command();
+        command.args(["list", &format!("--{}", side.name())]).args(self.revision());
+        // `  - name [revisions]`
+        let told = run(command).await;
+        let names = told.lines().filter_map(|line| line.strip_prefix("  - ")?.split_whitespace().next());
+        names.map(str::to_owned).collect()
+    }
+
+    /// What its revision of the protocol requires of `side`, as the suite says it: the names below `server:` or `client:`.
+    pub(crate) fn required(self, side: Side) -> Vec<String> {
+        let Some([_, revision]) = self.revision().first_chunk::<2>() else { return Vec::new() };
+        let packages = installed("HOROS_TEST_NODE_MODULES");
+        let text = std::fs::read_to_string(packages.join(format!("conformance-0.2/requirements/{revision}.yaml"))).unwrap();
+        let section = text.lines().skip_while(|line| *line != format!("{}:", side.name())).skip(1);
+        section.map_while(|line| line.strip_prefix("  - ")).map(str::to_owned).collect()
+    }
+
     /// Has it ask the server at `url` everything that it has for servers.
     pub(crate) async fn ask_server(self, url: &str) -> Found {
         let dir = data_dir();
@@ -65,7 +85,7 @@ impl Suite {
         Found::read(dir.path(), "server-", told)
     }
 
-    /// Has it run the client that `command` is, once for each thing that it has for clients.
+    /// Has it run the client that is the command `client`, once for each thing that it has for clients.
     pub(crate) async fn ask_client(self, client: &str) -> Found {
         let dir = data_dir();
         let mut command = self.command();

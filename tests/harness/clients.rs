@@ -73,7 +73,8 @@ pub(crate) fn python(name: &str) -> Command {
     command
 }
 
-fn script(name: &str) -> PathBuf {
+/// Where a script of ours is, below `tests/clients`.
+pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
 }
 
