@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-pub(crate) use entries::{Entries, Found};
+pub(crate) use entries::{Change, Entries, Found};
 
 use crate::{
     Definition, Kinds, Problem, Row,

@@ -92,7 +92,10 @@ pub fn load(registry: &Registry, path: &Path) -> Result<Taken, ReloadError> {
         let mut database = open(&Options::new(path, Access::ReadOnly))?;
         let connection = database.connection().unchecked_transaction()?;
         let mut keep = |error| match error {
-            ReloadError::TooMany | ReloadError::TooManyRules => Ok(trouble.insert(error)).map(drop),
+            ReloadError::TooMany | ReloadError::TooManyRules => {
+                trouble = Some(error);
+                Ok(())
+            }
             error => Err(error),
         };
         let rows = match rows(&connection, entries) {

@@ -12,7 +12,7 @@ use std::{cmp::Ordering, collections::BTreeMap, collections::BinaryHeap, sync::A
 
 use segment::Segment;
 
-use crate::Definition;
+use crate::{Definition, registry::Change};
 
 /// Most bytes of a query that are read; a question in a few sentences.
 pub(crate) const MAX_QUERY: usize = 1024;
@@ -52,11 +52,7 @@ struct Hit<'a> {
 
 impl Index {
     /// The index of `tools`, which come of those of this one by `changes`.
-    pub(crate) fn next(
-        &self,
-        tools: &BTreeMap<Box<str>, Arc<Definition>>,
-        changes: &[(Option<Arc<Definition>>, Option<Arc<Definition>>)],
-    ) -> Self {
+    pub(crate) fn next(&self, tools: &BTreeMap<Box<str>, Arc<Definition>>, changes: &[Change]) -> Self {
         let edited = self.recent.len() + self.gone.len() + changes.len();
         if changes.is_empty() || edited > MAX_EDITED.max(tools.len() / PART_EDITED) {
             return Self { large: Arc::new(Segment::new(tools.values().cloned())), ..Self::default() };

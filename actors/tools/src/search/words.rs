@@ -8,9 +8,9 @@ const MAX_WORD: usize = 40;
 /// The words of `text`, each once, in their order: lower case, without accents and the plural's `s`; of `createInvoice` and `HTTPServer` the
 /// parts, and the whole as well; of scripts that have no spaces each two signs that stand together.
 pub(super) fn words(text: &str) -> Vec<Box<str>> {
-    let mut words = Vec::new();
+    let mut words: Vec<Box<str>> = Vec::new();
     each(text, |word| {
-        if !words.iter().any(|known: &Box<str>| **known == *word) {
+        if !words.iter().any(|known| **known == *word) {
             words.push(word.into());
         }
     });
