@@ -78,7 +78,12 @@ impl Policy {
         Self::told(rules, Vec::new())
     }
 
-    /// The same, made of rows of which some were wrong.
+    /// Nobody may anything, but operators.
+    pub(crate) fn closed() -> Self {
+        Self::new(vec![Rule { tool: "*".into(), role: "*".into(), allows: false }])
+    }
+
+    /// The same as [`Policy::new`], made of rows of which some were wrong.
     pub(crate) fn told(rules: Vec<Rule>, mut problems: Vec<Problem>) -> Self {
         problems.truncate(MAX_TOLD);
         let mut policy = Self { problems, ..Self::default() };

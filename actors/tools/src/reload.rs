@@ -104,7 +104,7 @@ pub fn load(registry: &Registry, path: &Path) -> Result<Taken, ReloadError> {
         };
         let policy = match policy(&connection) {
             Ok(policy) => policy,
-            Err(error) => keep(error).map(|()| Policy::default())?,
+            Err(error) => keep(error).map(|()| Policy::closed())?,
         };
         connection.finish()?;
         Ok::<_, ReloadError>((rows, policy))

@@ -113,6 +113,11 @@ fn with_too_many_rules_nobody_may_for_any_of_them_may_deny() {
     );
     assert!(matches!(reload::load(&registry, &file.path), Err(reload::ReloadError::TooManyRules)));
     assert!(!may());
+    let viewer = node("spiffe://shop/viewer/vic");
+    assert!(
+        !registry.snapshot().policy.permits(&viewer, &registry.snapshot().tools["a"]),
+        "who needs no rule to be allowed may be denied by one"
+    );
     file.write("DELETE FROM mcp_tool_policy WHERE tool_name = 'x10000'");
     reload::load(&registry, &file.path).unwrap();
     assert!(may());
