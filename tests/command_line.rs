@@ -73,6 +73,7 @@ const COMMANDS: &[&str] = &[
     "actors",
     "send",
     "call",
+    "mcp",
     "restart",
     "crash",
     "recorder",

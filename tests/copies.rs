@@ -34,7 +34,7 @@ async fn a_backup_under_load_is_whole_and_goes_back_into_a_stopped_node_only() {
     let to = cluster.path().join("backup");
     let made = bo.ask(&["backup", "--data", text(&bo.data), text(&to)]).await.expect_code(0).json();
     let databases = made["databases"].as_array().unwrap();
-    assert_eq!(databases.iter().map(|it| &it["file"]).collect::<Vec<_>>(), ["control.db", "ledger.db", "router.db"], "{made}");
+    assert_eq!(databases.iter().map(|it| &it["file"]).collect::<Vec<_>>(), ["control.db", "ledger.db", "router.db", "tools.db"], "{made}");
     assert!(databases.iter().all(|it| it["sha256"].as_str().unwrap().len() == 64), "{made}");
     let after = entries(&bo).await;
     let tally = load.await.unwrap().expect_code(0).json();

@@ -10,7 +10,8 @@ use crate::harness::node::walk;
 use crate::harness::{Cluster, Node, outside, poll_state};
 
 /// The branches of `root/data`, in the order of their start.
-const DATA: [&str; 6] = ["root/data/store", "root/data/keys", "root/data/router", "root/data/services", "root/data/http", "root/data/sync"];
+const DATA: [&str; 7] =
+    ["root/data/store", "root/data/keys", "root/data/router", "root/data/services", "root/data/tools", "root/data/http", "root/data/sync"];
 
 /// Restarts by path. Sessions come and go with those who look, and feeds with those who subscribe; they are told apart.
 fn restarts(tree: &Value) -> BTreeMap<String, u64> {

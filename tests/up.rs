@@ -282,6 +282,7 @@ async fn what_the_readme_types_while_up_runs_does_what_the_readme_says() {
 
     replica(&reader, &[&assigned, ca]).await;
     routes(&reader, ca).await;
+    tools(&reader, &[&assigned, ca]).await;
 
     // HTTP/3: by the README's client, and by curl where that has it.
     let site = Site { address: fo, name: "localhost".to_owned(), authority: dir.path().join("horos-data/fo/identity/ca.pem") };
@@ -382,4 +383,51 @@ async fn routes(reader: &Reader<'_>, ca: &str) {
     assert_eq!(typed(healed).await.matches("bo-1").count(), 2);
     let list = typed(breakers).await;
     assert!(!list.contains("open"), "{list}");
+}
+
+/// The README's fifth block: two clients of MCP, and a tool that is a row. `given` says whose key it is, and where the authority's
+/// certificate is.
+async fn tools(reader: &Reader<'_>, given: &[&str]) {
+    let lines = readme("claude mcp add");
+    let [over_pipe, over_http, insert, allow, call, audit] = &lines.iter().map(String::as_str).collect::<Vec<_>>()[..] else {
+        panic!("each line of the block is typed here: {lines:#?}")
+    };
+    for line in [insert, allow] {
+        assert_eq!(reader.types(&[line]).await[0].code, 0, "{line}");
+    }
+    let called = poll_state("the tool is called", BOTH, async || {
+        let said = reader.types(&[*call]).await.pop().unwrap();
+        if said.code == 0 { Ok(said.stdout) } else { Err(format!("{said:?}")) }
+    })
+    .await;
+    assert!(called.contains("tea") && !called.contains("honey"), "{called}");
+    let audited = &reader.types(&[*audit]).await[0];
+    assert!(audited.code == 0 && audited.stdout.contains("goods_below"), "{audited:?}");
+
+    // What the client is told to start, by a client that says little.
+    let (_, program) = over_pipe.split('#').next().unwrap().split_once(" -- ").expect("what is started stands behind two dashes");
+    let greeting = |version: &str| {
+        json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+            "protocolVersion": version, "capabilities": {}, "clientInfo": { "name": "reader", "version": "1" } } })
+    };
+    let list = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/list", "params": {} });
+    let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    let typed = format!("printf '%s\\n' '{}' '{initialized}' '{list}' | {program}", greeting("2025-06-18"));
+    let said = reader.types(&[&typed]).await.pop().unwrap();
+    assert_eq!(said.code, 0, "{said:?}");
+    let listed = said.stdout.lines().find(|line| line.contains("\"id\":2")).unwrap_or_else(|| panic!("{said:?}"));
+    assert!(listed.contains("goods_below") && listed.contains("horos_tree"), "{listed}");
+
+    // And where the other is told to go, with what it shows.
+    let words: Vec<_> = over_http.split_whitespace().collect();
+    let url = words.iter().find(|word| word.starts_with("https://")).expect("it names an address");
+    let (_, header) = over_http.split_once("--header ").expect("it shows a key");
+    let header = header.split('#').next().unwrap().trim();
+    let accept = "-H 'accept: application/json, text/event-stream'";
+    let typed = format!("curl --cacert $CA -H {header} {accept} {url} --json '{}'", greeting("2025-06-18"));
+    poll_state("the FO lets the key in", BOTH, async || {
+        let said = reader.types(&[given, &[typed.as_str()]].concat()).await.pop().unwrap();
+        if said.answer() == "2 200" && said.stdout.contains("\"horos\"") { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await;
 }

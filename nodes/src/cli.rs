@@ -10,6 +10,7 @@ mod client;
 mod doctor;
 mod init;
 mod keys;
+mod mcp;
 mod output;
 mod routes;
 mod run;
@@ -28,6 +29,7 @@ pub use client::{Remote, RemoteError, Seen, Via};
 pub use doctor::{Check, Checked, doctor};
 pub use init::{InitError, InitOptions, Made, OPERATOR, UpLayout, authority_beside, initialise, lay_out};
 pub use keys::{Keys, Tokens};
+pub use mcp::Mcp;
 pub use output::Output;
 pub(crate) use output::Screen;
 pub use routes::{Inspected, Routes};
@@ -196,6 +198,18 @@ Examples:
 
 The actor's own error goes to stderr as JSON, with exit code 1.")]
     Call(Call),
+    /// MCP on stdin and stdout, for a program that starts this one to use the node's tools, as the operator
+    #[command(after_help = "\
+Examples:
+  claude mcp add shop -- {bin} mcp --data /srv/shop
+  {bin} mcp --via 192.0.2.7:7400 --identity ~/.horos
+
+What a host of MCP servers has in its configuration:
+  {\"mcpServers\": {\"shop\": {\"command\": \"{bin}\", \"args\": [\"mcp\", \"--data\", \"/srv/shop\"]}}}
+
+Nothing but MCP is written to stdout. A node that restarts is dialled again; what it was asked and has not answered is answered with an
+error that says whether it may have been done. With a key and without a certificate, MCP is at https://NODE/mcp.")]
+    Mcp(Mcp),
     /// Stop an actor in good order and start it again (operators)
     #[command(after_help = "Examples:\n  {bin} restart stock@bo-1\n  {bin} restart root/data/services/stock@bo-1")]
     Restart(Target),

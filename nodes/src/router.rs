@@ -51,7 +51,9 @@ pub(crate) struct Laid {
     pub(crate) children: Vec<ChildSpec>,
     /// The supervisor of the breakers' actors, which is among it.
     pub(crate) breakers: SupervisorHandle,
-    /// That of the clients of other people's MCP servers.
+    /// Clients of other people's MCP servers. They reach this cluster's nodes once they are told of the link.
+    pub(crate) clients: Clients,
+    /// Their supervisor, which is among it.
     pub(crate) servers: SupervisorHandle,
 }
 
@@ -101,7 +103,7 @@ pub(crate) fn lay(
     if control::is_owner(config) {
         children.push(follow("follow-routes", watcher, databases.clone()));
     }
-    Ok(Laid { router, children, breakers, servers })
+    Ok(Laid { router, children, breakers, clients, servers })
 }
 
 fn egress(config: &Config) -> EgressOptions {

@@ -31,7 +31,7 @@ use horos_tools::{
     quic::{Bounds, Door, Options as QuicOptions, Times},
     reload,
     server::{Server, View},
-    sql::Query,
+    sql::{Query, Script},
 };
 use horos_wire::{
     principal::{Denied, Principal},
@@ -140,7 +140,8 @@ pub(crate) fn lay(config: &Config, here: Here<'_>) -> Result<Laid, ToolsError> {
     let shelf = Arc::new(Files::new(config.data.clone(), databases.clone(), layout, files.clone()));
     let natives: Arc<dyn Kind> = Arc::new(natives);
     let kinds = Kinds::default()
-        .with("sql_query", Arc::new(Query::new(shelf).passing_on(pass_on)))
+        .with("sql_query", Arc::new(Query::new(shelf.clone()).passing_on(pass_on.clone())))
+        .with("sql_script", Arc::new(Script::new(shelf).passing_on(pass_on)))
         .with("native", natives.clone())
         // As rows of the Go system call it.
         .with("go_function", natives)
@@ -162,12 +163,15 @@ pub(crate) fn lay(config: &Config, here: Here<'_>) -> Result<Laid, ToolsError> {
     let (mut mounts, mut over_http) = (Vec::new(), Vec::new());
     if config.mcp.enabled {
         let options = http_options(config, drain.clone());
+        let base = options.resource.base.as_deref().unwrap_or_default().trim_end_matches('/');
+        let described = format!("{base}{WELL_KNOWN}{}", options.resource.path);
         for (path, view) in PATHS {
             let server = Server::new(tools.clone()).with_view(view);
             let service = service_over_http(move || server.clone(), options.clone());
             over_http.push(service.clone());
             // What was shown goes on with a call that another node has to make, and is proved there again.
-            mounts.push(Mount::new(path, Access::PerRequest, Plane::Public, service)?.keeping_credentials());
+            let mount = Mount::new(path, Access::PerRequest, Plane::Public, service)?;
+            mounts.push(mount.keeping_credentials().described_at(&described));
         }
         let issuers = config.mcp.authorization_servers.iter().map(|server| server.to_string().into()).collect();
         mounts.push(Mount::new(WELL_KNOWN, Access::Public, Plane::Public, well_known(options.resource, issuers))?);

@@ -168,6 +168,8 @@ impl Examples {
         // By the authority's certificate and a name that is in the node's: nobody has to look away.
         let ca = home.join("identity").join(CA_CERTIFICATE);
         lines.push(format!("curl --cacert {}{key} https://localhost:{}{path}", ca.display(), address.port()));
+        // What a host of MCP servers starts; over HTTP both nodes serve it too, at /mcp.
+        lines.push(format!("{program} mcp    # what an MCP client starts; or https://localhost:{}/mcp with a key", fo.port()));
         lines
     }
 }

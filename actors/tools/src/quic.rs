@@ -29,6 +29,7 @@ mod bounds;
 mod client;
 mod close;
 mod counts;
+mod dialer;
 mod door;
 mod lines;
 pub(crate) mod message;
@@ -43,6 +44,7 @@ pub use self::{
     bounds::{Bounds, Times},
     client::{DialError, DialOptions, SendError, Transport, connect, dial, transport_config},
     close::{Close, Reset},
+    dialer::Dialer,
     door::{Door, Options},
     observed::Observed,
 };

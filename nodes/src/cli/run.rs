@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind};
 
 use super::{
     Checked, Cli, Command, Common, Init, InitError, InitOptions, Node, Output, Policy, Remote, RemoteError, Turn, Up, Via, breaker,
-    certificates, init, keys, routes, sync, tools, usage::usage,
+    certificates, init, keys, mcp, routes, sync, tools, usage::usage,
 };
 use crate::{
     config::{self, Config, DataDir, Seed, Sources},
@@ -95,6 +95,7 @@ fn dispatch<A: App>(command: Command, common: &Common, output: &Output, app: &A)
             output.raw(&String::from_utf8_lossy(&text))
         }
         Command::Sync(it) if !it.is_remote() => sync::locally(it, common, output),
+        Command::Mcp(it) => app.block_on(mcp::mcp(&it, common, output)),
         remote => remotely(remote, common, output, app),
     }
 }

@@ -220,6 +220,21 @@ impl NodeMetrics {
         for (transport, count) in self.served.sessions() {
             show(&mut family.encode_family(&[("transport", transport)])?, MetricType::Gauge, count as u64)?;
         }
+        if let Some(door) = &self.served.door {
+            let seen = door.observe();
+            let help = "What MCP's door over QUIC has refused, and why";
+            let mut family = encoder.encode_descriptor("horos_tool_refusals", help, None, MetricType::Counter)?;
+            for (kind, count) in [
+                ("unauthenticated", seen.unauthenticated),
+                ("malformed", seen.malformed),
+                ("busy", seen.busy),
+                ("streams", seen.streams),
+                ("violations", seen.violations),
+                ("limits", seen.limits),
+            ] {
+                show(&mut family.encode_family(&[("kind", kind)])?, MetricType::Counter, count)?;
+            }
+        }
         for (name, help, count) in [
             ("horos_tool_calls_in_hand", "Calls of tools in hand", tools.counters().in_hand()),
             ("horos_tools", "Tools that are served", snapshot.tools.len()),

@@ -65,7 +65,7 @@ impl RunningNode {
             Here { exchange: &exchange, runtime: &runtime, tls: &tls, data: &config.data, databases: &databases, conditions: &conditions };
         let (node_sync, syncing) = sync::lay(&layout, &config.control.owner, here)?;
         let syncing = SupervisorSpec::new("sync", Strategy::OneForOne, syncing);
-        let Laid { router, children: routing, breakers, servers } =
+        let Laid { router, children: routing, breakers, clients, servers } =
             router::lay(&config, &exchange, &databases, &conditions, horos.strategies())?;
         let routing = SupervisorSpec::new("router", Strategy::OneForOne, routing);
         let parts = Parts {
@@ -123,6 +123,7 @@ impl RunningNode {
         };
         let doors = Doors::open(&config, udp, advertise, edge, Quic { http3, mcp: served.clone(), others }, link_parts, sessions.handle())?;
         let peers = doors.endpoint.peers().clone();
+        clients.reach_nodes(tls.clone(), peers.clone());
         let insight = Insight {
             exchange: exchange.clone(),
             root: Arc::default(),

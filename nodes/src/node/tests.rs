@@ -3,7 +3,12 @@
 use std::{net::SocketAddr, path::Path};
 
 use horos_supervision::OpenError;
+use horos_tools::{
+    Output,
+    native::{Ability, Invocation},
+};
 use horos_wire::{Role, protocol::keys::Create};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -32,6 +37,12 @@ fn program() -> Horos {
             tokio::time::sleep(Duration::from_millis(700)).await;
             http::reply(StatusCode::OK, "slow")
         }))
+    });
+    horos.tool("whose", Ability::Reads, |node: Opening, call: Invocation| async move {
+        let asked = node.context().call().trace == call.context.trace;
+        Ok(Output::json(
+            json!({ "node": node.context().node().name, "caller": call.caller.id(), "n": call.arguments["n"], "asked": asked }),
+        ))
     });
     horos
 }
@@ -343,3 +354,4 @@ mod limits {
 }
 
 mod control;
+mod tools;

@@ -206,7 +206,16 @@ impl Confined {
         let capture = context.accessor.is_some_and(is_capture);
         match context.action {
             AuthAction::Select | AuthAction::Recursive => true,
-            AuthAction::Read { .. } | AuthAction::Insert { .. } | AuthAction::Update { .. } | AuthAction::Delete { .. } if capture => true,
+            // Each entry has a number at random, so functions are among it.
+            AuthAction::Read { .. }
+            | AuthAction::Insert { .. }
+            | AuthAction::Update { .. }
+            | AuthAction::Delete { .. }
+            | AuthAction::Function { .. }
+                if capture =>
+            {
+                true
+            }
             AuthAction::Read { table_name, column_name } => {
                 !is_reserved(table_name)
                     && (self.rights.reads(table_name, column_name)
