@@ -472,7 +472,7 @@ fn a_tool_is_called_on_the_node_that_is_named_and_is_asked_for_twice_only_with_c
         (format!("{:?}", exits(&line, app)), app.asked.borrow().clone())
     };
     let (exit, asked) = call(&[], Ok(r#""{\"structured\":{\"left\":3}}""#.into()));
-    assert_eq!((exit, &*asked[1]), (code(Exit::Ok), r#"call horos.tools@fo-1 {"call":{"tool":"purge","arguments":"{\"n\":1}"}}"#));
+    assert_eq!((exit, &*asked[1]), (code(Exit::Ok), r#"call horos.tools@fo-1 {"call":{"arguments":"{\"n\":1}","tool":"purge"}}"#));
     let failed = |error: &str| Err(CallError::Failed(error.to_owned()).into());
     for (answer, exit) in [
         (failed(r#"{"no_such_tool":"purge"}"#), Exit::Failed),
