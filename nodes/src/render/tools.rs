@@ -76,7 +76,11 @@ fn json(text: &str) -> String {
 pub fn tool(it: &ToolRow, style: Style) -> String {
     let text = &it.text;
     let mut out = format!("{}\n", paint(&clean(&it.name), Tint::Bold, style));
-    let mut line = |name: &str, text: &str| out += &format!("  {name:<11} {text}\n");
+    let mut line = |name: &str, text: &str| {
+        // JSON begins on a line of its own.
+        let gap = if text.starts_with('\n') { 0 } else { 11 };
+        out += &format!("  {name:<gap$} {text}\n").replace(" \n", "\n");
+    };
     line("title", &or_dash(text.title.as_deref()));
     line("category", &clean(&text.category));
     line("description", &printable(&text.description));

@@ -126,7 +126,7 @@ impl<P: Protocol> Inbox for Many<P> {
             return refuse(post, NoEffect::VersionNotSpoken(why.into()));
         }
         let full = || NoEffect::Overloaded(self.vitals.name().into());
-        let Some(share) = self.shares.take(&post.caller.node()) else { return refuse(post, full()) };
+        let Some(share) = self.shares.take(post.caller.node()) else { return refuse(post, full()) };
         match self.sender.try_send((post, share)) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Full((post, _))) => refuse(post, full()),
