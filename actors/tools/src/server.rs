@@ -21,7 +21,10 @@ use rmcp::{
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
 
-use crate::{Caller, Output, ToolError, Tools};
+use crate::{
+    Caller, Output, ToolError, Tools,
+    strategy::payload::{HOPS, OUTCOME, RETRY_AFTER},
+};
 
 /// The name that it gives itself.
 pub const NAME: &str = "horos";
@@ -82,7 +85,24 @@ fn call_context(context: &RequestContext<RoleServer>) -> CallContext {
         let named = context.meta.get("traceparent").and_then(|value| value.as_str()?.split('-').nth(1)?.parse().ok());
         call.trace = named.filter(|trace: &TraceId| !trace.is_none()).unwrap_or_else(|| TraceId(rand::random()));
     }
+    // A Horos that calls by route says how often the work was passed on; so a ring of routes over several nodes ends. Who lies about it
+    // has his own call end sooner, or later by as much as he could have called again himself.
+    if let Some(hops) = context.meta.get(HOPS).and_then(serde_json::Value::as_u64) {
+        call.hops = call.hops.max(u8::try_from(hops).unwrap_or(u8::MAX));
+    }
     call
+}
+
+/// An error as a result. What it means stands beside its text, for a Horos that calls by route.
+fn refused(error: &ToolError) -> CallToolResult {
+    let mut result = CallToolResult::error(vec![ContentBlock::text(error.to_string())]);
+    let mut meta = rmcp::model::MetaObject::new();
+    meta.0.insert(OUTCOME.to_owned(), error.outcome().into());
+    if let ToolError::Busy(wait) = error {
+        meta.0.insert(RETRY_AFTER.to_owned(), u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).into());
+    }
+    result.meta = Some(meta);
+    result
 }
 
 impl ServerHandler for Server {
@@ -123,7 +143,7 @@ impl ServerHandler for Server {
         match result {
             Ok(output) => Ok(told(output).into()),
             Err(error @ ToolError::NoSuchTool(_)) => Err(ErrorData::invalid_params(error.to_string(), None)),
-            Err(error) => Ok(CallToolResult::error(vec![ContentBlock::text(error.to_string())]).into()),
+            Err(error) => Ok(refused(&error).into()),
         }
     }
 

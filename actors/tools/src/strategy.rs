@@ -3,7 +3,7 @@
 //! [`Mcp`] is registered in place of the built-in one, which only checks rows. The tool is the row's `tool_name`; without one it is the
 //! method's name. What is sent and what comes back is in [`payload`].
 
-mod payload;
+pub(crate) mod payload;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Instant};
 

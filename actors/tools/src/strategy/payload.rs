@@ -24,12 +24,12 @@ use serde_json::Value;
 const JSON: &str = "application/json";
 /// Beside the arguments, for a Horos at the other end: how often the call was passed on, how long its caller waits, and what makes two of
 /// it one. By MCP's rule for names of `_meta`, with a prefix of our own.
-const HOPS: &str = "horos/hops";
+pub(crate) const HOPS: &str = "horos/hops";
 const TIMEOUT: &str = "horos/timeout-ms";
 const IDEMPOTENCY_KEY: &str = "horos/idempotency-key";
 /// In a result that says `isError`: what a Horos means by it.
-const OUTCOME: &str = "horos/outcome";
-const RETRY_AFTER: &str = "horos/retry-after-ms";
+pub(crate) const OUTCOME: &str = "horos/outcome";
+pub(crate) const RETRY_AFTER: &str = "horos/retry-after-ms";
 /// No server is left alone for longer because it says so.
 const LONGEST_MS: u64 = 3_600_000;
 
