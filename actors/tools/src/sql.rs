@@ -7,16 +7,16 @@
 //!
 //! Who writes a tool need not be trusted with the file, and who calls it is trusted with nothing. So a statement is confined four times over:
 //!
-//! 1. *Looked at* ([`statement`]) when its row is read: it is one statement, of a kind that a tool has, its parameters are the
+//! 1. *Looked at* (`statement.rs`) when its row is read: it is one statement, of a kind that a tool has, its parameters are the
 //!    arguments of the tool. Nothing is opened for that.
-//! 2. *Authorized* ([`rights`]) whenever SQLite prepares it, on any connection: each table, column and function that it touches, through views
+//! 2. *Authorized* (`rights.rs`) whenever SQLite prepares it, on any connection: each table, column and function that it touches, through views
 //!    and triggers too, is in the tool's own list, or it is not prepared. What is the database's own (`sqlite_…`, `_horos…`) is in no list.
 //! 3. *Run where it cannot do more*: queries on connections that cannot write, in a transaction that is rolled back; scripts in a job of the
 //!    database's only writer, which is kept whole or not at all.
-//! 4. *Bounded* ([`bounds`]): by its deadline, at which SQLite is interrupted, by the length of any one value, by the memory it fills, by
+//! 4. *Bounded* (`bounds.rs`): by its deadline, at which SQLite is interrupted, by the length of any one value, by the memory it fills, by
 //!    rows and bytes a page.
 //!
-//! What a caller learns of an error names nothing inside ([`fault`]); the node's log says more, under the reference the caller is given.
+//! What a caller learns of an error names nothing inside (`fault.rs`); the node's log says more, under the reference the caller is given.
 
 mod bindings;
 mod bounds;

@@ -71,7 +71,7 @@ pub(super) fn is_reserved(table: &str) -> bool {
         "zipfile",
     ];
     let table = table.to_ascii_lowercase();
-    ["sqlite_", "_horos", "_migrations", "pragma_"].iter().any(|own| table.starts_with(own)) || MODULES.contains(&table.as_str())
+    ["sqlite_", OWN, "_migrations", "pragma_"].iter().any(|own| table.starts_with(own)) || MODULES.contains(&table.as_str())
 }
 
 impl Rights {
@@ -202,19 +202,16 @@ impl Confined {
         if context.database_name.is_some_and(|database| !database.eq_ignore_ascii_case("main")) {
             return false;
         }
-        // What the node itself has put into the file to see changes: it writes down which rows a statement that was permitted has changed.
-        let capture = context.accessor.is_some_and(is_capture);
+        // What the node itself has put into the file to see changes: it writes down which rows a statement that was permitted has changed. Only
+        // where something may be changed; and no statement defines a name such as its triggers have, which SQLite would give here as well.
+        let capture = !self.rights.writes.is_empty() && context.accessor.is_some_and(is_capture);
         match context.action {
             AuthAction::Select | AuthAction::Recursive => true,
+            AuthAction::Read { .. } if capture => true,
             // Each entry has a number at random, so functions are among it.
-            AuthAction::Read { .. }
-            | AuthAction::Insert { .. }
-            | AuthAction::Update { .. }
-            | AuthAction::Delete { .. }
-            | AuthAction::Function { .. }
-                if capture =>
-            {
-                true
+            AuthAction::Function { function_name } if capture => !functions::is_forbidden(function_name),
+            AuthAction::Insert { table_name } | AuthAction::Update { table_name, .. } | AuthAction::Delete { table_name } if capture => {
+                table_name.starts_with(OWN)
             }
             AuthAction::Read { table_name, column_name } => {
                 !is_reserved(table_name)
@@ -277,6 +274,9 @@ impl Confined {
         }
     }
 }
+
+/// How names begin of what the node itself puts into files.
+const OWN: &str = "_horos";
 
 /// Whether a trigger is of those by which changes are captured (`horos_dbsync`), which no tool can make.
 fn is_capture(trigger: &str) -> bool {

@@ -11,32 +11,26 @@
 //! given back. A trigger of the schema writes by the same list as the statement that set it off: what is not listed fails the whole, because a
 //! list that is silently exceeded is none. Only the triggers by which the node captures changes are not asked.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Instant,
-};
+mod stage;
+
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use futures_util::future::BoxFuture;
-use horos_store::writer::{WriteError, Writer};
 use horos_wire::NoEffect;
 use rmcp::model::JsonObject;
-use rusqlite::{
-    Connection, Statement as Prepared,
-    types::{Value as Sql, ValueRef},
-};
+use rusqlite::types::ValueRef;
 use serde_json::{Value, json};
 
+use self::stage::{Done, Stage};
 use super::{
     Shelf,
     bindings::{Bindings, Made, Scope, Source},
-    bounds::{Limits, Meter},
+    bounds::Meter,
     config::{Problems, Reach, SETTINGS, number},
-    fault::{Circumstances, Trouble},
-    query::{size, unambiguous},
+    fault::Circumstances,
     rights::{Confined, Rights, is_reserved},
     statement::{Kind as Does, Statement},
-    values::{self, Columns},
+    values,
 };
 use crate::{Call, Kind, Mode, Output, PassOn, Problem, Row, Run, ToolError, Transport, kind::Made as Tool};
 
@@ -266,29 +260,10 @@ fn schema() -> JsonObject {
     schema
 }
 
-/// What statements have done.
-#[derive(Clone, Debug, Default)]
-struct Done {
-    affected: u64,
-    inserted: Option<i64>,
-    results: BTreeMap<Box<str>, Vec<Value>>,
-    bytes: usize,
-}
-
 impl Run for Ready {
     fn run<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Result<Output, ToolError>> {
         Box::pin(self.answer(call))
     }
-}
-
-/// One run on the writer: which statements, with what, and what comes out.
-struct Stage {
-    plan: Arc<Plan>,
-    confined: Arc<Confined>,
-    steps: std::ops::Range<usize>,
-    made: Made,
-    done: Done,
-    max_bytes: usize,
 }
 
 impl Ready {
@@ -350,93 +325,5 @@ fn partly(error: ToolError, before: usize) -> ToolError {
         ToolError::Unknown(why) => ToolError::Unknown(why),
         ToolError::Deadline { after, .. } => ToolError::Deadline { after, undone: false },
         error => ToolError::Failed(format!("{error}; what the {before} statements before did is kept").into()),
-    }
-}
-
-impl Stage {
-    async fn commit(self, writer: &Writer, until: Instant) -> Result<(Made, Done), WriteError<Trouble>> {
-        let guard = self.confined.clone();
-        // Dropped with the call, the job is withdrawn and what runs of it interrupted: that is the writer's own doing.
-        writer.transaction_guarded(until, guard, move |connection| self.run(connection)).await
-    }
-
-    /// May run twice: begins each time with what it was given.
-    fn run(&self, connection: &Connection) -> Result<(Made, Done), Trouble> {
-        let plan = &self.plan;
-        let _limits = Limits::put(connection, plan.value_bytes)?;
-        if plan.rights.is_none() {
-            for step in &plan.steps {
-                self.confined.replaces(step.replaces);
-                // Prepared, so that SQLite says what it touches, and not run.
-                connection.prepare(&step.sql)?;
-            }
-            return Err(Trouble::Unlisted(self.confined.config()));
-        }
-        unambiguous(connection, &self.confined)?;
-        let (mut made, mut done) = (self.made.clone(), self.done.clone());
-        for step in &plan.steps[self.steps.clone()] {
-            self.confined.replaces(step.replaces);
-            let mut statement = connection.prepare_cached(&step.sql)?;
-            if let Err(trouble) = self.step(connection, step, &mut statement, &mut made, &mut done) {
-                // Whatever it was, it is not kept for the next.
-                statement.discard();
-                return Err(trouble);
-            }
-        }
-        Ok((made, done))
-    }
-
-    fn step(
-        &self,
-        connection: &Connection,
-        step: &Step,
-        statement: &mut Prepared<'_>,
-        made: &mut Made,
-        done: &mut Done,
-    ) -> Result<(), Trouble> {
-        step.bindings.bind(statement, made)?;
-        let (reads, gives) = (statement.readonly(), statement.column_count() > 0);
-        let mut columns = None;
-        let mut first = None;
-        let mut given = Vec::new();
-        let mut rows = statement.raw_query();
-        let mut count = 0;
-        while let Some(row) = rows.next()? {
-            count += 1;
-            if count > self.plan.max_rows {
-                return Err(Trouble::TooManyRows(self.plan.max_rows));
-            }
-            if first.is_none() {
-                first = Some(Sql::try_from(row.get_ref(0)?).map_err(rusqlite::Error::from)?);
-            }
-            if step.name.is_some() {
-                // Not before the first row: only then has a statement that was kept been prepared for the schema of today.
-                let columns = columns.get_or_insert_with(|| Columns::new(row.as_ref().column_names()));
-                let row = Value::Object(columns.object(row)?);
-                done.bytes += size(&row) + 1;
-                if done.bytes > self.max_bytes {
-                    return Err(Trouble::RowTooLarge);
-                }
-                given.push(row);
-            }
-        }
-        drop(rows);
-        let changed = if reads { 0 } else { connection.changes() };
-        done.affected += changed;
-        // The connection knows only the last one at all, which may be another tool's.
-        let inserted = (step.inserts && changed > 0).then(|| connection.last_insert_rowid());
-        done.inserted = inserted.or(done.inserted);
-        if let Some(name) = &step.binds {
-            let value = if gives { first } else { inserted.map(Sql::Integer) };
-            made.lets.insert(name.clone(), value.unwrap_or(Sql::Null));
-        }
-        let values: usize = made.lets.values().map(|value| size(&values::json(ValueRef::from(value))) + 80).sum();
-        if done.bytes + values > self.max_bytes {
-            return Err(Trouble::RowTooLarge);
-        }
-        if let Some(name) = step.name.as_ref().filter(|_| gives) {
-            done.results.insert(name.clone(), given);
-        }
-        Ok(())
     }
 }

@@ -238,3 +238,87 @@ fn syntax(sql: &str) -> Result<(), String> {
     const FINAL: [&str; 6] = ["syntax error", "unrecognized token", "incomplete input", "too large", "too many", "stack overflow"];
     if FINAL.iter().any(|what| text.contains(what)) { Err(text) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_statement_is_told_from_two_wherever_a_semicolon_stands() {
+        for one in [
+            "SELECT 1",
+            "SELECT 1;",
+            " select ';' ; -- ;",
+            "SELECT \"a;b\", [c;d], `e;f` FROM t",
+            "SELECT 1 /* ; */",
+            "VALUES (x'00', 'it''s;')",
+            "SELECT 1; /* x",
+        ] {
+            assert!(Statement::new(one, Kind::Query).is_ok(), "{one}");
+        }
+        for two in [
+            "SELECT 1; SELECT 2",
+            "SELECT 1;;SELECT 2",
+            "SELECT '\\'; DELETE FROM t --'",
+            "SELECT 1 -- \n; SELECT 2",
+            "SELECT \"a\"\"\"; SELECT 2",
+            "SELECT [a'] ; SELECT ']'",
+        ] {
+            assert!(Statement::new(two, Kind::Query).is_err(), "{two}");
+        }
+    }
+
+    #[test]
+    fn a_query_is_none_that_changes_something() {
+        for sql in [
+            "WITH x AS (SELECT 1) DELETE FROM t",
+            "WITH x AS (SELECT 1) REPLACE INTO t SELECT 1",
+            "DELETE FROM t",
+            "PRAGMA user_version",
+            "EXPLAIN SELECT 1",
+            "",
+            "--",
+        ] {
+            assert!(Statement::new(sql, Kind::Query).is_err(), "{sql}");
+        }
+        for sql in [
+            "SELECT replace(a, 'x', 'y') FROM t WHERE b OR replace(a, 'x', '') = ''",
+            "WITH x AS (SELECT 1) SELECT 1 FROM x",
+            "WITH d(a) AS (VALUES (1)) SELECT a FROM d",
+        ] {
+            let statement = Statement::new(sql, Kind::Query).unwrap();
+            assert!(!statement.replaces && !statement.inserts, "{sql}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_numbered_or_named() {
+        let of = |sql: &str| Statement::new(sql, Kind::Query).map(|statement| statement.parameters);
+        assert_eq!(of("SELECT ?, '?', ?3, ?"), Ok(Parameters::Positional(4)));
+        assert_eq!(of("SELECT :a, @b, $c, :a, ':d'"), Ok(Parameters::Named([":a", "@b", "$c"].map(Into::into).into())));
+        assert!(of("SELECT ?, :a").is_err() && of("SELECT ?251").is_err());
+    }
+
+    #[test]
+    fn what_a_statement_defines_is_found_however_it_is_written() {
+        let sql = "WITH RECURSIVE One AS (SELECT 1), \"TWO\" (a, b) AS NOT MATERIALIZED (SELECT 1, 2), [three] AS MATERIALIZED (WITH 'four' AS (SELECT 4) SELECT 1) SELECT 1";
+        let defines = Statement::new(sql, Kind::Query).unwrap().defines;
+        assert_eq!(defines, ["four", "one", "three", "two"].map(Box::from).into());
+    }
+
+    #[test]
+    fn what_replaces_and_what_inserts_is_known() {
+        for (sql, replaces, inserts) in [
+            ("REPLACE INTO t VALUES (1)", true, true),
+            ("INSERT OR REPLACE INTO t VALUES (1)", true, true),
+            ("INSERT /* */ OR -- \n REPLACE INTO t VALUES (1)", true, true),
+            ("UPDATE OR REPLACE t SET a = 1", true, false),
+            ("INSERT INTO t SELECT replace(a, 'b', 'c') FROM u", false, true),
+            ("DELETE FROM t", false, false),
+        ] {
+            let statement = Statement::new(sql, Kind::Change).unwrap();
+            assert_eq!((statement.replaces, statement.inserts), (replaces, inserts), "{sql}");
+        }
+        assert!(Statement::new("INSERT OR ROLLBACK INTO t VALUES (1)", Kind::Change).is_err());
+    }
+}

@@ -155,6 +155,19 @@ fn reads() -> Vec<Attempt> {
         ("column_in_join", "SELECT o.id FROM orders o JOIN goods g ON g.sku = o.sku AND g.cost > 10"),
         ("column_using", "SELECT 1 FROM goods JOIN goods AS g USING (cost)"),
         ("column_natural", "SELECT 1 FROM goods NATURAL JOIN goods AS g"),
+        ("cte_named_like_capture", "WITH _horos_1_insert AS (SELECT password FROM secrets) SELECT * FROM _horos_1_insert"),
+        ("cte_named_like_capture_materialized", "WITH _horos_1_x AS MATERIALIZED (SELECT 1 FROM secrets) SELECT count(*) FROM _horos_1_x"),
+        ("cte_named_like_capture_quoted", "WITH \"_HOROS_1_x\" AS (SELECT password FROM secrets) SELECT * FROM \"_HOROS_1_x\""),
+        ("cte_named_like_capture_in_brackets", "WITH [_horos_1_x] (p) AS (SELECT password FROM secrets) SELECT p FROM _horos_1_x"),
+        ("cte_named_like_capture_as_text", "WITH '_horos_1_x' AS (SELECT password FROM secrets) SELECT * FROM _horos_1_x"),
+        (
+            "cte_named_like_capture_in_a_subquery",
+            "SELECT * FROM (WITH _horos_1_x AS (SELECT password FROM secrets) SELECT * FROM _horos_1_x)",
+        ),
+        ("alias_like_capture", "SELECT * FROM (SELECT password FROM secrets) AS _horos_1_x"),
+        ("table_alias_like_capture", "SELECT _horos_1_x.password FROM secrets AS _horos_1_x"),
+        ("cte_named_like_a_listed_table", "WITH goods AS (SELECT password AS sku FROM secrets) SELECT sku FROM goods"),
+        ("cte_named_like_a_listed_view", "WITH cheap AS (SELECT password AS sku FROM secrets) SELECT sku FROM cheap"),
         ("column_using_values", "WITH v(cost) AS (VALUES (11)) SELECT sku FROM goods JOIN v USING (cost)"),
         (
             "column_using_numbers",
@@ -600,7 +613,7 @@ fn arguments() -> Vec<Attempt> {
 
 /// Scripts, which may insert into, update and delete from `orders`.
 fn scripts() -> Vec<Attempt> {
-    let forms: [(&str, &[&str]); 56] = [
+    let forms: [(&str, &[&str]); 61] = [
         ("unlisted_table", &["INSERT INTO audit (what) VALUES ('x')"]),
         ("unlisted_update", &["UPDATE goods SET price = 0"]),
         ("unlisted_delete", &["DELETE FROM secrets"]),
@@ -619,6 +632,17 @@ fn scripts() -> Vec<Attempt> {
             "upsert_with_a_secret",
             &["INSERT INTO orders (id, sku, qty) VALUES (1, 'p-1', 1) ON CONFLICT (id) DO UPDATE SET sku = (SELECT password FROM secrets)"],
         ),
+        (
+            "cte_named_like_capture",
+            &["WITH _horos_1_x AS (SELECT password FROM secrets) INSERT INTO orders (sku, qty) SELECT password, 1 FROM _horos_1_x"],
+        ),
+        ("cte_named_like_capture_read", &["WITH _horos_1_x AS (SELECT password FROM secrets) SELECT password FROM _horos_1_x"]),
+        ("alias_like_capture", &["SELECT * FROM (SELECT password FROM secrets) AS _horos_1_x"]),
+        (
+            "update_from_alias_like_capture",
+            &["UPDATE orders SET sku = _horos_1_x.password FROM (SELECT password FROM secrets) AS _horos_1_x"],
+        ),
+        ("delete_with_alias_like_capture", &["DELETE FROM goods AS _horos_1_x"]),
         ("update_from_all_of_a_secret", &["UPDATE orders SET qty = 7 FROM secrets"]),
         ("delete_where_a_secret_exists", &["UPDATE orders SET qty = 7 WHERE EXISTS (SELECT 1 FROM secrets)"]),
         ("insert_as_often_as_a_secret", &["INSERT INTO orders (sku, qty) SELECT 'p-1', 1 FROM secrets"]),
