@@ -58,7 +58,7 @@ impl Program {
     fn command(&self) -> String {
         let told = ["SCENARIO", "PROTOCOL_VERSION", "CONTEXT"].map(|name| format!("-H \"{name}: $MCP_CONFORMANCE_{name}\""));
         let limit = SCENARIO.as_secs() + 2;
-        format!("curl -q -sS --fail-with-body --noproxy * --max-time {limit} {} http://{}/ --data-raw", told.join(" "), self.address)
+        format!("curl -q -sS --fail-with-body --noproxy 127.0.0.1 --max-time {limit} {} http://{}/ --data-raw", told.join(" "), self.address)
     }
 }
 
