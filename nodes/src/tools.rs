@@ -108,6 +108,8 @@ impl Served {
             self.drain.cancel();
         };
         tokio::join!(over_quic, over_http);
+        // What tools that only read did is written a little later than they answer.
+        let _ = tokio::time::timeout_at(until.into(), self.tools.audit().flush()).await;
     }
 }
 
