@@ -163,7 +163,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let visit = match self.0.admit(&mut request) {
             Ok(visit) => visit,
-            Err(refusal) => return Box::pin(std::future::ready(Ok(refusal))),
+            Err(refusal) => return Box::pin(std::future::ready(Ok(*refusal))),
         };
         let answer = (self.0.serve)(request.map(|body| body.map_err(Into::into).boxed_unsync()));
         Box::pin(async move { Ok(visit.accompany(answer).await) })
@@ -172,16 +172,16 @@ where
 
 impl Inner {
     /// Lets in who may ask at all, as whom the port has proved.
-    fn admit<B>(&self, request: &mut Request<B>) -> Result<Arc<Visit>, Response<Body>> {
+    fn admit<B>(&self, request: &mut Request<B>) -> Result<Arc<Visit>, Box<Response<Body>>> {
         if !self.origins.allow(request) {
-            return Err(bare(StatusCode::FORBIDDEN));
+            return Err(Box::new(bare(StatusCode::FORBIDDEN)));
         }
         let Some(principal) = request.extensions().get::<Arc<Principal>>().cloned() else {
             let mut refusal = bare(StatusCode::UNAUTHORIZED);
             if let Some(challenge) = self.options.resource.challenge(request) {
                 refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
             }
-            return Err(refusal);
+            return Err(Box::new(refusal));
         };
         let session = self.session(&principal, request.headers_mut())?;
         let remote = (self.options.remote)(request.extensions());
@@ -193,7 +193,7 @@ impl Inner {
     }
 
     /// The session that the request names, if it is the principal's. Another's is as good as none.
-    fn session(&self, principal: &Principal, headers: &mut HeaderMap) -> Result<Option<Arc<str>>, Response<Body>> {
+    fn session(&self, principal: &Principal, headers: &mut HeaderMap) -> Result<Option<Arc<str>>, Box<Response<Body>>> {
         let Some(named) = headers.get(SESSION) else { return Ok(None) };
         let known = named.to_str().ok().and_then(|id| self.sessions.of(id, &principal.id));
         if known.is_some() {
@@ -205,7 +205,7 @@ impl Inner {
             return Ok(None);
         }
         // MCP 2025-11-25, "Session Management": the client then begins a new one.
-        Err(bare(StatusCode::NOT_FOUND))
+        Err(Box::new(bare(StatusCode::NOT_FOUND)))
     }
 }
 

@@ -35,7 +35,8 @@ impl Desk {
     async fn new() -> Self {
         let mut desk = Self::unwritten();
         let children = desk.tools.audit().children();
-        let spec = SupervisorSpec::new("root", Strategy::OneForOne, children).intensity(1_000, Duration::from_secs(1)).backoff(Backoff::NONE);
+        let spec =
+            SupervisorSpec::new("root", Strategy::OneForOne, children).intensity(1_000, Duration::from_secs(1)).backoff(Backoff::NONE);
         desk.root = Some(Supervisor::start(spec, None).await.unwrap());
         desk
     }

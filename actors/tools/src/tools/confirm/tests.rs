@@ -64,17 +64,20 @@ async fn used_tokens_are_forgotten_when_they_would_have_run_out_and_not_before()
     let (ana, one) = (caller("ana"), definition("one", 1));
     let asked = || asked(&one, &ana, &[0; 32]);
     confirms.confirm(&asked(), &confirms.token(&asked())).unwrap();
-    // As if the others had been used in the same instant.
-    let mut used = confirms.used.lock();
+    fill(&confirms);
+    assert_eq!(confirms.confirm(&asked(), &confirms.token(&asked())), Err(Unconfirmed::Full));
+    tokio::time::advance(HOLDS).await;
+    confirms.confirm(&asked(), &confirms.token(&asked())).unwrap();
+    assert_eq!(confirms.used.lock().all.len(), 1);
+}
+
+/// As if as many as are remembered had been used in this instant.
+fn fill(confirms: &Confirms) {
+    let used = &mut *confirms.used.lock();
     for at in 1..USED as u64 {
         let mut bytes = [0; LENGTH];
         bytes[..8].copy_from_slice(&at.to_be_bytes());
         used.all.insert(bytes);
         used.order.push_back((Instant::now() + HOLDS, bytes));
     }
-    drop(used);
-    assert_eq!(confirms.confirm(&asked(), &confirms.token(&asked())), Err(Unconfirmed::Full));
-    tokio::time::advance(HOLDS).await;
-    confirms.confirm(&asked(), &confirms.token(&asked())).unwrap();
-    assert_eq!(confirms.used.lock().all.len(), 1);
 }
