@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
     net::SocketAddr,
     sync::{
         Arc,
@@ -203,7 +202,7 @@ impl Site {
                 let served = served.clone();
                 let answer = service_fn(move |request| {
                     let mut served = served.clone();
-                    async move { Ok::<_, Infallible>(served.call(port(request)).await?) }
+                    async move { served.call(port(request)).await }
                 });
                 // A client that goes is no error of this side.
                 tokio::spawn(async move {
