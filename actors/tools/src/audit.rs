@@ -3,10 +3,10 @@
 //!
 //! Owned by the node: the table `mcp_tool_audit` of its own [`FILE`], whose writer, readers and scribe ([`Audit::children`]) it starts.
 //!
-//! - A call takes a [`Ticket`] before anything is decided, and with it a place in the queue: where there is none it waits, so a call that
+//! - A call takes a ticket before anything is decided, and with it a place in the queue: where there is none it waits, so a call that
 //!   cannot be written down is not made. Dropped midway, by a client that went or a panic, the ticket writes that down.
 //! - The scribe writes many in one transaction, at most [`LATEST`] after they ended. What a tool that writes did is on disk before the
-//!   answer goes out ([`Written`]).
+//!   answer goes out.
 //! - The queue belongs to the [`Audit`] and not to the scribe: a scribe that dies leaves what it had to its successor, under the same
 //!   row numbers, so nothing is lost or there twice.
 //! - The newest [`MAX_ROWS`] rows of the last [`MAX_AGE`] stay; the others are deleted in portions, beside what is written.

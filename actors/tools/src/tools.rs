@@ -133,7 +133,7 @@ impl Tools {
         Listed { tools: Builtin::ALL.iter().map(|builtin| builtin.tool()).collect(), next: None }
     }
 
-    /// What `caller` may call, from `cursor` on: [`PAGE`] at most.
+    /// What `caller` may call, from `cursor` on: a page of it.
     ///
     /// # Errors
     /// [`ToolError::Arguments`]: a cursor that is none.

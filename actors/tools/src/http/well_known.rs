@@ -49,7 +49,7 @@ impl Resource {
     }
 }
 
-/// The metadata, as a service for [`PREFIX`](self). Cheap to clone.
+/// The metadata, as a service for the well-known path. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct WellKnown(Arc<Said>);
 
