@@ -10,7 +10,7 @@ use super::{
     close::Ended,
     lines::{LineError, Lines},
     message::{BUSY, INVALID, PARSE, Refusal},
-    observed::count,
+    observed::{Counters, count},
     outbox::{self, Failed, Out},
     session::{NotTaken, Session, Taken},
     table::Way,
@@ -43,13 +43,13 @@ pub(super) async fn first(session: &Arc<Session>, lines: &mut Lines, line: bytes
                 Err(NotTaken::End(refusal, ended)) => return Err((refusal, ended)),
             },
             Ok(None) => return Ok(()),
-            Err(error) => return end_of_first(lines, error),
+            Err(error) => return end_of_first(lines, error, &session.shared.counters),
         }
         line = lines.next().await;
     }
 }
 
-fn end_of_first(lines: &mut Lines, error: LineError) -> First {
+fn end_of_first(lines: &mut Lines, error: LineError, counters: &Counters) -> First {
     let (refusal, ended) = match error {
         LineError::TooLarge => {
             lines.stop(Reset::TooLarge);
@@ -60,6 +60,7 @@ fn end_of_first(lines: &mut Lines, error: LineError) -> First {
         LineError::Truncated => (Refusal::new(PARSE, "parse error: the stream ended in a message"), Ended::violation("message cut off")),
         LineError::Gone => return Ok(()),
     };
+    counters.refused(&refusal);
     Err((Some(refusal), ended))
 }
 
@@ -132,7 +133,8 @@ async fn request(session: Arc<Session>, mut send: SendStream, receive: RecvStrea
                 LineError::Busy => busy(),
                 _ => Refusal::new(PARSE, "parse error: the message did not end in time"),
             };
-            lines.stop(Reset::TooLarge);
+            lines.stop(if matches!(error, LineError::TooLarge) { Reset::TooLarge } else { Reset::Cancelled });
+            session.shared.counters.refused(&refusal);
             last(&session, &mut send, &refusal).await;
             return;
         }
@@ -148,7 +150,8 @@ async fn request(session: Arc<Session>, mut send: SendStream, receive: RecvStrea
         Err(NotTaken::End(refusal, ended)) => {
             if let Some(refusal) = refusal {
                 last(&session, &mut send, &refusal).await;
-                outbox::finish(&mut send, times.parting).await;
+                // The connection is closed next, and with it goes what has not arrived.
+                let _ = timeout(times.parting, send.stopped()).await;
             }
             session.cut(ended);
         }
