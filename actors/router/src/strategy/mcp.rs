@@ -1,7 +1,7 @@
 //! `mcp`: somebody's tool.
 //!
 //! Here is how rows are checked, on any node and before anybody is reached; the way out is in `horos-tools`, whose strategy `nodes`
-//! registers in place of [`Unreached`].
+//! registers in place of the one here.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
