@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "all of this is a test, but clippy's own exemption ends at `#[test]` functions")]
 
 mod harness;
+#[path = "mcp/commands.rs"]
+mod commands;
 #[path = "mcp/operate.rs"]
 mod operate;
 #[path = "mcp/places.rs"]

@@ -18,7 +18,10 @@ async fn a_tool_is_set_allowed_called_edited_and_put_back_by_commands_through_ei
     let set = ["tools", "set", "goods.below", "--query", BELOW, "--param", "price:integer", "--tables", "goods=sku,price"];
     let described = ["--description", "Goods below a price.", "--expect", "absent", "--why", "a drill"];
     let made = fo.ask(&[&set[..], &described[..]].concat()).await.expect_code(0).json();
-    assert_eq!((&made["version"], &made["tool"]["text"]["mode"], &made["tool"]["text"]["category"]), (&json!(1), &json!("readonly"), &json!("goods")));
+    assert_eq!(
+        (&made["version"], &made["tool"]["text"]["mode"], &made["tool"]["text"]["category"]),
+        (&json!(1), &json!("readonly"), &json!("goods"))
+    );
     let again = fo.ask(&[&set[..], &described[..]].concat()).await.expect_code(1);
     assert!(again.stderr.contains("is not what was expected"), "{again:?}");
     let wrong = fo.ask(&["tools", "set", "goods.below", "--query", "DELETE FROM goods"]).await.expect_code(2);
@@ -54,7 +57,9 @@ async fn a_tool_is_set_allowed_called_edited_and_put_back_by_commands_through_ei
     let edits = fo.ask(&["tools", "history", "goods.below"]).await.expect_code(0).json();
     let told: Vec<_> = edits.as_array().unwrap().iter().map(|it| it["what"].as_str().unwrap()).collect();
     assert_eq!(told, ["created", "deleted", "updated", "updated", "created"]);
-    assert!(edits.as_array().unwrap().iter().all(|it| it["who"] == "operator@admin" || it["who"].as_str().unwrap().starts_with("operator@")));
+    assert!(
+        edits.as_array().unwrap().iter().all(|it| it["who"] == "operator@admin" || it["who"].as_str().unwrap().starts_with("operator@"))
+    );
     assert_eq!(edits[4]["why"], "a drill");
 
     fo.ask(&["tools", "deny", "goods.below", "*", "--why", "stocktaking"]).await.expect_code(0);
@@ -140,7 +145,11 @@ async fn a_go_systems_tools_are_taken_in_with_what_is_wrong_with_them() {
     );
     let file = go.to_str().unwrap().to_owned();
     let done = world.fo.ask(&["tools", "import", &file, "--database", "app.db"]).await.expect_code(1).json();
-    assert_eq!((&done["added"], &done["rules"], &done["closed"]), (&json!(["broken", "goods_count"]), &json!(1), &json!(["broken"])), "{done}");
+    assert_eq!(
+        (&done["added"], &done["rules"], &done["closed"]),
+        (&json!(["broken", "goods_count"]), &json!(1), &json!(["broken"])),
+        "{done}"
+    );
     assert_eq!(done["wrong"][0]["name"], "broken", "{done}");
     // What it may read nobody has said yet.
     world.bo.ask(&["tools", "set", "goods_count", "--tables", "goods=sku"]).await.expect_code(0);
