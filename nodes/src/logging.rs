@@ -28,10 +28,10 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
             return Err(format!("{:?} is no level", part.chars().take(40).collect::<String>()));
         }
     }
-    // ractor's spans name actors by number (`Actor{id="0.8"}`) on every line; ours name them by name. rmcp tells of each session, with
-    // whatever a stranger said in it.
+    // ractor's spans name actors by number (`Actor{id="0.8"}`) on every line; ours name them by name. rmcp tells of each session and of
+    // each request that it refuses, with whatever a stranger said in it.
     let mut level = level.to_owned();
-    for (module, usual) in [("ractor", "off"), ("rmcp", "warn")] {
+    for (module, usual) in [("ractor", "off"), ("rmcp", "error")] {
         if !level.split(',').any(|part| part.trim_start().starts_with(module)) {
             level = format!("{level},{module}={usual}");
         }
