@@ -33,7 +33,7 @@ pub(crate) struct Bridge {
 
 /// The server, over HTTP or over QUIC.
 enum Side {
-    Http(Far),
+    Http(Box<Far>),
     Quic(Streams),
 }
 
@@ -48,7 +48,7 @@ impl Bridge {
     pub(crate) async fn open(site: &Site, over: Over, key: &str) -> Result<Self> {
         let far = match over {
             Over::Quic => Side::Quic(Streams::new(site, key)),
-            _ => Side::Http(Far::new(site, over, key)),
+            _ => Side::Http(Box::new(Far::new(site, over, key))),
         };
         let far = Arc::new(far);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;

@@ -30,6 +30,8 @@ use super::suite::Suite;
 
 /// For a whole scenario; the suite itself gives it 30 s.
 const SCENARIO: Duration = Duration::from_secs(25);
+/// For what a client does in one: a server that lets nobody in is tried again and again for as long.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The first revision without `initialize`.
 const STATELESS: &str = "2026-07-28";
 
@@ -58,7 +60,11 @@ impl Program {
     fn command(&self) -> String {
         let told = ["SCENARIO", "PROTOCOL_VERSION", "CONTEXT"].map(|name| format!("-H \"{name}: $MCP_CONFORMANCE_{name}\""));
         let limit = SCENARIO.as_secs() + 2;
-        format!("curl -q -sS --fail-with-body --noproxy 127.0.0.1 --max-time {limit} {} http://{}/ --data-raw", told.join(" "), self.address)
+        format!(
+            "curl -q -sS --fail-with-body --noproxy 127.0.0.1 --max-time {limit} {} http://{}/ --data-raw",
+            told.join(" "),
+            self.address
+        )
     }
 }
 
@@ -115,7 +121,7 @@ async fn play(scenario: &Scenario, over: Over) -> Result<()> {
 
 /// Calls what the scenario names, or else each tool that is listed.
 async fn call_all(client: &Client, context: &Value) -> Result<()> {
-    let until = Instant::now() + SCENARIO;
+    let until = Instant::now() + PATIENCE;
     client.connected(until).await?;
     let tools = client.tools(until).await?;
     let named = context["toolCalls"].as_array().map(|calls| {

@@ -97,7 +97,7 @@ impl ServerHandler for Fixtures {
             return self.server.call_tool(request, context).await;
         }
         match self.shared.rounds.call(&request, &context) {
-            Some(answer) => answer.map(Into::into),
+            Some(answer) => answer,
             None => tools::call(self, request, context).await,
         }
     }
