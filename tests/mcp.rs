@@ -3,9 +3,9 @@
 //! The conventions are those of `tests/main.rs`; a binary of its own, because its full counts take as long as all the rest.
 #![expect(clippy::unwrap_used, reason = "all of this is a test, but clippy's own exemption ends at `#[test]` functions")]
 
-mod harness;
 #[path = "mcp/commands.rs"]
 mod commands;
+mod harness;
 #[path = "mcp/operate.rs"]
 mod operate;
 #[path = "mcp/places.rs"]

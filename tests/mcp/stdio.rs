@@ -73,7 +73,7 @@ impl Host {
                 Some(status) => return status.code().unwrap(),
                 None => assert!(std::time::Instant::now() < until, "it ends with its input"),
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::park_timeout(Duration::from_millis(10));
         }
     }
 }

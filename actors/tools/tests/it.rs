@@ -13,9 +13,9 @@ mod it {
     mod client_quic;
     mod client_world;
     mod http;
+    mod native_and_actor;
     mod quic;
     mod registry;
-    mod native_and_actor;
     mod sql;
     mod sql_attempts;
     mod sql_hostile;

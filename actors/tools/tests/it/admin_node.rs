@@ -253,7 +253,6 @@ async fn calls_run_beside_each_other_and_one_node_has_no_more_than_its_share() {
         () = full => {}
         done = &mut all => panic!("{done:?}"),
     }
-    let _ = &mut all;
 }
 
 #[tokio::test]

@@ -158,9 +158,12 @@ fn post(
 
 // --- what proves people ---
 
+/// What a key proves.
+type Proved = Result<Arc<Principal>, Denied>;
+
 /// Keys by their text, and those of them that were revoked.
 #[derive(Clone, Default)]
-pub(crate) struct Keys(Arc<Mutex<HashMap<String, Result<Arc<Principal>, Denied>>>>);
+pub(crate) struct Keys(Arc<Mutex<HashMap<String, Proved>>>);
 
 impl Keys {
     pub(crate) fn make(&self, text: &str, owner: &str, scopes: &[&str]) {
