@@ -34,7 +34,7 @@ pub(crate) struct Bridge {
 /// The server, over HTTP or over QUIC.
 enum Side {
     Http(Box<Far>),
-    Quic(Streams),
+    Quic(Box<Streams>),
 }
 
 impl Drop for Bridge {
@@ -47,7 +47,7 @@ impl Bridge {
     /// To `site`, over `over`, showing `key`.
     pub(crate) async fn open(site: &Site, over: Over, key: &str) -> Result<Self> {
         let far = match over {
-            Over::Quic => Side::Quic(Streams::new(site, key)),
+            Over::Quic => Side::Quic(Box::new(Streams::new(site, key))),
             _ => Side::Http(Box::new(Far::new(site, over, key))),
         };
         let far = Arc::new(far);
