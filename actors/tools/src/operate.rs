@@ -1,7 +1,7 @@
 //! Operating a node by MCP: tools made from the protocols that its own actors speak, for routes, breakers, replication, the tree, the
 //! flight recorder and health.
 //!
-//! A tool here is a method of a protocol: its schema is the method's, made plain ([`schema`]), and its call is a typed call of that method.
+//! A tool here is a method of a protocol: its schema is the method's, made plain (`schema`), and its call is a typed call of that method.
 //! What the methods of `horos.keys` show or make is nobody's to see by MCP, and neither they nor deny lists have a tool.
 //!
 //! - Who may call what is the policy's, as for every tool; operators by certificate may all, viewers what only reads. A node's actors are

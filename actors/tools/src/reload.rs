@@ -40,7 +40,7 @@ pub enum ReloadError {
     /// More than [`MAX_TOOLS`], or than [`MAX_BYTES`] of them: none is taken up, for nobody could say which. The policy is.
     #[error("there are more than {MAX_TOOLS} tools, or more than {} MiB of them", MAX_BYTES >> 20)]
     TooMany,
-    /// More rules than [`MAX_RULES`]: any of them may deny, so that nobody may anything but operators.
+    /// More rules than `MAX_RULES`: any of them may deny, so that nobody may anything but operators.
     #[error("there are more than {MAX_RULES} rules of who may use tools, so that nobody may")]
     TooManyRules,
 }
