@@ -87,7 +87,7 @@ struct World {
 impl World {
     fn new(node: &Node, key: &str, hosts: u64) -> Self {
         let site = node.site();
-        let offers = ["", "http/1.1", "h2", "h2 http/1.1", "h3", "horos/1", "spdy/3", "mcp-quic-v1"];
+        let offers = ["", "http/1.1", "h2", "h2 http/1.1", "h3", "horos/1", "spdy/3", "mcp-quic-v9"];
         let tls = offers.map(|offer| {
             let alpn: Vec<&str> = offer.split(' ').filter(|it| !it.is_empty()).collect();
             (offer, Arc::new(site.tls(&alpn, None)))
@@ -164,7 +164,7 @@ impl World {
             Comes::HorosKeyless => keyless_is_closed(site, self.endpoint(number), self.tls("horos/1")).await,
             Comes::TcpUnknown => self.tcp_refuses("spdy/3").await,
             Comes::TcpAstray => self.tcp_refuses(if astray { "h3" } else { "horos/1" }).await,
-            Comes::QuicUnknown => self.quic_refuses(number, if astray { "spdy/3" } else { "mcp-quic-v1" }).await,
+            Comes::QuicUnknown => self.quic_refuses(number, if astray { "spdy/3" } else { "mcp-quic-v9" }).await,
             Comes::QuicAstray => self.quic_refuses(number, if astray { "h2" } else { "http/1.1" }).await,
             Comes::QuicBare => self.quic_refuses(number, "").await,
             Comes::Plain => {
@@ -342,7 +342,7 @@ async fn a_certificate_opens_the_nodes_protocol_alone_and_a_bad_one_opens_nothin
             keyless_is_closed(&site, &endpoint, &tls).await.unwrap_or_else(|error| panic!("{what} horos/1: {error:#}"));
         }
         // Nobody's protocol stays nobody's.
-        for offer in ["spdy/3", "mcp-quic-v1"] {
+        for offer in ["spdy/3", "mcp-quic-v9"] {
             assert!(site.stream(&Arc::new(site.tls(&[offer], identity))).await.is_err(), "{what} {offer} over TCP");
             assert!(site.quic(&endpoint, &site.tls(&[offer], identity)).await.is_err(), "{what} {offer} over QUIC");
         }
