@@ -36,6 +36,9 @@ use horos_store::{readers::Readers, writer::Writer};
 
 pub use self::{query::Query, script::Script};
 
+/// Threads that a shelf's readers of one file should have: twice what one tool may hold, so that a slow tool delays no other.
+pub const THREADS: usize = 8;
+
 /// The database files of a node that tools may use. `nodes` has them.
 pub trait Shelf: Send + Sync + 'static {
     /// Readers of `file`, which is a bare name such as `app.db` and never one of the node's own files.

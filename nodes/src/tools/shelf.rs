@@ -14,7 +14,7 @@ use horos_store::{
 use horos_supervision::SupervisorHandle;
 use horos_tools::{
     audit,
-    sql::{Elsewhere, Shelf},
+    sql::{Elsewhere, Shelf, THREADS},
 };
 use horos_wire::ActorName;
 use tokio::sync::Mutex;
@@ -30,8 +30,8 @@ use crate::{
 const RESERVED: [&str; 4] = [control::FILE, control::KEYS_FILE, router::FILE, audit::FILE];
 /// Files that tools read; each costs its readers' threads. As many as services may have.
 const MAX_FILES: usize = MAX_DATABASES;
-/// Threads that read one file.
-const THREADS: usize = 2;
+/// Memory for pages, in KiB a thread: tools read here and there, and the system keeps what many of them read.
+const CACHE_KIB: u32 = 2_000;
 
 /// A node's files. Cheap to clone.
 #[derive(Clone)]
@@ -77,6 +77,7 @@ impl Files {
                 let mut options = self.0.databases.options(file).with_access(Access::ReadOnly);
                 // Mapped pages would count as this process's memory, up to the file's size.
                 options.mmap_bytes = Some(0);
+                options.cache_kib = CACHE_KIB;
                 Readers::new(ReadersConfig { threads: THREADS, ..ReadersConfig::new(options) })
             }
         };

@@ -8,9 +8,10 @@ use horos_wire::NoEffect;
 use rmcp::model::{ContentBlock, JsonObject};
 use rusqlite::{Connection, Statement as Prepared};
 use serde_json::{Value, json};
+use tokio::{sync::Semaphore, time::timeout_at};
 
 use super::{
-    Shelf,
+    Shelf, THREADS,
     bindings::{Bindings, Made, Scope},
     bounds::{Limits, Meter},
     config::{Problems, Reach, SETTINGS, number},
@@ -22,6 +23,8 @@ use super::{
 };
 use crate::{Call, Kind, Mode, Output, PassOn, Problem, Row, Run, ToolError, Transport, kind::Made as Tool};
 
+/// Threads of a file's readers that one tool may hold. Its further calls wait, and those of other tools pass them.
+const AT_ONCE: usize = THREADS / 2;
 /// Rows of a page where the tool does not say.
 const PAGE_ROWS: i64 = 500;
 /// Rows that a tool gives in all its pages where it does not say; the Go system's figure.
@@ -75,6 +78,7 @@ struct Ready {
     database: Box<str>,
     replica: Option<Box<str>>,
     plan: Arc<Plan>,
+    at_once: Semaphore,
 }
 
 /// What the reader's thread needs of it.
@@ -158,6 +162,7 @@ impl Kind for Query {
             database: reach.database,
             replica: reach.replica,
             plan: Arc::new(plan),
+            at_once: Semaphore::new(AT_ONCE),
         };
         let cursor =
             json!({ "type": "string", "description": "Where the page begins: `next` of the page before it. Leave it out for the first." });
@@ -232,6 +237,9 @@ impl Ready {
         let _waiting = Waiting(confined.clone());
         let (plan, guard, max_bytes) = (plan.clone(), confined.clone(), call.max_bytes);
         let work = move |connection: &Connection| plan.page(connection, &guard, &made, skip, max_bytes);
+        let Ok(Ok(_turn)) = timeout_at(call.until.into(), self.at_once.acquire()).await else {
+            return Err(ToolError::Deadline { after: call.until.saturating_duration_since(began), undone: true });
+        };
         let page = readers.read_guarded(call.until, confined.clone(), work).await;
         let page = page
             .map_err(|error| Circumstances { call: &call, began, confined: &confined, value_bytes: self.plan.value_bytes }.read(error))?;

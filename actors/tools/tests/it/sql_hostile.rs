@@ -7,7 +7,7 @@ use std::{
 };
 
 use horos_store::StoreError;
-use horos_tools::ToolError;
+use horos_tools::{ToolError, sql::THREADS};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -126,13 +126,36 @@ async fn endless_queries_hold_nobody_up_beyond_their_deadline() {
 }
 
 #[tokio::test]
+async fn a_tool_that_runs_for_long_as_often_as_it_can_delays_no_other() {
+    let world = World::new().await;
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+    let endless = world.query(json!({ "query": endless, "tables": {} }), json!({})).unwrap();
+    let ordinary = world.query(json!({ "query": "SELECT 1 AS one", "tables": {} }), json!({})).unwrap();
+    let terms = Terms { within: LIMIT, ..Terms::default() };
+    let mut all = std::pin::pin!(futures_util::future::join_all((0..2 * THREADS).map(|_| endless.call_on(&terms, json!({})))));
+    let others = async {
+        // Each of the endless has had its turn to take what it may.
+        while world.shelf.readers.stats().waiting > 0 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..100 {
+            assert_eq!(ordinary.json(json!({})).await["rows"], json!([{ "one": 1 }]));
+        }
+    };
+    tokio::select! {
+        ended = &mut all => panic!("before their deadline: {ended:?}"),
+        () = others => {}
+    }
+}
+
+#[tokio::test]
 async fn a_query_that_nobody_waits_for_any_more_is_stopped() {
     let world = World::new().await;
     let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
     let endless = world.query(json!({ "query": endless, "tables": {} }), json!({})).unwrap();
     let ordinary = world.query(json!({ "query": "SELECT 1 AS one", "tables": {} }), json!({})).unwrap();
     for _ in 0..4 {
-        // Given up long before its deadline: were it to run on, two would take both threads until then.
+        // Given up long before its deadline: were they to run on, they would take all that a tool may hold until then.
         let reads = world.shelf.readers.stats().reads;
         let given_up = tokio::time::timeout(Duration::from_millis(20), endless.call(json!({}))).await;
         assert!(given_up.is_err());

@@ -18,7 +18,7 @@ use horos_supervision::{Strategy, Supervisor, SupervisorHandle, SupervisorSpec};
 use horos_tools::{
     Call, Caller, Credential, Kind, Mode, Output, Problem, Row, Run, ToolError, Transport, Who,
     rmcp::model::JsonObject,
-    sql::{Elsewhere, Query, Script, Shelf},
+    sql::{Elsewhere, Query, Script, Shelf, THREADS},
 };
 use horos_wire::{
     CallContext,
@@ -63,7 +63,8 @@ impl World {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("app.db");
         let writer = Writer::new(WriterConfig::new(Options::new(&path, Access::Owner), SCHEMA));
-        let readers = Readers::new(ReadersConfig::new(Options::new(&path, Access::ReadOnly)));
+        let readers = ReadersConfig { threads: THREADS, ..ReadersConfig::new(Options::new(&path, Access::ReadOnly)) };
+        let readers = Readers::new(readers);
         let children = vec![writer.child("writer"), readers.child("readers")];
         let running = Supervisor::start(SupervisorSpec::new("root", Strategy::RestForOne, children), None).await.unwrap();
         let shelf = Arc::new(OneFile { readers, writer });
