@@ -1,9 +1,6 @@
 //! What a node tells of its tools, and calls that nodes pass on to each other: proved again where they are done.
 
-use std::{
-    sync::atomic::Ordering::SeqCst,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use horos_tools::{Call, Caller, Credential, PassOn as _, Rule, ToolError, Transport, Who, audit::Filter, rmcp::model::JsonObject};
 use horos_wire::{
@@ -15,6 +12,7 @@ use horos_wire::{
         tools::{AuditAsk, CallTool, ListServed, PAGE, PassOn, ToolFailure, ToolsStatusAsk},
     },
 };
+use tokio::sync::watch;
 
 use super::admin_world::{Keys, LONG, Node, Ways, row, unknown};
 
@@ -75,7 +73,7 @@ async fn a_call_is_done_where_its_data_is_by_whoever_the_key_proves_there() {
     let answer = world.call("hk_ana", "levels", LONG).await.unwrap();
     assert_eq!(answer, serde_json::json!({ "answer": 7, "arguments": {} }));
     assert_eq!(*world.bo.seen.callers.lock(), ["key_ana by link"]);
-    assert_eq!(world.fo.seen.begun.load(SeqCst), 0);
+    assert_eq!(*world.fo.seen.begun.borrow(), 0);
     // Both nodes have written it down, each as it came to it.
     for (node, transport) in [(&world.fo, "http"), (&world.bo, "link")] {
         let rows = node.audit.tail(10, Filter::default()).await.unwrap();
@@ -101,7 +99,7 @@ async fn a_key_that_was_revoked_is_refused_by_the_node_that_does_it_whatever_the
     world.keys.deny("hk_ana", Denied::Unavailable);
     let told = world.pass_on(ask("levels", Some("hk_ana"))).await;
     assert!(matches!(told, Err(CallError::Failed(ToolFailure::Unavailable(_)))), "{told:?}");
-    assert_eq!(world.bo.seen.begun.load(SeqCst), 0);
+    assert_eq!(*world.bo.seen.begun.borrow(), 0);
     let denied = world.bo.audit.tail(100, Filter { outcome: Some("denied".into()), ..Filter::default() }).await.unwrap();
     assert_eq!(denied.len(), 6);
     assert!(denied.iter().all(|it| &*it.caller == "spiffe://shop/fo/fo-1"), "what is proved of it is who passed it on");
@@ -178,7 +176,7 @@ async fn people_pass_nothing_on_and_what_was_passed_on_once_is_not_passed_on_aga
     let far = CallContext { hops: MAX_HOPS, ..CallContext::default() };
     let call = Call { context: &far, ..call };
     assert_eq!(world.fo.pass_on.pass_on(call).await, Err(ToolError::Unavailable(NoEffect::TooManyHops)));
-    assert_eq!(world.bo.seen.begun.load(SeqCst), 0);
+    assert_eq!(*world.bo.seen.begun.borrow(), 0);
 }
 
 #[tokio::test]
@@ -213,16 +211,19 @@ async fn a_deadline_goes_with_the_call_and_what_it_undid_is_told_in_time() {
     assert_eq!(told, Err(ToolError::Deadline { after: Duration::from_millis(7), undone: true }), "the tool's own word came back in time");
 }
 
+/// Returns once there have been so many.
+async fn reaches(count: &watch::Sender<u64>, least: u64) {
+    let mut counted = count.subscribe();
+    let reached = tokio::time::timeout(LONG, counted.wait_for(|count| *count >= least)).await;
+    assert!(reached.is_ok(), "{} of {least}", *count.borrow());
+}
+
 #[tokio::test]
 async fn whoever_gives_up_has_the_other_node_give_up_too() {
     let world = World::new(&[("hangs", r#"{"hang":true}"#)]).await;
     let given_up = tokio::time::timeout(Duration::from_millis(300), world.call("hk_ana", "hangs", LONG)).await;
     assert!(given_up.is_err());
-    let until = Instant::now() + LONG;
-    while world.bo.seen.dropped.load(SeqCst) == 0 {
-        assert!(Instant::now() < until, "it still runs");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    reaches(&world.bo.seen.dropped, 1).await;
     let rows = world.bo.audit.tail(1, Filter::default()).await.unwrap();
     assert_eq!(&*rows[0].outcome, "cancelled");
 }
@@ -238,11 +239,7 @@ async fn calls_run_beside_each_other_and_one_node_has_no_more_than_its_share() {
     let all = futures_util::future::join_all(hanging);
     tokio::pin!(all);
     let full = async {
-        let until = Instant::now() + LONG;
-        while world.bo.seen.begun.load(SeqCst) < 64 {
-            assert!(Instant::now() < until, "{} have begun", world.bo.seen.begun.load(SeqCst));
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        reaches(&world.bo.seen.begun, 64).await;
         // One more of the same node is refused at once, without effect; another's and a person's are answered at once.
         let told = world.pass_on(ask("fine", Some("hk_ana"))).await;
         assert!(matches!(told, Err(CallError::NoEffect(NoEffect::Overloaded(_)))), "{told:?}");
@@ -260,9 +257,7 @@ async fn a_crash_midway_is_an_unknown_outcome_and_leaves_nobody_waiting() {
     let world = World::new(&[("hangs", r#"{"hang":true}"#)]).await;
     let call = world.call("hk_ana", "hangs", LONG);
     let crash = async {
-        while world.bo.seen.begun.load(SeqCst) == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        reaches(&world.bo.seen.begun, 1).await;
         world.bo.root.crash_child("horos.tools").await.unwrap();
     };
     let (told, ()) = tokio::join!(call, crash);
@@ -284,9 +279,9 @@ async fn an_operator_calls_in_the_operators_name_and_is_asked_twice_for_what_can
     let asked = world.bo.ask_tools("operator/ana", call("drop", "{}")).await;
     let Err(CallError::Failed(ToolFailure::Confirm { token, .. })) = asked else { panic!("{asked:?}") };
     assert!(world.bo.ask_tools("operator/ben", call("drop", &format!("{{\"confirm\":\"{token}\"}}"))).await.is_err());
-    assert_eq!(world.bo.seen.begun.load(SeqCst), 1);
+    assert_eq!(*world.bo.seen.begun.borrow(), 1);
     world.bo.ask_tools("operator/ana", call("drop", &format!("{{\"confirm\":\"{token}\"}}"))).await.unwrap();
-    assert_eq!(world.bo.seen.begun.load(SeqCst), 2);
+    assert_eq!(*world.bo.seen.begun.borrow(), 2);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -43,7 +43,7 @@ use horos_wire::{
 };
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
@@ -199,8 +199,8 @@ pub(crate) struct Fixed {
 /// What tools have been up to.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    pub(crate) begun: AtomicU64,
-    pub(crate) dropped: AtomicU64,
+    pub(crate) begun: watch::Sender<u64>,
+    pub(crate) dropped: watch::Sender<u64>,
     pub(crate) callers: Mutex<Vec<String>>,
 }
 
@@ -232,7 +232,7 @@ struct Midway(Arc<Seen>, bool);
 impl Drop for Midway {
     fn drop(&mut self) {
         if !self.1 {
-            self.0.dropped.fetch_add(1, Ordering::SeqCst);
+            self.0.dropped.send_modify(|dropped| *dropped += 1);
         }
     }
 }
@@ -244,7 +244,7 @@ impl Run for Does {
                 return pass_on.pass_on(call).await;
             }
             self.seen.callers.lock().push(format!("{} by {}", call.caller.id(), call.caller.transport.as_str()));
-            self.seen.begun.fetch_add(1, Ordering::SeqCst);
+            self.seen.begun.send_modify(|begun| *begun += 1);
             let mut midway = Midway(self.seen.clone(), false);
             if self.config.contains_key("hang") {
                 // As what reads does: it stops at its deadline by itself, and says so.

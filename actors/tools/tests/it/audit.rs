@@ -17,6 +17,7 @@ use horos_tools::{
 use horos_wire::{CallContext, NoEffect, TraceId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::http::{
     caller,
@@ -207,6 +208,8 @@ async fn nothing_is_lost_and_nothing_is_there_twice_when_scribe_and_writer_die_a
     const CALLS: u128 = 3_000;
     let desk = Desk::new().await;
     let root = desk.root.clone().unwrap();
+    // Counts calls as they are made, so that deaths are spread over all of them.
+    let (made, mut progress) = watch::channel(0);
     let calling = {
         let tools = desk.tools.clone();
         tokio::spawn(async move {
@@ -219,26 +222,26 @@ async fn nothing_is_lost_and_nothing_is_there_twice_when_scribe_and_writer_die_a
                 if done.len() > 100 {
                     done.join_next().await.unwrap().unwrap().unwrap();
                 }
+                made.send_replace(at);
             }
             while let Some(ended) = done.join_next().await {
                 ended.unwrap().unwrap();
             }
         })
     };
-    let mut crashes = 0;
-    while !calling.is_finished() || crashes < 20 {
+    const DEATHS: u128 = 30;
+    for crashes in 0..DEATHS {
+        progress.wait_for(|made| *made >= crashes * CALLS / DEATHS).await.unwrap();
         let child = if crashes % 3 == 2 { format!("{FILE}:writer") } else { "audit".to_owned() };
         // It may be dead already.
         let _ = root.crash_child(&child).await;
-        crashes += 1;
-        tokio::time::sleep(Duration::from_millis(30)).await;
     }
     calling.await.unwrap();
     tokio::time::timeout(LONG, desk.tools.audit().flush()).await.expect("all is written");
     let rows = desk.tools.audit().tail(10_000, Filter::default()).await.unwrap();
     let mut traces: Vec<_> = rows.iter().map(|row| u128::from_str_radix(row.trace.as_deref().unwrap(), 16).unwrap()).collect();
     traces.sort_unstable();
-    assert_eq!(traces, (1..=CALLS).collect::<Vec<_>>(), "after {crashes} deaths");
+    assert_eq!(traces, (1..=CALLS).collect::<Vec<_>>(), "after {DEATHS} deaths");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
