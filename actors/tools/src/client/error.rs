@@ -76,6 +76,14 @@ impl ClientError {
             Self::Unknown { why, .. } => matches!(why, Unknown::PeerLost(_)),
         }
     }
+
+    /// Whether nobody is there to have it: no connection comes about, or none that lasts.
+    pub(super) fn is_out_of_reach(&self) -> bool {
+        match self {
+            Self::NoEffect { why, .. } => matches!(why, NoEffect::NoRoute(_) | NoEffect::CircuitOpen { .. }),
+            Self::Unknown { why, .. } => matches!(why, Unknown::PeerLost(_)),
+        }
+    }
 }
 
 /// What may go wrong with a message over HTTP.

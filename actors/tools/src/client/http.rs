@@ -26,7 +26,7 @@ use rmcp::{
     },
 };
 use sse_stream::Sse;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{
     MAX_MESSAGE,
@@ -68,13 +68,15 @@ struct Inner {
     authorize: Option<Arc<dyn Authorize>>,
     /// Counts handshakes: whoever holds what a session was told looks again after another.
     handshakes: watch::Sender<u64>,
+    /// Told of a stream that cannot be had: whether the server is there at all is found out by whoever keeps the session.
+    suspected: Arc<Notify>,
 }
 
 type Failure = StreamableHttpError<HttpError>;
 
 impl Http {
-    pub(super) fn new(egress: Egress, authorize: Option<Arc<dyn Authorize>>) -> Self {
-        Self(Arc::new(Inner { egress, authorize, handshakes: watch::Sender::new(0) }))
+    pub(super) fn new(egress: Egress, authorize: Option<Arc<dyn Authorize>>, suspected: Arc<Notify>) -> Self {
+        Self(Arc::new(Inner { egress, authorize, handshakes: watch::Sender::new(0), suspected }))
     }
 
     pub(super) fn handshakes(&self) -> watch::Receiver<u64> {
@@ -188,7 +190,10 @@ impl Http {
         if let Some(last) = last_event.and_then(|last| HeaderValue::try_from(last).ok()) {
             headers.insert(LAST_EVENT, last);
         }
-        let response = self.send(Method::GET, &uri, headers, Bytes::new()).await.map_err(StreamableHttpError::Client)?;
+        let response = self.send(Method::GET, &uri, headers, Bytes::new()).await.map_err(|error| {
+            self.0.suspected.notify_one();
+            StreamableHttpError::Client(error)
+        })?;
         let status = response.status();
         match status {
             // rmcp asks no more then.

@@ -27,8 +27,11 @@ pub struct Times {
     pub backoff: Duration,
     /// Longest such wait. Default 30 s.
     pub backoff_cap: Duration,
+    /// Of such a wait, what a call cannot shorten: later than this after a failed attempt, a call is reason for the next at once. Default
+    /// 1 s, as the breaker of `egress` has it, so that a server that is back is in use again with the next call.
+    pub afresh: Duration,
     /// How long a call waits for a connection that is being tried again, if its own deadline is later. Default 2 s: what a server takes
-    /// to restart; whoever has another place to ask is told sooner than at the deadline.
+    /// to restart; whoever has another place to ask is told sooner than at the deadline. The first attempt is waited for until then.
     pub grace: Duration,
     /// Silence after which the server is asked for a sign of life. Default 30 s, as QUIC's own keep-alive has it.
     pub ping: Duration,
@@ -46,6 +49,7 @@ impl Default for Times {
             connect: Duration::from_secs(30),
             backoff: Duration::from_millis(200),
             backoff_cap: Duration::from_secs(30),
+            afresh: Duration::from_secs(1),
             grace: Duration::from_secs(2),
             ping: Duration::from_secs(30),
             pong: Duration::from_secs(10),
@@ -78,10 +82,11 @@ pub(super) async fn keep(shared: Arc<Shared>, vitals: Arc<Vitals>) {
         move || shared.upgrade().map_or(0, |shared| shared.in_flight())
     });
     let mut failed = 0u32;
+    let mut before = None;
     loop {
         shared.wanted().await;
         show(&vitals, Some("Connecting"));
-        shared.state.send_replace(State::Connecting);
+        shared.state.send_replace(State::Connecting { before: before.take() });
         let began = Instant::now();
         let attempt = tokio::time::timeout(shared.times.connect, shared.connect()).await;
         let opened = attempt.unwrap_or_else(|_| Err(shared.no_route("the handshake took too long")));
@@ -112,12 +117,20 @@ pub(super) async fn keep(shared: Arc<Shared>, vitals: Arc<Vitals>) {
         };
         // The first after a loss comes at once, or nearly.
         failed = failed.saturating_add(1);
-        let wait = shared.times.wait(failed).max(lost.retry_after().unwrap_or_default().min(shared.times.backoff_cap));
+        let asked_for = lost.retry_after().unwrap_or_default().min(shared.times.backoff_cap);
+        let wait = shared.times.wait(failed).max(asked_for);
+        // What the server, or a breaker, asked for is kept, whoever calls.
+        let least = shared.times.afresh.max(asked_for).min(wait);
         tracing::warn!(endpoint = %shared.name, error = %lost, again_ms = wait.as_millis(), "not connected");
         vitals.set_trouble(Some(&lost.to_string()));
         show(&vitals, Some("Waiting"));
-        shared.failed(lost, Instant::now() + wait);
-        sleep(wait).await;
+        let now = Instant::now();
+        shared.failed(lost.clone(), now + least, now + wait);
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = async { sleep(least).await; shared.called_for().await } => {}
+        }
+        before = Some(lost);
     }
 }
 
@@ -181,8 +194,20 @@ async fn serve(shared: &Arc<Shared>, session: &Arc<Session>, vitals: &Vitals) ->
     }
 }
 
+/// Waits for a sign of life. Of a server that cannot be reached no call in hand is answered any more, and its caller is told: a broken
+/// stream of events would be asked for again and again, as seldom as the server had said while it was there. One that is only silent may
+/// be busy with just that call.
 async fn sign(session: &Session, shared: &Shared) -> Result<(), ClientError> {
-    within(shared.times.pong, session.ping(), shared).await
+    match tokio::time::timeout(shared.times.pong, session.ping()).await {
+        Ok(Err(error)) => {
+            if error.is_out_of_reach() {
+                session.give_up(&error);
+            }
+            Err(error)
+        }
+        Ok(Ok(())) => Ok(()),
+        Err(_) => Err(shared.no_route("it does not answer")),
+    }
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, ClientError>>, shared: &Shared) -> Result<T, ClientError> {

@@ -1,6 +1,7 @@
 //! One session with a server, from its handshake to its end: what is asked in it, and how its end is noticed.
 
 use std::{
+    pin::pin,
     sync::{Arc, atomic::AtomicBool, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -17,7 +18,10 @@ use rmcp::{
     },
     transport::{StreamableHttpClientTransport, Transport, streamable_http_client::StreamableHttpClientTransportConfig},
 };
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::timeout,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -34,11 +38,16 @@ const MAX_PAGES: usize = 1_000;
 /// Requests beside the calls: the list, a sign of life, a subscription, and one to spare.
 const BESIDE: usize = 4;
 
+/// For a call of a session that is given up to be told so by the transport, which knows whether it was written.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
 /// A running session.
 pub(super) struct Session {
     running: RunningService<RoleClient, Handler>,
     host: Arc<str>,
     ended: CancellationToken,
+    /// Why calls in hand are not waited for any more, once they are not.
+    given_up: watch::Sender<Option<Box<str>>>,
     /// Counts handshakes made beneath it, where the transport makes them.
     pub(super) handshakes: Option<watch::Receiver<u64>>,
     /// Whether calls have found the server without what it had said to have.
@@ -111,7 +120,7 @@ impl Session {
             handshakes.mark_unchanged();
             handshakes
         });
-        Ok(Self { running, host: host.clone(), ended, handshakes, doubted: AtomicBool::new(false) })
+        Ok(Self { running, host: host.clone(), ended, given_up: watch::Sender::new(None), handshakes, doubted: AtomicBool::new(false) })
     }
 
     /// Resolves when the other end is gone.
@@ -120,7 +129,20 @@ impl Session {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.ended.is_cancelled() || self.running.is_transport_closed()
+        self.ended.is_cancelled() || self.running.is_transport_closed() || self.given_up.borrow().is_some()
+    }
+
+    /// Tells those who wait for an answer that none comes.
+    pub(super) fn give_up(&self, why: &ClientError) {
+        self.given_up.send_replace(Some(why.to_string().into()));
+    }
+
+    /// Resolves when the session is given up.
+    async fn without_hope(&self) -> String {
+        let mut given_up = self.given_up.subscribe();
+        // It cannot fail: the other half is here.
+        let why = given_up.wait_for(Option::is_some).await;
+        error::cut(why.ok().as_deref().and_then(Option::as_deref).unwrap_or_default())
     }
 
     pub(super) fn version(&self) -> String {
@@ -169,7 +191,17 @@ impl Session {
             let why = horos_wire::NoEffect::NoRoute(format!("{}: the connection is closed", self.host).into());
             return Err(CallFailure { error: why.into(), headers_differ: false });
         }
-        self.running.call_tool(params).await.map_err(|error| CallFailure {
+        let mut asked = pin!(self.running.call_tool(params));
+        let asked = tokio::select! {
+            biased;
+            asked = &mut asked => asked,
+            // One that was not written yet is told that it could not be.
+            why = self.without_hope() => timeout(LAST_WORDS, asked).await.map_err(|_| CallFailure {
+                error: horos_wire::Unknown::PeerLost(format!("{}: {why}", self.host).into()).into(),
+                headers_differ: false,
+            })?,
+        };
+        asked.map_err(|error| CallFailure {
             headers_differ: matches!(&error, ServiceError::McpError(error) if error.code == rmcp::model::ErrorCode::HEADER_MISMATCH),
             error: error::of_service(&error, &self.host, knows),
         })

@@ -38,8 +38,8 @@ pub(super) struct Shared {
     pub(super) state: watch::Sender<State>,
     /// The server says that its list is another.
     pub(super) changed: Arc<Notify>,
-    /// A call has found something wrong with the connection.
-    pub(super) suspected: Notify,
+    /// A call, or a broken stream, has found something wrong with the connection.
+    pub(super) suspected: Arc<Notify>,
     places: Semaphore,
     /// Callers without a session.
     waiting: AtomicU32,
@@ -65,12 +65,12 @@ struct Moments {
 pub(super) enum State {
     /// None, and nobody wants one.
     Idle,
-    /// It is being made.
-    Connecting,
+    /// It is being made; after a failed attempt, what that failed with.
+    Connecting { before: Option<ClientError> },
     /// There is.
     Connected(Arc<Session>),
-    /// It could not be made, and is not tried again before `until`.
-    Waiting { error: ClientError, until: Instant },
+    /// It could not be made, and is tried again at `until`, or after `afresh` if somebody calls.
+    Waiting { error: ClientError, afresh: Instant, until: Instant },
 }
 
 impl Shared {
@@ -93,7 +93,7 @@ impl Shared {
             times,
             state: watch::Sender::new(State::Idle),
             changed: Arc::default(),
-            suspected: Notify::new(),
+            suspected: Arc::default(),
             places: Semaphore::new(IN_FLIGHT),
             waiting: AtomicU32::new(0),
             called: Notify::new(),
@@ -116,8 +116,8 @@ impl Shared {
         u32::try_from(IN_FLIGHT.saturating_sub(self.places.available_permits())).unwrap_or(u32::MAX)
     }
 
-    /// The session: the one there is, or the one that is being made; but who would have to wait for another attempt is told so, if that
-    /// is further off than the grace.
+    /// The session: the one there is, or the one that is being made. Who comes when an attempt has just failed is told so, unless the next
+    /// is within the grace; who comes later brings the next about.
     pub(super) async fn session(&self, until: Instant) -> Result<Arc<Session>, ClientError> {
         self.moments.lock().used = Some(Instant::now());
         self.first.call_once(|| (self.on_first)());
@@ -132,9 +132,12 @@ impl Shared {
         loop {
             let (latest, otherwise) = match &*states.borrow_and_update() {
                 State::Connected(session) if !session.has_ended() => return Ok(session.clone()),
-                State::Connected(_) | State::Idle | State::Connecting => (until, None),
-                State::Waiting { error, until: again } if *again > graced => return Err(self.refusal(error, *again)),
-                State::Waiting { error, until: again } => (graced, Some(self.refusal(error, *again))),
+                State::Connected(_) | State::Idle | State::Connecting { before: None } => (until, None),
+                State::Connecting { before: Some(error) } => (graced, Some(self.refusal(error, Instant::now()))),
+                State::Waiting { error, afresh, until: again } if *again > graced && *afresh > Instant::now() => {
+                    return Err(self.refusal(error, *afresh));
+                }
+                State::Waiting { error, afresh, .. } => (graced, Some(self.refusal(error, *afresh))),
             };
             match tokio::time::timeout_at(latest.into(), states.changed()).await {
                 Ok(Ok(())) => {}
@@ -160,6 +163,17 @@ impl Shared {
             let called = self.called.notified();
             let used = self.moments.lock().used;
             if self.waiting.load(Relaxed) > 0 || used.is_some_and(|used| used.elapsed() < self.times.idle) {
+                return;
+            }
+            called.await;
+        }
+    }
+
+    /// Resolves when a call waits for a session.
+    pub(super) async fn called_for(&self) {
+        loop {
+            let called = self.called.notified();
+            if self.waiting.load(Relaxed) > 0 {
                 return;
             }
             called.await;
@@ -193,7 +207,7 @@ impl Shared {
         let (answers, changed) = (self.answers.clone(), self.changed.clone());
         match &self.endpoint {
             Endpoint::Http(_) => {
-                let http = Http::new(self.ways.egress.clone(), self.authorize.clone());
+                let http = Http::new(self.ways.egress.clone(), self.authorize.clone(), self.suspected.clone());
                 Session::over_http(http, &self.url, &self.name, lifecycle, self.times, answers, changed).await
             }
             Endpoint::Quic { host, port } => {
@@ -228,9 +242,9 @@ impl Shared {
         self.state.send_replace(State::Connected(session.clone()));
     }
 
-    pub(super) fn failed(&self, error: ClientError, until: Instant) {
+    pub(super) fn failed(&self, error: ClientError, afresh: Instant, until: Instant) {
         *self.last_error.lock() = Some(error.to_string());
-        self.state.send_replace(State::Waiting { error, until });
+        self.state.send_replace(State::Waiting { error, afresh, until });
     }
 
     pub(super) fn no_route(&self, why: &str) -> ClientError {
@@ -293,7 +307,7 @@ impl Shared {
         let state = self.state.borrow().clone();
         let (word, session) = match &state {
             State::Idle => ("idle", None),
-            State::Connecting => ("connecting", None),
+            State::Connecting { .. } => ("connecting", None),
             State::Connected(session) => ("connected", Some(session)),
             State::Waiting { .. } => ("waiting", None),
         };

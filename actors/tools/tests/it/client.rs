@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use horos_tools::client::{Client, ClientError};
+use horos_tools::client::{Client, ClientError, Options, Times};
 use horos_wire::{NoEffect, Unknown};
 use rmcp::model::{CallToolResult, JsonObject, RequestMetaObject};
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 
-use super::client_world::{Age, LONG, Server, eventually, pair, until};
+use super::client_world::{Age, Book, LONG, Server, World, eventually, pair, times, until};
+
+/// Less than any wait that a test is to show nobody waits for.
+const SOON: Duration = Duration::from_secs(3);
 
 pub(crate) async fn call(client: &Client, tool: &str, arguments: Value) -> Result<CallToolResult, ClientError> {
     within(client, tool, arguments, LONG).await
@@ -107,7 +111,8 @@ async fn a_server_that_dies_is_found_again_where_it_was() {
         });
         eventually(|| (book.calls() == 2, book.calls())).await;
         drop(server);
-        let cut = in_hand.await.unwrap().unwrap_err();
+        // The server had its broken streams asked for every 3 s; nobody waits for that once it is seen to be gone.
+        let cut = timeout(SOON, in_hand).await.expect("whose call was cut is told at once").unwrap().unwrap_err();
         assert!(matches!(&cut, ClientError::Unknown { .. }), "{age:?}: it was written, and nobody knows: {cut:?}");
         let away = within(&client, "add", json!({"a": 1}), Duration::from_millis(400)).await.unwrap_err();
         assert!(matches!(&away, ClientError::NoEffect { .. }), "{age:?}: it was never written: {away:?}");
@@ -122,13 +127,47 @@ async fn a_server_that_dies_is_found_again_where_it_was() {
                 Err(ClientError::NoEffect { retry_after, .. }) => {
                     tries += 1;
                     assert!(tries < 100);
-                    tokio::time::sleep(retry_after.unwrap_or(Duration::from_millis(20))).await;
+                    sleep(retry_after.unwrap_or(Duration::from_millis(20))).await;
                 }
                 Err(other) => panic!("{age:?} {other:?}"),
             }
         }
         eventually(|| (client.status().last_error.is_none(), client.status())).await;
         assert_eq!(book.calls(), 3, "{age:?}: nothing was called twice");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_back_is_in_use_with_the_next_call_however_long_it_was_away() {
+    for age in [Age::Old, Age::New] {
+        let book = Book::new(age);
+        let server = Server::start("127.0.0.1:0", &book, false, None).await;
+        let (address, url) = (server.address, server.url());
+        drop(server);
+        let world = World::new(&[address]).await;
+        // Nothing would be tried again by itself for 6 s at least.
+        let minute = Duration::from_secs(60);
+        let client = world.with(
+            &url,
+            Options {
+                times: Times { backoff: minute, backoff_cap: minute, afresh: Duration::from_millis(50), ..times() },
+                ..Options::default()
+            },
+        );
+        let away = call(&client, "add", json!({})).await.unwrap_err();
+        let ClientError::NoEffect { retry_after: Some(wait), .. } = away else { panic!("{age:?} {away:?}") };
+        assert!(wait <= Duration::from_millis(50), "{age:?}: {wait:?}");
+        let _server = Server::start(&address.to_string(), &book, false, None).await;
+        let back = timeout(SOON, async {
+            loop {
+                match call(&client, "add", json!({"a": 4})).await {
+                    Ok(result) => break result,
+                    Err(ClientError::NoEffect { retry_after, .. }) => sleep(retry_after.unwrap_or_default()).await,
+                    Err(other) => panic!("{age:?} {other:?}"),
+                }
+            }
+        });
+        assert_eq!(sum(&back.await.expect("no call waits for the actor's own next attempt")), Some(4), "{age:?}");
     }
 }
 
