@@ -14,11 +14,11 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
 use super::{
+    carrier::Incoming,
     error::{BodyError, BoxError, EgressError, RequestBodyError},
     hosts::Ticket,
     pool::Lease,

@@ -11,15 +11,15 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header::HOST};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
-use hyper::body::Incoming;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
     body::{Fate, ResponseBody, Sending, Span},
-    dial::DialError,
+    carrier::{Incoming, Outgoing, Unanswered, form, unform},
+    dial::{DialError, Over},
     error::{Bound, BoxError, EgressError, RedirectError, RequestBodyError, RequestError},
     head,
     hosts::{HostEntry, HostStatus, Hosts, Ticket},
@@ -27,7 +27,7 @@ use super::{
     policy::Trust,
     pool::{self, Lease},
     redirect,
-    target::{Origin, Target},
+    target::{Origin, Scheme, Target},
 };
 
 /// Largest body that is kept to be sent again where a redirect asks for it.
@@ -75,6 +75,9 @@ impl Egress {
 
     /// Sends `request`, whose URI is absolute, and gives its response as soon as the head is there. The body comes as it is read.
     ///
+    /// A request whose version is [`HTTP_3`](Version::HTTP_3) goes over HTTP/3 or not at all; of any other TLS decides over which it
+    /// goes, HTTP/2 or HTTP/1.1.
+    ///
     /// `Content-Length` is set by what the body knows of its size; a body that knows none goes in chunks. Redirects are followed as
     /// far as `limits` says; a body is sent again to the same origin only, and only if its size is known and at most 64 KiB, else
     /// the redirect is the response. No connection is tried twice, but for one that turns out closed before anything was written.
@@ -91,12 +94,13 @@ impl Egress {
         B::Error: Into<BoxError>,
     {
         let (parts, body) = request.into_parts();
-        // Nothing else of the parts goes on: what is in the extensions is not for hyper, and the version is the connection's.
+        // Nothing else of the parts goes on: what is in the extensions is not for hyper.
         let (uri, method, headers) = (parts.uri, parts.method, parts.headers);
+        let over = if parts.version == Version::HTTP_3 { Over::Quic } else { Over::Tcp };
         let body = body.map_err(Into::into).boxed_unsync();
         let outcome = async move {
             let target = Target::try_from(&uri).map_err(EgressError::Url)?;
-            Box::pin(self.0.run(target, method, headers, body, limits)).await
+            Box::pin(self.0.run(target, over, method, headers, body, limits)).await
         };
         let outcome = outcome.await;
         match &outcome {
@@ -190,17 +194,11 @@ impl Payload {
     }
 }
 
-/// One hop of a request.
-struct Outgoing {
-    method: Method,
-    headers: HeaderMap,
-    body: Sending,
-}
-
 impl Inner {
     async fn run(
         &self,
         mut target: Target,
+        mut over: Over,
         mut method: Method,
         mut headers: HeaderMap,
         body: UnsyncBoxBody<Bytes, BoxError>,
@@ -209,6 +207,9 @@ impl Inner {
         let deadline = limits.deadline.min(Instant::now() + self.hosts.options().timeouts.total);
         let hint = body.size_hint();
         head::outgoing(&method, &mut headers, hint.exact()).map_err(EgressError::Request)?;
+        if over == Over::Quic && target.origin.scheme == Scheme::Http {
+            return Err(EgressError::Request(RequestError::PlainHttp3));
+        }
         if hint.lower() > limits.request_bytes {
             return Err(EgressError::RequestTooLarge { limit: limits.request_bytes });
         }
@@ -227,7 +228,7 @@ impl Inner {
         let mut by = target.origin.clone();
         loop {
             let outgoing = Outgoing { method: method.clone(), headers: headers.clone(), body: payload.sending(limits.request_bytes) };
-            let outcome = self.hop(&target, trust, outgoing, &request, deadline).await;
+            let outcome = self.hop(&target, trust, over, outgoing, &request, deadline).await;
             let (response, lease, ticket) = outcome.map_err(|error| behind(hop, &by, error))?;
             let onward = redirect::onward(response.status(), &method).filter(|_| redirects > 0);
             let again = onward.filter(|onward| *onward == redirect::Onward::Without || payload.is_kept());
@@ -255,6 +256,8 @@ impl Inner {
             // What a stranger says must not lead inside, and what the owner's own service says, only back to itself.
             if there.origin != target.origin {
                 trust = Trust::Ignored;
+                // What is known to be asked over HTTP/3 is the origin that the caller named.
+                over = Over::Tcp;
             }
             target = there;
         }
@@ -265,6 +268,7 @@ impl Inner {
         &self,
         target: &Target,
         trust: Trust,
+        over: Over,
         outgoing: Outgoing,
         request: &Arc<OwnedSemaphorePermit>,
         deadline: Instant,
@@ -272,7 +276,7 @@ impl Inner {
         let origin = &target.origin;
         let refused = |why| EgressError::Refused { origin: origin.clone(), why };
         let admitted = self.hosts.admit(origin, trust).map_err(refused)?;
-        let host = self.hosts.enter(origin, trust, admitted)?;
+        let host = self.hosts.enter(origin, trust, over, admitted)?;
         let ticket = host.pass(request.clone())?;
         let started = Instant::now();
         match self.exchange(&host, target, outgoing, deadline).await {
@@ -309,22 +313,20 @@ impl Inner {
             }
             let mut lease = pool::lease(host, deadline).await.map_err(|error| unreached(target, error))?;
             let fate = outgoing.body.fate();
-            let request = form(outgoing, target, lease.is_shared());
+            let request = form(outgoing, target, lease.version());
             fate.restart();
             match self.answer(&mut lease, request, &fate, target, deadline).await? {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err(EgressError::Nonsense { origin: origin(), why: "it switches to a protocol that nobody asked for".into() });
                 }
                 Ok(response) => return Ok((lease, response)),
-                Err(mut error) => match error.take_message() {
-                    Some(request) if again => {
-                        again = false;
-                        lease.closed();
-                        outgoing = unform(request);
-                    }
-                    Some(_) => return Err(EgressError::NotTaken { origin: origin() }),
-                    None => return Err(lost(target, &fate, &error.into_error())),
-                },
+                Err(Unanswered::Unsent(request)) if again => {
+                    again = false;
+                    lease.closed();
+                    outgoing = unform(*request);
+                }
+                Err(Unanswered::Unsent(_)) => return Err(EgressError::NotTaken { origin: origin() }),
+                Err(unanswered) => return Err(lost(target, &fate, unanswered)),
             }
         }
     }
@@ -337,7 +339,7 @@ impl Inner {
         fate: &Fate,
         target: &Target,
         deadline: Instant,
-    ) -> Result<Result<Response<Incoming>, hyper::client::conn::TrySendError<Request<Sending>>>, EgressError> {
+    ) -> Result<Result<Response<Incoming>, Unanswered>, EgressError> {
         let patience = self.hosts.options().timeouts.head;
         let sending = lease.send(request);
         tokio::pin!(sending);
@@ -415,50 +417,16 @@ fn unreached(target: &Target, error: Option<DialError>) -> EgressError {
     }
 }
 
-/// A request in the form of HTTP/2 or of HTTP/1.1.
-fn form(outgoing: Outgoing, target: &Target, shared: bool) -> Request<Sending> {
-    let Outgoing { method, headers, body } = outgoing;
-    let mut request = Request::new(body);
-    *request.method_mut() = method;
-    *request.headers_mut() = headers;
-    if shared {
-        *request.version_mut() = Version::HTTP_2;
-        *request.uri_mut() = target.to_uri();
-    } else {
-        *request.version_mut() = Version::HTTP_11;
-        *request.uri_mut() = target.path.clone().into();
-        request.headers_mut().insert(HOST, target.origin.authority());
-    }
-    request
-}
-
-/// The other way round, for a request that was not sent.
-fn unform(request: Request<Sending>) -> Outgoing {
-    let (mut parts, body) = request.into_parts();
-    parts.headers.remove(HOST);
-    Outgoing { method: parts.method, headers: parts.headers, body }
-}
-
-/// What became of a request that was on a connection when that failed.
-fn lost(target: &Target, fate: &Fate, error: &hyper::Error) -> EgressError {
+/// What is told of a request that got no response.
+fn lost(target: &Target, fate: &Fate, unanswered: Unanswered) -> EgressError {
     let origin = target.origin.clone();
     if let Some(why) = fate.look().failed {
         return EgressError::RequestBody(why);
     }
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<h2::Error>().is_some_and(not_taken) {
-            return EgressError::NotTaken { origin };
-        }
-        cause = error.source();
+    match unanswered {
+        Unanswered::Unsent(_) | Unanswered::NotTaken => EgressError::NotTaken { origin },
+        Unanswered::TooLarge => EgressError::Request(RequestError::TooLarge),
+        Unanswered::Lost(why) => EgressError::Lost { origin, why },
+        Unanswered::Nonsense(why) => EgressError::Nonsense { origin, why },
     }
-    let why: Arc<str> = error.to_string().into();
-    if error.is_parse() { EgressError::Nonsense { origin, why } } else { EgressError::Lost { origin, why } }
-}
-
-/// Whether the host says of a stream that it has not looked at it, and never will (RFC 9113 §8.7): it refused the stream, or it has
-/// said goodbye and the stream is behind the last that it took. To those before that one h2 does not give this error.
-fn not_taken(error: &h2::Error) -> bool {
-    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    error.is_remote() && (refused || error.is_go_away())
 }

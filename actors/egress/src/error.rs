@@ -55,8 +55,8 @@ pub enum EgressError {
         /// What TLS found wrong.
         why: Arc<str>,
     },
-    /// No effect: the host said that it did not look at the request, and never will (RFC 9113 §8.7), or the connection was closed
-    /// before it was written. Trying again may help.
+    /// No effect: the host said that it did not look at the request, and never will (RFC 9113 §8.7, RFC 9114 §4.1.1), or the connection
+    /// was closed before it was written. Trying again may help.
     #[error("{origin} did not take the request")]
     NotTaken {
         /// Where the request was to go.
@@ -173,7 +173,7 @@ pub enum RequestError {
     /// Said by whoever drives the connection (RFC 9110 §7.6.1), or decided by the URL (`Host`).
     #[error("the field {0} is not the caller's to set")]
     Field(http::HeaderName),
-    /// More fields, or larger ones, than are sent.
+    /// More fields, or larger ones, than are sent, or than the host says that it takes.
     #[error("the head is larger than is sent")]
     TooLarge,
     /// `Content-Length` is not the body's.
@@ -182,6 +182,9 @@ pub enum RequestError {
     /// The body's source failed before anything was sent.
     #[error("the source of the body failed")]
     Body,
+    /// HTTP/3 was asked for where there is no TLS.
+    #[error("HTTP/3 is spoken over https alone")]
+    PlainHttp3,
 }
 
 /// What became of a request's body while it was sent.

@@ -1,6 +1,6 @@
 //! What is kept of each host: its connections, its breaker, its rate, its requests in flight and its figures.
 //!
-//! A host is an origin, and separately the same origin where trusted endpoints do not count: a connection that was opened because the
+//! A host is an origin over TCP, or over QUIC, and separately the same origin where trusted endpoints do not count: a connection that was opened because the
 //! owner trusts an endpoint never carries a request that a stranger's redirect sends there.
 
 use std::{
@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     breaker::{Breaker, Circuit, Passage, Verdict},
-    dial::{DialError, Dialer, Opened},
+    dial::{DialError, Dialer, Opened, Over},
     error::{Bound, EgressError},
     options::{Bounds, Options, OptionsError},
     policy::{Admitted, Refusal, Trust},
@@ -40,7 +40,7 @@ const FORGET: Duration = Duration::from_secs(600);
 pub(crate) struct Hosts {
     ways: Arc<Ways>,
     options: Options,
-    table: Mutex<HashMap<(Origin, Trust), Arc<HostEntry>>>,
+    table: Mutex<HashMap<(Origin, Trust, Over), Arc<HostEntry>>>,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) refused: AtomicU64,
     pub(crate) overloaded: AtomicU64,
@@ -56,6 +56,7 @@ pub(crate) struct Ways {
 /// One host.
 pub(crate) struct HostEntry {
     pub(crate) origin: Origin,
+    over: Over,
     admitted: Admitted,
     ways: Arc<Ways>,
     pub(crate) pool: Pool,
@@ -79,11 +80,13 @@ struct Counters {
 pub struct HostStatus {
     /// Scheme, host and port.
     pub origin: String,
+    /// Whether it is asked over QUIC.
+    pub quic: bool,
     /// Whether requests pass.
     pub circuit: Circuit,
     /// Requests in flight.
     pub in_flight: usize,
-    /// Open connections of HTTP/2.
+    /// Open connections of HTTP/2, or of HTTP/3.
     pub shared: usize,
     /// Connections of HTTP/1.1 that wait for a request.
     pub idle: usize,
@@ -140,10 +143,10 @@ impl Hosts {
     }
 
     /// The entry of an admitted origin; that which was unused for longest makes room for it.
-    pub(crate) fn enter(&self, origin: &Origin, trust: Trust, admitted: Admitted) -> Result<Arc<HostEntry>, EgressError> {
+    pub(crate) fn enter(&self, origin: &Origin, trust: Trust, over: Over, admitted: Admitted) -> Result<Arc<HostEntry>, EgressError> {
         let now = Instant::now();
         let mut table = self.table.lock();
-        let key = (origin.clone(), trust);
+        let key = (origin.clone(), trust, over);
         if let Some(host) = table.get(&key) {
             *host.used.lock() = now;
             return Ok(host.clone());
@@ -155,7 +158,7 @@ impl Hosts {
             let oldest = oldest.map(|(key, _)| key.clone()).ok_or(EgressError::Overloaded(Bound::Hosts))?;
             table.remove(&oldest);
         }
-        let host = Arc::new(HostEntry::new(origin.clone(), admitted, self.ways.clone(), &self.options, now));
+        let host = Arc::new(HostEntry::new(origin.clone(), over, admitted, self.ways.clone(), &self.options, now));
         table.insert(key, host.clone());
         Ok(host)
     }
@@ -179,10 +182,11 @@ impl Hosts {
 }
 
 impl HostEntry {
-    fn new(origin: Origin, admitted: Admitted, ways: Arc<Ways>, options: &Options, now: Instant) -> Self {
+    fn new(origin: Origin, over: Over, admitted: Admitted, ways: Arc<Ways>, options: &Options, now: Instant) -> Self {
         let Bounds { in_flight_per_host, idle_per_host, rate_per_host, burst_per_host, .. } = options.bounds;
         Self {
             origin,
+            over,
             admitted,
             ways,
             pool: Pool::new(PoolBounds::new(in_flight_per_host, idle_per_host, options.timeouts.keep)),
@@ -224,7 +228,7 @@ impl HostEntry {
         let Ways { dialer, room } = &*self.ways;
         let room = tokio::time::timeout(dialer.within, room.clone().acquire_owned()).await;
         let room = room.ok().and_then(Result::ok).ok_or(DialError::NoRoom(Bound::Connections))?;
-        let outcome = dialer.dial(&self.origin, &self.admitted, room).await;
+        let outcome = dialer.dial(&self.origin, self.over, &self.admitted, room).await;
         if let Err(error) = &outcome {
             tracing::debug!(origin = %self.origin, ?error, "no connection");
             if !matches!(error, DialError::Refused(_) | DialError::NoRoom(_)) {
@@ -243,6 +247,7 @@ impl HostEntry {
         let Held { shared, idle, dialing, opened } = self.pool.held();
         HostStatus {
             origin: self.origin.to_string(),
+            quic: self.over == Over::Quic,
             circuit: self.breaker.lock().circuit(Instant::now()),
             in_flight: bounds.in_flight_per_host.saturating_sub(self.slots.available_permits()),
             shared,

@@ -16,7 +16,8 @@
 //! - An error says whether the request can have had an effect ([`EgressError::may_have_been_sent`]).
 //!
 //! What it leaves out: proxies (none is used, whatever the environment says), cookies, caches, retries (but of what was not sent),
-//! HTTP/3, a way to leave a certificate unchecked.
+//! `Alt-Svc` (over HTTP/3 goes what its caller sends over HTTP/3, and nothing because a host says so: another port is another service,
+//! and the rules are about ports), a way to leave a certificate unchecked.
 //!
 //! # Why hyper and not reqwest
 //! reqwest has a hook for its resolver, but does not ask it about hosts that are addresses already, so that literals, redirects and
@@ -27,15 +28,18 @@
 pub mod address;
 mod body;
 mod breaker;
+mod carrier;
 mod client;
 mod connect;
 mod dial;
 mod error;
 mod head;
 mod hosts;
+mod http3;
 mod options;
 mod policy;
 mod pool;
+mod quic;
 mod redirect;
 mod resolve;
 mod target;

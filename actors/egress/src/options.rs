@@ -46,7 +46,7 @@ pub struct Options {
     pub breaker: BreakerOptions,
     /// Who looks names up. Default: the operating system.
     pub resolver: Arc<dyn Resolve>,
-    /// Who opens connections, to addresses that have been checked. Default: TCP.
+    /// Who opens connections, to addresses that have been checked. Default: TCP. Those of HTTP/3 are opened here, by UDP.
     pub connector: Arc<dyn Connect>,
 }
 
@@ -63,7 +63,7 @@ pub enum Roots {
 /// How long things may take. A caller's deadline may be sooner, never later.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// Looking the name up, TCP and TLS together. Default 5 s.
+    /// Looking the name up, TCP and TLS or QUIC together. Default 5 s.
     pub connect: Duration,
     /// From the last part of the request that the host took to the end of the response's head. Default 30 s.
     pub head: Duration,
@@ -83,7 +83,7 @@ pub struct Bounds {
     pub in_flight: usize,
     /// The same to one host. Default 128.
     pub in_flight_per_host: usize,
-    /// Open connections, each a descriptor and up to 1 MiB of what came and is not read. Default 512. When all are open, those that
+    /// Open connections, each a descriptor (all of HTTP/3 have two between them) and up to 1 MiB of what came and is not read. Default 512. When all are open, those that
     /// nobody uses are closed for new ones.
     pub connections: usize,
     /// Connections of HTTP/1.1 to one host that are kept for later. Default 8.

@@ -1,30 +1,28 @@
-//! A host's connections: few of HTTP/2 that many requests share, or of HTTP/1.1 one a request, kept for the next.
+//! A host's connections: few of HTTP/2 or HTTP/3 that many requests share, or of HTTP/1.1 one a request, kept for the next.
 //!
 //! Each host has a pool of its own: what happens to one disturbs no other, and no connection carries requests for a host other than
 //! that for which its certificate and its address were checked. A connection that was opened is not checked again while it lasts; it
 //! is used for [`MAX_AGE`] at most, so that a name that moves is followed.
 //!
-//! What is bounded: dials in progress, connections of HTTP/2, idle connections, and with the requests in flight all others.
+//! What is bounded: dials in progress, connections that are shared, idle connections, and with the requests in flight all others.
 
 use std::{sync::Arc, time::Duration};
 
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-};
+use http::{Request, Response, Version};
+use hyper::client::conn::http1;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
     body::Sending,
+    carrier::{self, Incoming, Unanswered},
     dial::{DialError, Opened},
     hosts::HostEntry,
 };
 
 /// Connections to one host that may be opened at once.
 const MAX_DIALS: usize = 8;
-/// Requests on one connection of HTTP/2: as many streams as every server should permit (RFC 9113 §6.5.2).
+/// Requests on one connection: as many streams as every server should permit (RFC 9113 §6.5.2, RFC 9114 §6.1).
 const STREAMS: usize = 100;
 /// How long a connection takes new requests.
 const MAX_AGE: Duration = Duration::from_secs(600);
@@ -35,7 +33,7 @@ const ABOUT_TO: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PoolBounds {
-    /// Connections of HTTP/2.
+    /// Connections that requests share.
     shared: usize,
     idle: usize,
     keep: Duration,
@@ -72,11 +70,12 @@ struct State {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Spoken {
     Http1,
-    Http2,
+    /// A version whose connections requests share.
+    Later,
 }
 
 struct Shared {
-    sender: http2::SendRequest<Sending>,
+    sender: carrier::Shared,
     /// One clone a stream, and this one.
     streams: Arc<()>,
     opened: Instant,
@@ -141,7 +140,7 @@ impl State {
         }
         let may_dial = match self.spoken {
             Some(Spoken::Http1) => self.dialing < MAX_DIALS,
-            Some(Spoken::Http2) => self.shared.len() + self.dialing < bounds.shared,
+            Some(Spoken::Later) => self.shared.len() + self.dialing < bounds.shared,
             // The first tells what the others need.
             None => self.dialing == 0,
         };
@@ -177,8 +176,8 @@ async fn dial(dialing: Dialing) {
             // Beyond the idle ones: somebody waits for it.
             state.idle.push(Idle { sender, opened: now, since: now });
         }
-        Ok(Opened::Http2(sender)) => {
-            state.spoken = Some(Spoken::Http2);
+        Ok(Opened::Shared(sender)) => {
+            state.spoken = Some(Spoken::Later);
             state.opened += 1;
             state.shared.push(Shared { sender, streams: Arc::new(()), opened: now, used: now });
         }
@@ -253,24 +252,24 @@ pub(crate) struct Lease {
 }
 
 enum Carrier {
-    Shared { sender: http2::SendRequest<Sending>, stream: Arc<()> },
+    Shared { sender: carrier::Shared, stream: Arc<()> },
     Own { sender: http1::SendRequest<Sending>, opened: Instant },
 }
 
 impl Lease {
-    /// Whether several requests share the connection: HTTP/2.
-    pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.carrier, Carrier::Shared { .. })
+    /// What the connection speaks.
+    pub(crate) fn version(&self) -> Version {
+        match &self.carrier {
+            Carrier::Shared { sender, .. } => sender.version(),
+            Carrier::Own { .. } => Version::HTTP_11,
+        }
     }
 
-    /// Sends `request`, whose form must be that of [`Self::is_shared`].
-    ///
-    /// # Errors
-    /// With the request in it: it was not sent. Else it may have been.
-    pub(crate) async fn send(&mut self, request: Request<Sending>) -> Result<Response<Incoming>, TrySendError<Request<Sending>>> {
+    /// Sends `request`, whose form must be that of [`Self::version`].
+    pub(crate) async fn send(&mut self, request: Request<Sending>) -> Result<Response<Incoming>, Unanswered> {
         match &mut self.carrier {
-            Carrier::Shared { sender, .. } => sender.try_send_request(request).await,
-            Carrier::Own { sender, .. } => sender.try_send_request(request).await,
+            Carrier::Shared { sender, .. } => sender.send(request).await,
+            Carrier::Own { sender, .. } => carrier::send(sender, request).await,
         }
     }
 

@@ -6,6 +6,9 @@ mod it {
     mod corpus;
     mod hostile;
     mod hosts;
+    mod http3;
+    mod http3_hostile;
+    mod http3_server;
     mod limits;
     mod redirects;
     mod server;

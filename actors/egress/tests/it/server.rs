@@ -160,6 +160,16 @@ impl Authority {
 
     /// TLS as `name`, speaking what is offered in `alpn`.
     pub(crate) fn acceptor(&self, name: &str, alpn: &[&str]) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::new(self.config(name, alpn)))
+    }
+
+    /// The same, of QUIC.
+    pub(crate) fn quic(&self, name: &str, alpn: &[&str]) -> quinn::ServerConfig {
+        let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(self.config(name, alpn)).unwrap();
+        quinn::ServerConfig::with_crypto(Arc::new(crypto))
+    }
+
+    fn config(&self, name: &str, alpn: &[&str]) -> ServerConfig {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
@@ -171,7 +181,7 @@ impl Authority {
             .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        TlsAcceptor::from(Arc::new(config))
+        config
     }
 
     /// Its certificate in a file, for as long as that is held.
