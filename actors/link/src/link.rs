@@ -9,6 +9,7 @@ use std::{
     cell::RefCell,
     collections::{HashMap, VecDeque},
     fmt,
+    pin::pin,
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
@@ -17,6 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use horos_supervision::{
     context::Caller,
     exchange::{Answer, AnswerSink, Cancels, Exchange, Outlet, read_answer},
@@ -137,6 +139,8 @@ pub(crate) struct Link {
     pub(crate) bodies: Bodies,
     abandoned: Mutex<VecDeque<u64>>,
     any_abandoned: AtomicBool,
+    /// Wakes who does what nobody may wait for any more.
+    gave_up: Notify,
     large_answers: mpsc::Sender<Bytes>,
     /// Bytes of large answers that are being read.
     pub(crate) answers_in: Semaphore,
@@ -192,6 +196,7 @@ impl Link {
             bodies: Bodies::new(bodies),
             abandoned: Mutex::default(),
             any_abandoned: AtomicBool::new(false),
+            gave_up: Notify::new(),
             large_answers,
             answers_in: Semaphore::new(ANSWERS_IN),
             answer_bytes: AtomicUsize::new(0),
@@ -252,6 +257,7 @@ impl Link {
         }
         self.credit_freed.notify_one();
         self.session_changed.notify_one();
+        self.gave_up.notify_waiters();
     }
 
     /// Ends the connection, and leaves the rest to the session's driver, which sees it end and closes the link.
@@ -458,13 +464,15 @@ impl Link {
         self.outstanding.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn abandoned(&self, correlation: u64) {
+    pub(crate) fn caller_gave_up(&self, correlation: u64) {
         let mut abandoned = self.abandoned.lock();
         if abandoned.len() == ABANDONED {
             abandoned.pop_front();
         }
         abandoned.push_back(correlation);
         self.any_abandoned.store(true, Ordering::Release);
+        drop(abandoned);
+        self.gave_up.notify_waiters();
     }
 
     pub(crate) fn answer_sent(&self, size: usize) {
@@ -559,6 +567,20 @@ impl AnswerSink for Link {
         abandoned.remove(at);
         self.any_abandoned.store(!abandoned.is_empty(), Ordering::Release);
         true
+    }
+
+    fn abandoned(&self, correlation: u64) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            loop {
+                let mut gave_up = pin!(self.gave_up.notified());
+                // Before the look, so that what comes between the two is not missed.
+                gave_up.as_mut().enable();
+                if self.is_abandoned(correlation) {
+                    return;
+                }
+                gave_up.await;
+            }
+        })
     }
 }
 

@@ -331,7 +331,7 @@ impl Driver {
                     }
                 }
                 Event::Grant { target, units } => self.link.granted(target, units)?,
-                Event::Cancel { correlation } => self.link.abandoned(correlation),
+                Event::Cancel { correlation } => self.link.caller_gave_up(correlation),
                 Event::GoAway => {
                     self.link.peer_leaves();
                     self.peers.touch();

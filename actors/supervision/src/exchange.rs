@@ -378,6 +378,8 @@ pub trait AnswerSink: Send + Sync {
     fn answer(&self, correlation: u64, kind: Kind, format: Format, body: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), CodecError>);
     /// Whether the caller of `correlation` has said that it no longer waits.
     fn is_abandoned(&self, correlation: u64) -> bool;
+    /// Resolves when the caller of `correlation` no longer waits.
+    fn abandoned(&self, correlation: u64) -> BoxFuture<'_, ()>;
 }
 
 /// The duty to answer a call. One that is dropped unfulfilled answers by itself, so no caller ever hangs.
@@ -397,6 +399,16 @@ impl Answerer {
     /// Whether the caller no longer waits: work that has not begun need not.
     pub fn is_abandoned(&self) -> bool {
         self.sink.as_ref().is_some_and(|sink| sink.is_abandoned(self.correlation))
+    }
+
+    /// Resolves when the caller no longer waits: work that has begun may be given up.
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing is lost; the next one resolves as well.
+    pub async fn abandoned(&self) {
+        if let Some(sink) = &self.sink {
+            sink.abandoned(self.correlation).await;
+        }
     }
 
     /// Work begins: from now on a missing answer means `lost`, and no longer that nothing was done.

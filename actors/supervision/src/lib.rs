@@ -7,6 +7,7 @@
 pub mod backoff;
 pub mod bulk;
 mod census;
+pub mod concurrent;
 pub mod context;
 pub mod exchange;
 pub mod histogram;
@@ -20,6 +21,7 @@ mod watchdog;
 mod worker;
 
 pub use backoff::Backoff;
+pub use concurrent::{Concurrent, Places, concurrent};
 pub use context::{Caller, Context, Deadline, Prover, User};
 pub use exchange::Exchange;
 pub use histogram::Histogram;

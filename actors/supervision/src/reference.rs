@@ -1,9 +1,10 @@
 //! Typed references: how an actor is called, wherever it is.
 
-use std::{borrow::Cow, fmt, marker::PhantomData, sync::Arc, time::Instant};
+use std::{borrow::Cow, fmt, marker::PhantomData, sync::Arc, task::Poll, time::Instant};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use horos_wire::{
     Address, Bulk, CallContext, CallError, Format, NoEffect, NodeName, Protocol, Request, Scope, Unknown,
     codec::{self, CodecError},
@@ -551,5 +552,12 @@ impl AnswerSink for OneAnswer {
 
     fn is_abandoned(&self, _: u64) -> bool {
         self.0.lock().as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
+    fn abandoned(&self, _: u64) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::poll_fn(|context| match self.0.lock().as_mut() {
+            Some(sender) => sender.poll_closed(context),
+            None => Poll::Ready(()),
+        }))
     }
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "in a test a panic is the report, and seeds are printed")]
 
+#[path = "it/concurrent.rs"]
+mod concurrent;
 #[path = "it/services.rs"]
 mod services;
 

@@ -12,7 +12,6 @@
 
 mod edits;
 mod import;
-mod inbox;
 mod node;
 mod rows;
 mod rules;

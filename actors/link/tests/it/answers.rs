@@ -1,9 +1,18 @@
 //! Every call ends, with its answer or a typed reason, in time.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use futures_util::future::BoxFuture;
+use horos_supervision::{
+    Concurrent, Places,
+    concurrent::concurrent,
+    mailbox::{Post, Work},
+};
 use horos_wire::{CallError, NoEffect, Role, Unknown, codec::MAX_BODY};
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     cluster::{Cluster, Echo, Fill, Hang, Node, Panic, Test},
@@ -136,5 +145,42 @@ async fn ten_thousand_callers_that_give_up_at_once_do_not_cost_the_link() {
     assert!(futures_util::poll!(&mut watch).is_pending(), "the link was closed");
     no_panics();
     fo.stop().await;
+    bo.stop().await;
+}
+
+/// Answers nobody, and says when a call has come and when its caller has given it up.
+struct Listener(mpsc::Sender<&'static str>);
+
+impl Concurrent for Listener {
+    type Protocol = Test;
+
+    fn answer(self: Arc<Self>, post: Box<Post>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let Work::Encoded { answer: Some(answer), .. } = post.work else { return };
+            self.0.send("came").await.unwrap();
+            answer.abandoned().await;
+            self.0.send("given up").await.unwrap();
+        })
+    }
+}
+
+#[tokio::test]
+async fn whoever_works_for_a_caller_on_another_node_hears_when_that_gives_up_or_is_gone() {
+    let (bo, fo) = pair().await;
+    let (heard, mut hears) = mpsc::channel(4);
+    let listener = concurrent(&bo.exchange, "listener", Places { at_once: 4, per_node: 4 }, Listener(heard)).unwrap();
+    bo.root.add_child(listener).await.unwrap();
+    let listener = fo.context().at::<Test>("listener@bo");
+    let call = |listener: horos_supervision::Ref<Test>| tokio::spawn(async move { listener.call(Hang {}, SOON).await });
+    let mut next = async || tokio::time::timeout(SOON, hears.recv()).await.expect("it is told in time").unwrap();
+    let given_up = call(listener.clone());
+    assert_eq!(next().await, "came");
+    let waits = call(listener);
+    assert_eq!(next().await, "came");
+    given_up.abort();
+    assert_eq!(next().await, "given up");
+    assert!(!waits.is_finished(), "the other caller still waits");
+    fo.stop().await;
+    assert_eq!(next().await, "given up");
     bo.stop().await;
 }

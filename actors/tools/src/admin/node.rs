@@ -4,16 +4,17 @@
 //! only nodes pass calls on. Such a call is done for whoever the *credential* proves by this node's own look at it, never for whom the other
 //! node names; without a credential it is the other node itself that calls. All of it goes through [`Tools::call`], as everything does.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use horos_supervision::{
-    ChildSpec, Exchange,
-    exchange::{Answerer, RegisterError},
-    mailbox::{Post, Work},
+    ChildSpec, Concurrent, Exchange, Places,
+    concurrent::{answer, concurrent},
+    exchange::RegisterError,
+    mailbox::Post,
 };
 use horos_wire::{
-    CallContext, NoEffect, Request, Unknown, codec,
+    CallContext, CallError, NoEffect, Request as _,
     principal::Denied,
     protocol::registry,
     protocol::tools::{
@@ -23,13 +24,14 @@ use horos_wire::{
 };
 use rmcp::model::JsonObject;
 
-use super::inbox::{self, Answers, abandoned};
 use crate::{
     Caller, Credential, Definition, Mode, Tools, Transport, Verify, Who,
     audit::{Entry, Filter, Waits, cut},
     pass_on::failure,
 };
 
+/// Each call holds a result of a few megabytes at most; a node has a quarter of the places.
+const PLACES: Places = Places { at_once: 256, per_node: 64 };
 /// What the log is filtered by that is kept of calls.
 const AUDIT: &str = "horos_tools::audit";
 
@@ -57,7 +59,7 @@ impl Node {
     /// # Errors
     /// [`RegisterError`] when a service has taken the name.
     pub fn child(self, exchange: &Exchange) -> Result<ChildSpec, RegisterError> {
-        inbox::child::<Protocol>(exchange, NAME, Arc::new(self))
+        concurrent(exchange, NAME, PLACES, self)
     }
 
     fn status(&self) -> ToolsStatus {
@@ -199,50 +201,26 @@ fn arguments(text: &str) -> Result<JsonObject, ToolFailure> {
     serde_json::from_str(text).map_err(|error| wrong(format!("they are no JSON object: {error}")))
 }
 
-impl Answers for Node {
+impl Concurrent for Node {
+    type Protocol = Protocol;
+
     fn answer(self: Arc<Self>, post: Box<Post>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let caller = Arc::new(post.caller.node().clone());
             match post.method {
                 ToolsStatusAsk::METHOD => answer(post, async |_: ToolsStatusAsk, _| Ok(self.status())).await,
                 ListServed::METHOD => answer(post, async |ask: ListServed, _| Ok(self.served(&ask))).await,
-                AuditAsk::METHOD => answer(post, async |ask, _| self.audit(ask).await).await,
+                AuditAsk::METHOD => answer(post, async |ask, _| self.audit(ask).await.map_err(CallError::Failed)).await,
                 CallTool::METHOD => {
                     let caller =
                         Caller { who: Who::Node(caller), credential: None, transport: Transport::Command, session: None, remote: None };
-                    answer(post, async |ask, context| self.called(ask, caller, context).await).await;
+                    answer(post, async |ask, context| self.called(ask, caller, context).await.map_err(CallError::Failed)).await;
                 }
-                PassOn::METHOD => answer(post, async |ask, context| self.passed_on(ask, caller, context).await).await,
+                PassOn::METHOD => {
+                    answer(post, async |ask, context| self.passed_on(ask, caller, context).await.map_err(CallError::Failed)).await
+                }
                 other => post.refuse(NoEffect::VersionNotSpoken(format!("{NAME} has no method {other}").into())),
             }
         })
-    }
-}
-
-/// Reads a request, has it done, and answers, unless nobody waits for it any more.
-async fn answer<R: Request>(post: Box<Post>, work: impl AsyncFnOnce(R, CallContext) -> Result<R::Reply, R::Error>) {
-    let Post { work: Work::Encoded { format, body, answer: Some(mut answer) }, context, .. } = *post else { return };
-    if answer.is_abandoned() || context.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-        return answer.refuse(NoEffect::Expired);
-    }
-    let ask = match codec::decode::<R>(format, &body) {
-        Ok(ask) => ask,
-        Err(error) => return answer.refuse(NoEffect::Malformed(error.to_string().into())),
-    };
-    // The request has been read: what it takes need not be kept twice.
-    drop(body);
-    // Given up from here on, by a stop or a crash of this actor, it may have been done.
-    answer.begin(Unknown::ActorDied);
-    let done = tokio::select! {
-        done = work(ask, context) => done,
-        () = abandoned(&answer) => return,
-    };
-    told(answer, &done);
-}
-
-fn told<T: serde::Serialize, E: serde::Serialize>(answer: Answerer, done: &Result<T, E>) {
-    match done {
-        Ok(reply) => answer.reply(reply),
-        Err(error) => answer.fail(error),
     }
 }

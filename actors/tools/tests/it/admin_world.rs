@@ -3,10 +3,7 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -44,6 +41,7 @@ use horos_wire::{
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
@@ -88,7 +86,7 @@ struct Wire {
 #[derive(Default)]
 struct Waits {
     answer: Mutex<Option<oneshot::Sender<Result<Answer, Fault>>>>,
-    gone: AtomicBool,
+    gone: CancellationToken,
 }
 
 impl AnswerSink for Waits {
@@ -100,13 +98,16 @@ impl AnswerSink for Waits {
         }
     }
     fn is_abandoned(&self, _: u64) -> bool {
-        self.gone.load(Ordering::SeqCst)
+        self.gone.is_cancelled()
+    }
+    fn abandoned(&self, _: u64) -> BoxFuture<'_, ()> {
+        Box::pin(self.gone.cancelled())
     }
 }
 
 impl Cancels for Waits {
     fn cancel(&self, _: u64) {
-        self.gone.store(true, Ordering::SeqCst);
+        self.gone.cancel();
     }
 }
 
@@ -124,7 +125,7 @@ impl Outlet for Wire {
         let mut body = Vec::new();
         (message.encode)(&mut body).unwrap();
         let (sender, answer) = oneshot::channel();
-        let waits = Arc::new(Waits { answer: Mutex::new(Some(sender)), gone: AtomicBool::new(false) });
+        let waits = Arc::new(Waits { answer: Mutex::new(Some(sender)), gone: CancellationToken::new() });
         let answerer = Answerer::new(waits.clone(), 1, message.format);
         post(&*self.inbox, message.method, message.format, body.into(), message.context.clone(), &self.me, answerer)?;
         Ok(Sent::Now(Answering { answer, cancel: Cancel::new(waits, 1) }))
