@@ -34,13 +34,22 @@ use crate::{
     machine::{Awake, CLIENT_CORE},
     quic::Session,
     report::{Arguments, Goal, Metric, quantile},
-    server::{QUERY, Server},
+    server::{QUERY, READS, SLOW, Server, WAITS},
 };
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const METRICS: [&str; 6] = ["tool_call_p50", "tool_calls_64", "tool_calls_http2_64", "tool_visible_p99", "tools_page", "tools_search"];
+const METRICS: [&str; 8] = [
+    "tool_call_p50",
+    "tool_calls_64",
+    "tool_calls_http2_64",
+    "tool_p99_beside_waiting",
+    "tool_p99_beside_reading",
+    "tool_visible_p99",
+    "tools_page",
+    "tools_search",
+];
 /// Calls in hand at a time.
 const IN_FLIGHT: usize = 64;
 /// Tools of the long list.
@@ -70,6 +79,7 @@ fn measure() -> anyhow::Result<()> {
         one_at_a_time(&arguments, &ours, &floor).await?;
         many(&arguments, &ours, &floor).await?;
         by_http2(&arguments, &ours).await?;
+        beside_slow(&arguments, &ours).await?;
         visible(&arguments, &ours).await?;
         long_list(&arguments, &ours).await
     })
@@ -145,6 +155,33 @@ async fn by_http2(arguments: &Arguments, ours: &Server) -> anyhow::Result<()> {
     }
     metric.print()?;
     eprintln!("#   processor time a call: {:.1} us of the node's", quantile(&cpu, 0.5));
+    Ok(())
+}
+
+/// Calls one at a time, alone and while a tool of [`SLOW`] is in hand on the same stream of the same connection: in each round the one,
+/// then the other.
+async fn beside_slow(arguments: &Arguments, ours: &Server) -> anyhow::Result<()> {
+    for (name, slow) in [("tool_p99_beside_waiting", WAITS), ("tool_p99_beside_reading", READS)] {
+        if !arguments.wants(&[name]) {
+            continue;
+        }
+        let mut metric = Metric::new(name, "us", Goal::RatioAtMost(1.5));
+        let mut session = Session::open(ours).await?;
+        let span = if arguments.quick { SLOW / 20 } else { SLOW * 4 / 10 };
+        for round in 0..=arguments.rounds {
+            if round == 1 {
+                metric.forget();
+            }
+            let alone = session.times(QUERY, span).await?;
+            // Its answer would be taken for a wrong one: it is in hand all the time.
+            let slow = session.begin(slow).await?;
+            let beside = session.times(QUERY, span).await?;
+            session.abandon(slow).await?;
+            metric.beside(quantile(&beside, 0.99), quantile(&alone, 0.99));
+        }
+        metric.print()?;
+    }
+    eprintln!("#   the floor is the same calls with nothing beside them; client and node have a core each");
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::{io::Read as _, process::ExitCode};
 
 use horos_nodes::{
     Opening,
+    mcp::native::Ability,
     store::migrations::{Migration, Migrations},
     supervision::{Context, Handle, OpenError, Restart, Service},
     wire::{Never, Role, protocol},
@@ -11,7 +12,10 @@ use horos_nodes::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{SERVER_CORE, pin};
+use crate::{
+    machine::{SERVER_CORE, pin},
+    server::WAITS,
+};
 
 const MIGRATIONS: Migrations = Migrations::new(&[Migration {
     version: 1,
@@ -55,5 +59,6 @@ pub(crate) fn main() -> anyhow::Result<ExitCode> {
             opening.database("app.db", MIGRATIONS).await?;
             Ok::<_, OpenError>(Keeper)
         });
+        n.tool(WAITS, Ability::Reads, |_, _| std::future::pending());
     }))
 }

@@ -115,6 +115,28 @@ impl Session {
         }
     }
 
+    /// How long each call takes, in microseconds, one after the other for `span`.
+    pub(crate) async fn times(&mut self, tool: &str, span: Duration) -> anyhow::Result<Vec<f64>> {
+        let (begun, mut times) = (Instant::now(), Vec::new());
+        while begun.elapsed() < span {
+            let started = Instant::now();
+            self.call(tool).await?;
+            times.push(started.elapsed().as_nanos() as f64 / 1e3);
+        }
+        Ok(times)
+    }
+
+    /// Calls `tool` and does not wait for its answer.
+    pub(crate) async fn begin(&mut self, tool: &str) -> anyhow::Result<u64> {
+        self.put("tools/call", &format!("{{\"name\":\"{tool}\",\"arguments\":{{}}}}")).await
+    }
+
+    /// Takes a call back that was begun, which is not answered then.
+    pub(crate) async fn abandon(&mut self, id: u64) -> anyhow::Result<()> {
+        let line = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{id}}}}}\n");
+        Ok(self.send.write_all(line.as_bytes()).await?)
+    }
+
     /// How many calls are answered in `span` with so many in hand.
     pub(crate) async fn many(&mut self, tool: &str, in_flight: usize, span: Duration) -> anyhow::Result<u64> {
         let params = format!("{{\"name\":\"{tool}\",\"arguments\":{ARGUMENTS}}}");

@@ -22,7 +22,11 @@ pub(crate) const CERTIFICATE_KEY: &str = "https.key";
 pub(crate) const HOST: &str = "localhost";
 /// The tool that is called.
 pub(crate) const QUERY: &str = "stock_of";
-/// What it is called with, and what of its answer tells that it is the right one.
+/// Tools that take [`SLOW`] if they are let: one waits, the other reads all the time.
+pub(crate) const WAITS: &str = "waits";
+pub(crate) const READS: &str = "reads_on";
+pub(crate) const SLOW: Duration = Duration::from_secs(10);
+/// What [`QUERY`] is called with, and what of its answer tells that it is the right one.
 pub(crate) const ARGUMENTS: &str = r#"{"sku":"coffee"}"#;
 pub(crate) const ANSWERED: &str = r#""quantity":25"#;
 
@@ -82,6 +86,7 @@ impl Server {
         control.execute_batch("PRAGMA synchronous = FULL; INSERT INTO mcp_tool_policy (tool_name, role) VALUES ('*', 'bench');")?;
         let server = Self { child, directory: directory.to_owned(), address, key, control: Mutex::new(control) };
         server.insert(&[QUERY])?;
+        server.insert_slow()?;
         Ok(server)
     }
 
@@ -104,6 +109,18 @@ impl Server {
             )?;
         }
         Ok(transaction.commit()?)
+    }
+
+    fn insert_slow(&self) -> anyhow::Result<()> {
+        let reads = r#"{"database":"app.db","query":"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) AS of FROM n"}"#;
+        for (name, handler, config) in [(WAITS, "native", "{}"), (READS, "sql_query", reads)] {
+            self.control.lock().execute(
+                "INSERT INTO mcp_tools_registry (tool_name, tool_category, description, input_schema, handler_type, handler_config, mode, timeout_ms)
+                 VALUES (?1, 'slow', 'Takes its time', '{\"type\":\"object\"}', ?2, ?3, 'readonly', ?4)",
+                (name, handler, config, i64::try_from(SLOW.as_millis())?),
+            )?;
+        }
+        Ok(())
     }
 
     pub(crate) fn remove_new(&self) -> anyhow::Result<()> {
