@@ -16,6 +16,7 @@
 
 mod frames;
 mod quic;
+mod uni;
 mod upload;
 
 use std::{

@@ -174,6 +174,8 @@ mod tests {
             ("quic", "stock@bo"),
             ("quic", "stock@bo-2"),
             ("http", "https://stock.example.org/v1?x=1"),
+            ("http", "h3://stock.example.org/v1?x=1"),
+            ("mcp", "h3://tools.example.org/mcp"),
             ("mcp", "https://tools.example.org/mcp"),
             ("mcp", "quic://tools.example.org:7400"),
             ("mcp", "node:bo-1"),
@@ -193,6 +195,9 @@ mod tests {
             ("http", "ftp://example.org/"),
             ("http", "https://user:password@example.org/"),
             ("http", "example.org"),
+            ("http", "h3://"),
+            ("http", "h3://user:password@example.org/"),
+            ("quic", "h3://x"),
             ("mcp", ""),
             ("mcp", "stock@bo"),
         ] {

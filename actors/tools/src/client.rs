@@ -1,4 +1,4 @@
-//! An MCP client: other people's tools, over HTTP and QUIC, as actors.
+//! An MCP client: other people's tools, over HTTP (HTTP/3 too, where the endpoint says `h3://`) and QUIC, as actors.
 //!
 //! ```text
 //! Clients ── Client ──▶ Shared ◀── life, an actor for each endpoint: greets, keeps the list, notices the end

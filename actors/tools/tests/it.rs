@@ -9,6 +9,7 @@ mod it {
     mod audit;
     mod client;
     mod client_hostile;
+    mod client_http3;
     mod client_oauth;
     mod client_quic;
     mod client_world;

@@ -1,27 +1,31 @@
 //! QUIC as h3 sees it.
 //!
-//! h3 has two tasks here: what is said on the control streams, and heads. Everything that a host sends is looked at first ([`frames`]).
+//! h3 has two tasks here: what is said on the control streams, and heads. Everything that a host sends is looked at first
+//! ([`super::frames`]).
 //! A request's stream is opened by whoever asks, who lays it out for h3 and keeps both halves: h3 writes the head into a buffer, so that
 //! it goes in one packet with a small body, and reads heads from it; bodies pass it by. So no task waits within h3, which takes a
 //! half-written stream for a whole one and panics where a half-read one is stopped.
 
 use std::{
-    pin::{Pin, pin},
+    pin::pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use h3::{
     error::Code,
     quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf},
 };
 use parking_lot::Mutex;
-use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+use quinn::{ConnectionError, ReadError, VarInt};
 use tokio::sync::watch;
 
-use super::frames::{self, Frames, Piece, Stream, Violation};
+use super::{
+    frames::{Frames, Piece, Stream, Violation},
+    uni::{Incoming, Uni},
+};
 
 /// Streams that a host opens in a connection's life: three that matter, and some that are there to be ignored.
 const STREAMS: u32 = 64;
@@ -48,13 +52,13 @@ impl Shared {
     }
 
     /// Ends the connection.
-    fn end(&self, violation: Violation) -> ConnectionErrorIncoming {
+    pub(super) fn end(&self, violation: Violation) -> ConnectionErrorIncoming {
         self.verdict.lock().get_or_insert(violation);
         self.connection.close(varint(violation.code()), violation.to_string().as_bytes());
         ConnectionErrorIncoming::Undefined(Arc::new(violation))
     }
 
-    fn goodbye(&self, first: u64) {
+    pub(super) fn goodbye(&self, first: u64) {
         self.last.send_if_modified(|known| {
             let sooner = first < *known;
             *known = first.min(*known);
@@ -68,7 +72,7 @@ pub(super) fn varint(code: Code) -> VarInt {
     VarInt::from_u64(code.value()).unwrap_or(VarInt::MAX)
 }
 
-fn stream_id(id: quinn::StreamId) -> StreamId {
+pub(super) fn stream_id(id: quinn::StreamId) -> StreamId {
     u64::from(VarInt::from(id)).try_into().expect("QUIC's numbers are varints")
 }
 
@@ -97,7 +101,7 @@ impl quic::Connection<Bytes> for Quic {
         if self.opened > STREAMS {
             return Poll::Ready(Err(self.opener.shared.end(Violation::Flood)));
         }
-        Poll::Ready(Ok(Incoming { stream, at: At::Type { bytes: [0; 8], len: 0 }, shared: self.opener.shared.clone() }))
+        Poll::Ready(Ok(Incoming::new(stream, &self.opener.shared)))
     }
 
     fn poll_accept_bidi(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Asked, ConnectionErrorIncoming>> {
@@ -159,7 +163,7 @@ impl quic::OpenStreams<Bytes> for Opener {
 
     fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<Uni, StreamErrorIncoming>> {
         let stream = ready!(self.opening.poll_next_unpin(cx)).expect("an unfold without end").map_err(lost)?;
-        Poll::Ready(Ok(Uni { stream, writing: None }))
+        Poll::Ready(Ok(Uni::new(stream)))
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
@@ -300,129 +304,8 @@ impl Drop for Receiving {
     }
 }
 
-/// A stream that a host opens.
-pub(super) struct Incoming {
-    stream: quinn::RecvStream,
-    at: At,
-    shared: Arc<Shared>,
-}
-
-enum At {
-    /// In its type, of which so much has come.
-    Type {
-        bytes: [u8; 8],
-        len: usize,
-    },
-    Control {
-        frames: Frames,
-        chunk: Bytes,
-    },
-    /// QPACK's, on which nothing can come that means anything, as we offer no table and use none (RFC 9204 §4.2), and those that nobody
-    /// knows, which h3 stops. Unread, they hold what their windows permit.
-    Other,
-}
-
-impl Incoming {
-    fn violates(&self, violation: Violation) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        Poll::Ready(Err(StreamErrorIncoming::ConnectionErrorIncoming { connection_error: self.shared.end(violation) }))
-    }
-}
-
-impl quic::RecvStream for Incoming {
-    type Buf = Bytes;
-
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        loop {
-            match &mut self.at {
-                At::Type { bytes, len } => {
-                    // Not a byte more, so that the rest is whole for whoever reads it.
-                    let size = if *len == 0 { 1 } else { 1 << (bytes[0] >> 6) };
-                    if *len < size {
-                        match ready!(pin!(self.stream.read(&mut bytes[*len..size])).poll(cx)) {
-                            Ok(Some(read)) => *len += read,
-                            // Allowed before its type has come (RFC 9114 §6.2).
-                            Ok(None) | Err(ReadError::Reset(_)) => return Poll::Ready(Ok(None)),
-                            Err(error) => return Poll::Ready(Err(read_error(error))),
-                        }
-                        continue;
-                    }
-                    let kind = Bytes::copy_from_slice(&bytes[..size]);
-                    self.at = match frames::varint(&kind) {
-                        Some((0x0, _)) => At::Control { frames: Frames::new(Stream::Control), chunk: Bytes::new() },
-                        Some((0x1, _)) => return self.violates(Violation::Push),
-                        _ => At::Other,
-                    };
-                    return Poll::Ready(Ok(Some(kind)));
-                }
-                At::Control { frames, chunk } => match frames.next(chunk) {
-                    Ok(Some(Piece::Goaway { frame, first })) => {
-                        self.shared.goodbye(first);
-                        return Poll::Ready(Ok(Some(frame)));
-                    }
-                    Ok(Some(Piece::Frame(frame))) => return Poll::Ready(Ok(Some(frame))),
-                    Ok(Some(Piece::Data(_))) => return self.violates(Violation::Unexpected),
-                    Err(violation) => return self.violates(violation),
-                    Ok(None) => match ready!(poll_chunk(&mut self.stream, cx)) {
-                        Ok(Some(read)) => *chunk = read,
-                        Ok(None) => return Poll::Ready(Ok(None)),
-                        Err(error) => return Poll::Ready(Err(read_error(error))),
-                    },
-                },
-                At::Other => return Poll::Pending,
-            }
-        }
-    }
-
-    fn stop_sending(&mut self, code: u64) {
-        // It fails for one that the host has ended.
-        let _ = self.stream.stop(varint(Code::from(code)));
-    }
-
-    fn recv_id(&self) -> StreamId {
-        stream_id(self.stream.id())
-    }
-}
-
-/// A stream on which no request goes: control, QPACK.
-pub(super) struct Uni {
-    stream: quinn::SendStream,
-    writing: Option<WriteBuf<Bytes>>,
-}
-
-impl quic::SendStream<Bytes> for Uni {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        if let Some(data) = &mut self.writing {
-            while data.has_remaining() {
-                let some = ready!(Pin::new(&mut self.stream).poll_write(cx, data.chunk())).map_err(write_error)?;
-                data.advance(some);
-            }
-        }
-        self.writing = None;
-        Poll::Ready(Ok(()))
-    }
-
-    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
-        // h3 waits for each write.
-        self.writing = Some(data.into());
-        Ok(())
-    }
-
-    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        Poll::Ready(self.stream.finish().map_err(|error| StreamErrorIncoming::Unknown(Box::new(error))))
-    }
-
-    fn reset(&mut self, code: u64) {
-        // It fails for one that has ended.
-        let _ = self.stream.reset(varint(Code::from(code)));
-    }
-
-    fn send_id(&self) -> StreamId {
-        stream_id(self.stream.id())
-    }
-}
-
 /// A future of its own each time: it keeps nothing between polls, and who waits is known to the stream.
-fn poll_chunk(stream: &mut quinn::RecvStream, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
+pub(super) fn poll_chunk(stream: &mut quinn::RecvStream, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
     let read = ready!(pin!(stream.read_chunk(usize::MAX, true)).poll(cx));
     Poll::Ready(read.map(|chunk| chunk.map(|chunk| chunk.bytes)))
 }
@@ -435,22 +318,14 @@ fn connection_error(error: ConnectionError) -> ConnectionErrorIncoming {
     }
 }
 
-fn lost(error: ConnectionError) -> StreamErrorIncoming {
+pub(super) fn lost(error: ConnectionError) -> StreamErrorIncoming {
     StreamErrorIncoming::ConnectionErrorIncoming { connection_error: connection_error(error) }
 }
 
-fn read_error(error: ReadError) -> StreamErrorIncoming {
+pub(super) fn read_error(error: ReadError) -> StreamErrorIncoming {
     match error {
         ReadError::Reset(code) => StreamErrorIncoming::StreamTerminated { error_code: code.into() },
         ReadError::ConnectionLost(error) => lost(error),
-        error => StreamErrorIncoming::Unknown(Box::new(error)),
-    }
-}
-
-fn write_error(error: WriteError) -> StreamErrorIncoming {
-    match error {
-        WriteError::Stopped(code) => StreamErrorIncoming::StreamTerminated { error_code: code.into() },
-        WriteError::ConnectionLost(error) => lost(error),
         error => StreamErrorIncoming::Unknown(Box::new(error)),
     }
 }

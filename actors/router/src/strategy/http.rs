@@ -1,4 +1,5 @@
-//! `http`: a POST to a URL.
+//! `http`: a POST to a URL: `https://host/path`, `h3://host/path` for the same over HTTP/3 and no other version, or `http://host/path`
+//! where that is permitted.
 //!
 //! [`Http`] reaches out by `egress`, which a node has one of for its routes; `nodes` registers it over the built-in one, which only
 //! checks rows:
@@ -25,7 +26,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use horos_egress::{Egress, Limits, ResponseBody};
 use horos_wire::{CallContext, NoEffect, Unknown, codec, context::MAX_HOPS};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
     header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE},
 };
 use http_body_util::{BodyExt as _, Full};
@@ -88,7 +89,7 @@ impl Strategy for Http {
     }
 
     fn open(&self, _: &str, endpoint: &str, config: &Arc<Config>) -> Result<Target, String> {
-        let url = check(endpoint)?;
+        let (url, version) = check(endpoint)?;
         let host = url.host().unwrap_or_default().into();
         let content_type = match config.content_type.as_deref().map(HeaderValue::try_from) {
             None => None,
@@ -100,18 +101,26 @@ impl Strategy for Http {
             secret.read().map_err(|error| error.to_string())?;
         }
         let empty_is_null = config.payload != Some(Payload::Bytes);
-        let endpoint = Endpoint { egress: self.egress.clone(), url, host, content_type, secret, empty_is_null };
+        let endpoint = Endpoint { egress: self.egress.clone(), url, version, host, content_type, secret, empty_is_null };
         Ok(Target::Transport(Arc::new(endpoint)))
     }
 }
 
-/// Whether `endpoint` is a URL that may stand in a row. Whether it may be reached is decided when it is.
-pub(super) fn check(endpoint: &str) -> Result<Uri, String> {
-    let wanted = "an absolute URL, such as https://stock.example.org/v1, without a user or password in it";
-    let url: Uri = endpoint.parse().map_err(|error| format!("{error}; it is {wanted}"))?;
+/// What stands before a URL of `https` that is asked over HTTP/3, and not at all where that is not spoken.
+const HTTP3: &str = "h3://";
+
+/// The URL of `endpoint`, if it is one that may stand in a row, and the version that it wants; any but HTTP/3 is TLS's to agree on.
+/// Whether it may be reached is decided when it is.
+pub(super) fn check(endpoint: &str) -> Result<(Uri, Version), String> {
+    let wanted = "an absolute URL, such as https://stock.example.org/v1, or h3:// in place of https://, without a user or password in it";
+    let (text, version) = match endpoint.strip_prefix(HTTP3) {
+        Some(rest) => (format!("https://{rest}"), Version::HTTP_3),
+        None => (endpoint.to_owned(), Version::default()),
+    };
+    let url: Uri = text.parse().map_err(|error| format!("{error}; it is {wanted}"))?;
     let schemed = matches!(url.scheme_str(), Some("http" | "https"));
     match url.authority() {
-        Some(authority) if schemed && !authority.as_str().contains('@') && !authority.host().is_empty() => Ok(url),
+        Some(authority) if schemed && !authority.as_str().contains('@') && !authority.host().is_empty() => Ok((url, version)),
         _ => Err(format!("it is {wanted}")),
     }
 }
@@ -120,6 +129,7 @@ pub(super) fn check(endpoint: &str) -> Result<Uri, String> {
 struct Endpoint {
     egress: Egress,
     url: Uri,
+    version: Version,
     /// What errors name it by, on this node.
     host: Box<str>,
     content_type: Option<HeaderValue>,
@@ -178,6 +188,7 @@ impl Endpoint {
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
+        *request.version_mut() = self.version;
         *request.headers_mut() = headers;
         let streams = latest != until;
         let limits = Limits {

@@ -5,7 +5,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use ::http::Uri;
+use ::http::{Uri, Version};
 use horos_wire::NodeName;
 
 use super::{Strategy, Target, http};
@@ -20,6 +20,8 @@ const MAX_TOOL: usize = 128;
 pub enum Endpoint {
     /// `https://host/mcp`, and `http://…` where that is permitted: streamable HTTP.
     Http(Uri),
+    /// `h3://host/mcp`: the same over HTTP/3 and no other version. The URL is that of `https`.
+    Http3(Uri),
     /// `quic://host:port`, or `host:port` as rows of the Go system have it: a stream of QUIC, by the ALPN `mcp-quic-v1`.
     Quic {
         /// A name, or an address; one of IPv6 without its brackets.
@@ -40,12 +42,15 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
-        let wrong = || EndpointError("it is https://host/path, quic://host:port or node:NAME, without a user or password in it".into());
+        let wrong = || {
+            EndpointError("it is https://host/path, h3://host/path, quic://host:port or node:NAME, without a user or password in it".into())
+        };
         if let Some(name) = text.strip_prefix("node:") {
             return name.parse().map(Self::Node).map_err(|error| EndpointError(format!("{name:?} names no node: {error}").into()));
         }
-        if text.starts_with("http://") || text.starts_with("https://") {
-            return http::check(text).map(Self::Http).map_err(|what| EndpointError(what.into()));
+        if ["http://", "https://", "h3://"].iter().any(|scheme| text.starts_with(scheme)) {
+            let (url, version) = http::check(text).map_err(|what| EndpointError(what.into()))?;
+            return Ok(if version == Version::HTTP_3 { Self::Http3(url) } else { Self::Http(url) });
         }
         let authority = text.strip_prefix("quic://").unwrap_or(text);
         let authority = authority.strip_suffix('/').filter(|_| authority.len() < text.len()).unwrap_or(authority);
@@ -68,6 +73,10 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(url) => url.fmt(f),
+            Self::Http3(url) => {
+                let authority = url.authority().map_or("", |authority| authority.as_str());
+                write!(f, "h3://{authority}{}", url.path_and_query().map_or("", |path| path.as_str()))
+            }
             Self::Quic { host, port } if host.contains(':') => write!(f, "quic://[{host}]:{port}"),
             Self::Quic { host, port } => write!(f, "quic://{host}:{port}"),
             Self::Node(name) => write!(f, "node:{name}"),
@@ -113,6 +122,7 @@ mod tests {
         for (text, shown) in [
             ("https://tools.example.org/mcp?x=1", "https://tools.example.org/mcp?x=1"),
             ("http://127.0.0.1:8080/mcp", "http://127.0.0.1:8080/mcp"),
+            ("h3://tools.example.org:8443/mcp?x=1", "h3://tools.example.org:8443/mcp?x=1"),
             ("quic://tools.example.org:7400", "quic://tools.example.org:7400"),
             ("quic://tools.example.org:7400/", "quic://tools.example.org:7400"),
             ("tools.example.org:7400", "quic://tools.example.org:7400"),
@@ -130,6 +140,9 @@ mod tests {
             "node:a b",
             "https://",
             "https://u:p@example.org/mcp",
+            "h3://",
+            "h3:///mcp",
+            "h3://u:p@example.org/mcp",
             "ftp://example.org/",
             "quic://example.org",
             "quic://example.org:0",

@@ -166,8 +166,9 @@ impl Clients {
 /// What an endpoint is called. What stands in a URL's query may be a secret, and two that differ there only have different numbers.
 fn name((endpoint, authorized): &Key) -> Arc<str> {
     let shown = match endpoint {
-        Endpoint::Http(url) => {
-            format!("{}://{}{}", url.scheme_str().unwrap_or_default(), url.authority().map_or("", |a| a.as_str()), url.path())
+        Endpoint::Http(url) | Endpoint::Http3(url) => {
+            let scheme = if matches!(endpoint, Endpoint::Http3(_)) { "h3" } else { url.scheme_str().unwrap_or_default() };
+            format!("{scheme}://{}{}", url.authority().map_or("", |a| a.as_str()), url.path())
         }
         other => other.to_string(),
     };

@@ -14,7 +14,7 @@ use futures_util::stream::BoxStream;
 use horos_egress::{BodyError, BreakerOptions, Egress, EgressError, Limits, Options as EgressOptions, ResponseBody};
 use horos_router::strategy::answer;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE},
 };
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -65,6 +65,8 @@ pub(super) struct Http(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     egress: Egress,
+    /// HTTP/3, or whatever TLS agrees on.
+    version: Version,
     authorize: Option<Arc<dyn Authorize>>,
     /// Counts handshakes: whoever holds what a session was told looks again after another.
     handshakes: watch::Sender<u64>,
@@ -75,8 +77,8 @@ struct Inner {
 type Failure = StreamableHttpError<HttpError>;
 
 impl Http {
-    pub(super) fn new(egress: Egress, authorize: Option<Arc<dyn Authorize>>, suspected: Arc<Notify>) -> Self {
-        Self(Arc::new(Inner { egress, authorize, handshakes: watch::Sender::new(0), suspected }))
+    pub(super) fn new(egress: Egress, version: Version, authorize: Option<Arc<dyn Authorize>>, suspected: Arc<Notify>) -> Self {
+        Self(Arc::new(Inner { egress, version, authorize, handshakes: watch::Sender::new(0), suspected }))
     }
 
     pub(super) fn handshakes(&self) -> watch::Receiver<u64> {
@@ -120,6 +122,7 @@ impl Http {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri.clone();
+        *request.version_mut() = self.0.version;
         *request.headers_mut() = headers.clone();
         if let Some(shown) = shown {
             let mut shown = shown.clone();

@@ -11,6 +11,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use horos_router::strategy::mcp::Endpoint;
 use horos_wire::NoEffect;
+use http::Version;
 use parking_lot::Mutex;
 use rmcp::model::Tool;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
@@ -28,7 +29,7 @@ pub(super) struct Shared {
     /// What it is called, in the tree and in errors.
     pub(super) name: Arc<str>,
     endpoint: Endpoint,
-    /// As it was written: rmcp posts there.
+    /// Where rmcp posts.
     url: String,
     ways: Ways,
     authorize: Option<Arc<dyn Authorize>>,
@@ -84,7 +85,10 @@ impl Shared {
         let Options { authorize, answers, lifecycle, times } = options;
         Self {
             name,
-            url: endpoint.to_string(),
+            url: match &endpoint {
+                Endpoint::Http3(url) => url.to_string(),
+                other => other.to_string(),
+            },
             endpoint,
             ways,
             authorize,
@@ -206,8 +210,9 @@ impl Shared {
     async fn greet(&self, lifecycle: Lifecycle) -> Result<Session, NotOpened> {
         let (answers, changed) = (self.answers.clone(), self.changed.clone());
         match &self.endpoint {
-            Endpoint::Http(_) => {
-                let http = Http::new(self.ways.egress.clone(), self.authorize.clone(), self.suspected.clone());
+            Endpoint::Http(_) | Endpoint::Http3(_) => {
+                let version = if matches!(self.endpoint, Endpoint::Http3(_)) { Version::HTTP_3 } else { Version::default() };
+                let http = Http::new(self.ways.egress.clone(), version, self.authorize.clone(), self.suspected.clone());
                 Session::over_http(http, &self.url, &self.name, lifecycle, self.times, answers, changed).await
             }
             Endpoint::Quic { host, port } => {

@@ -64,8 +64,8 @@ async fn a_connection_that_is_lost_with_a_call_in_hand_leaves_it_unknown() {
     assert!(matches!(&away, ClientError::NoEffect { .. }), "{away:?}");
 }
 
-/// A server for 127.0.0.1 that some authority vouches for, in front of `node`'s door; the authority's certificate is in the file.
-fn vouched(node: &Node, directory: &std::path::Path) -> (quinn::Endpoint, PathBuf) {
+/// What makes a server for 127.0.0.1 that some authority vouches for, whose certificate is in the file, and that speaks `protocol`.
+pub(crate) fn certified(directory: &std::path::Path, protocol: &[u8]) -> (quinn::ServerConfig, PathBuf) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -82,8 +82,13 @@ fn vouched(node: &Node, directory: &std::path::Path) -> (quinn::Endpoint, PathBu
         .with_no_client_auth()
         .with_single_cert(vec![leaf.der().clone()], key)
         .unwrap();
-    tls.alpn_protocols = vec![b"mcp-quic-v1".to_vec()];
-    let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+    tls.alpn_protocols = vec![protocol.to_vec()];
+    (quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap())), file)
+}
+
+/// Such a server in front of `node`'s door.
+fn vouched(node: &Node, directory: &std::path::Path) -> (quinn::Endpoint, PathBuf) {
+    let (config, file) = certified(directory, b"mcp-quic-v1");
     let endpoint = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
     let (accepting, door) = (endpoint.clone(), node.door.handler());
     tokio::spawn(async move {

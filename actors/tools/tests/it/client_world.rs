@@ -200,6 +200,13 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 /// What a server does with a request instead of answering it; nothing if it answers.
 pub(crate) type Instead = Arc<dyn Fn(&Request<Bytes>) -> Option<BoxFuture<'static, Response<Body>>> + Send + Sync>;
 
+/// What answers over streamable HTTP.
+pub(crate) fn service(book: &Book, json: bool) -> StreamableHttpService<Fixture, LocalSessionManager> {
+    let fixture = Fixture(book.clone());
+    let config = StreamableHttpServerConfig::default().with_json_response(json).with_sse_retry(Some(Duration::from_millis(20)));
+    StreamableHttpService::new(move || Ok(fixture.clone()), Arc::new(LocalSessionManager::default()), config)
+}
+
 /// A server that is up.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -216,9 +223,7 @@ impl Drop for Server {
 impl Server {
     /// rmcp's, at `address`, unless `instead` takes a request.
     pub(crate) async fn start(address: &str, book: &Book, json: bool, instead: Option<Instead>) -> Self {
-        let fixture = Fixture(book.clone());
-        let config = StreamableHttpServerConfig::default().with_json_response(json).with_sse_retry(Some(Duration::from_millis(20)));
-        let service = StreamableHttpService::new(move || Ok(fixture.clone()), Arc::new(LocalSessionManager::default()), config);
+        let service = service(book, json);
         Self::answering(address, move |request: Request<Bytes>| {
             let taken = instead.as_ref().and_then(|instead| instead(&request));
             let service = service.clone();
