@@ -170,11 +170,14 @@ macro_rules! satisfied {
 satisfied! {
     our_client_is_as_the_older_suite_wants_it_over_http_1: Old Http1;
     our_client_is_as_the_older_suite_wants_it_over_http_2: Old Http2;
+    our_client_is_as_the_older_suite_wants_it_over_http_3: Old Http3;
     our_client_is_as_the_older_suite_wants_it_over_quic: Old Quic;
     our_client_keeps_sessions_of_2025_11_25_as_the_suite_wants_them_over_http_1: Sessions Http1;
     our_client_keeps_sessions_of_2025_11_25_as_the_suite_wants_them_over_http_2: Sessions Http2;
+    our_client_keeps_sessions_of_2025_11_25_as_the_suite_wants_them_over_http_3: Sessions Http3;
     our_client_keeps_sessions_of_2025_11_25_as_the_suite_wants_them_over_quic: Sessions Quic;
     our_client_asks_as_2026_07_28_wants_it_over_http_1: Stateless Http1;
     our_client_asks_as_2026_07_28_wants_it_over_http_2: Stateless Http2;
+    our_client_asks_as_2026_07_28_wants_it_over_http_3: Stateless Http3;
     our_client_asks_as_2026_07_28_wants_it_over_quic: Stateless Quic;
 }

@@ -4,6 +4,8 @@
 //! Over QUIC a front does what streamable HTTP wants beside the messages: it keeps the session's id, and repeats in fields what the
 //! messages say. Scenarios about those fields are not its to pass; `exceptions.txt` names them.
 
+mod http3;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -71,7 +73,14 @@ impl Front {
                 let endpoint = Endpoint::server(config, ([127, 0, 0, 1], 0).into())?;
                 (format!("quic://localhost:{}", endpoint.local_addr()?.port()), tokio::spawn(doors(endpoint, target)))
             }
-            _ => {
+            Over::Http3 => {
+                tls.alpn_protocols = vec![b"h3".to_vec()];
+                let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+                let endpoint = Endpoint::server(config, ([127, 0, 0, 1], 0).into())?;
+                let url = format!("h3://localhost:{}{}", endpoint.local_addr()?.port(), target.path());
+                (url, tokio::spawn(http3::serve(endpoint, Arc::new(target))))
+            }
+            Over::Http1 | Over::Http2 => {
                 tls.alpn_protocols = vec![b"h2".to_vec()];
                 let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
                 let url = format!("https://localhost:{}{}", listener.local_addr()?.port(), target.path());
