@@ -16,6 +16,7 @@ mod routes;
 mod run;
 mod sync;
 mod tools;
+mod typed;
 mod usage;
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};

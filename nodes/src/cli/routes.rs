@@ -3,14 +3,11 @@
 
 mod import;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Instant};
 
 use clap::Subcommand;
 use horos_wire::{
-    Address, CallError, NodeName, Protocol as _, Request, Scope, Unknown,
+    Address, NodeName, Request, Scope,
     protocol::{
         control::{
             Control, ControlError, DeleteRoute, Edit, Edited, Expected, GetRoute, History, KEPT_EDITS, ListRoutes, MAX_ROUTES, NAME,
@@ -22,11 +19,13 @@ use horos_wire::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Output, Remote, RemoteError, keys, run::End};
+use super::{
+    Output, Remote, RemoteError, keys,
+    run::End,
+    typed::{self, ANSWER, Asked, newest, nodes_with},
+};
 use crate::{exit::Exit, render};
 
-/// For the owner, or a node's router, to be reached and to answer.
-const ANSWER: Duration = Duration::from_secs(5);
 /// Edits that `history` shows unless it is told how many.
 const SHOWN: u32 = 50;
 
@@ -208,20 +207,10 @@ where
     R: Remote,
     Q: Request<Protocol = Control, Error = ControlError>,
 {
-    let body = json!({ Q::NAME: request }).to_string();
-    match node.call_json(at, &body, Instant::now() + ANSWER, None).await {
-        Ok(answer) => read(&answer).map_err(End::from),
-        Err(RemoteError::Call(CallError::Failed(body))) => Err(match serde_json::from_str::<ControlError>(&body) {
-            Ok(error) => output.fail(exit(&error), &error, None).into(),
-            // Of a later release: as it came.
-            Err(_) => RemoteError::Call(CallError::Failed(body)).into(),
-        }),
-        Err(error) => Err(keys::or_away(error, at, "the routes").into()),
-    }
-}
-
-fn read<T: serde::de::DeserializeOwned>(answer: &str) -> Result<T, RemoteError> {
-    serde_json::from_str(answer).map_err(|error| RemoteError::Call(CallError::Unknown(Unknown::MalformedReply(error.to_string().into()))))
+    typed::ask(node, at, request, Instant::now() + ANSWER).await.map_err(|asked| match asked {
+        Asked::Own(error) => output.fail(exit(&error), &error, None).into(),
+        Asked::Remote(error) => keys::or_away(error, at, "the routes").into(),
+    })
 }
 
 fn exit(error: &ControlError) -> Exit {
@@ -235,15 +224,10 @@ fn exit(error: &ControlError) -> Exit {
 
 /// The nodes in reach whose router can be asked, or the one that is named.
 pub(super) async fn routers<R: Remote>(node: &mut R, on: Option<NodeName>) -> Result<Vec<NodeName>, RemoteError> {
-    if let Some(on) = on {
-        return Ok(vec![on]);
+    match on {
+        Some(on) => Ok(vec![on]),
+        None => nodes_with::<Router, _>(node, router::NAME).await,
     }
-    // By its protocol and not by its name alone, which anybody's actor may have.
-    let offered = node.actors(true).await?.into_iter().filter(|it| it.name.as_str() == router::NAME && &*it.protocol == Router::NAME);
-    let mut nodes: Vec<_> = offered.map(|it| it.node).collect();
-    nodes.sort();
-    nodes.dedup();
-    Ok(nodes)
 }
 
 /// Asks one node's router.
@@ -253,15 +237,7 @@ where
     Q: Request<Protocol = Router, Error = router::RouterError>,
 {
     let at = Address { name: router::NAME.parse().expect("a literal name that keeps the rules"), scope: Scope::Node(on.clone()) };
-    let body = json!({ Q::NAME: request }).to_string();
-    let answer = node.call_json(&at, &body, Instant::now() + ANSWER, None).await.map_err(|error| match error {
-        RemoteError::Call(CallError::Failed(body)) => {
-            let text = serde_json::from_str::<router::RouterError>(&body).map_or(body, |own| own.to_string());
-            RemoteError::Call(CallError::Failed(text))
-        }
-        other => other,
-    })?;
-    read(&answer)
+    Ok(typed::ask(node, &at, request, Instant::now() + ANSWER).await?)
 }
 
 /// A route as one node has it.
@@ -336,32 +312,20 @@ fn tell(done: &Edited, output: &Output) -> Result<(), Exit> {
 }
 
 async fn history<R: Remote>(service: Option<Box<str>>, limit: u32, node: &mut R, at: &Address, output: &Output) -> Result<Vec<Edit>, End> {
-    let (mut edits, mut before) = (Vec::<Edit>::new(), None);
-    let limit = limit as usize;
-    // A page holds one at least.
-    while edits.len() < limit {
-        let left = u32::try_from(limit - edits.len()).unwrap_or(u32::MAX);
-        let page = ask(node, at, &History { service: service.clone(), before, limit: left }, output).await?;
-        if page.edits.is_empty() {
-            break;
-        }
-        edits.extend(page.edits);
-        before = page.next;
-        if before.is_none() {
-            break;
-        }
-    }
-    edits.truncate(limit);
-    Ok(edits)
+    newest(limit as usize, async |before, left| {
+        let limit = u32::try_from(left).unwrap_or(u32::MAX);
+        let page = ask(node, at, &History { service: service.clone(), before, limit }, output).await?;
+        Ok((page.edits, page.next))
+    })
+    .await
 }
 
 async fn inspect<R: Remote>(service: Box<str>, on: Option<NodeName>, node: &mut R, at: &Address, output: &Output) -> Result<(), End> {
     // A service without a route may be called all the same, so that this is no error here.
-    let body = json!({ GetRoute::NAME: GetRoute { service: service.clone() } }).to_string();
-    let route: Option<Route> = match node.call_json(at, &body, Instant::now() + ANSWER, None).await {
-        Ok(answer) => Some(read(&answer)?),
-        Err(RemoteError::Call(CallError::Failed(_))) => None,
-        Err(error) => return Err(keys::or_away(error, at, "the routes").into()),
+    let route = match typed::ask(node, at, &GetRoute { service: service.clone() }, Instant::now() + ANSWER).await {
+        Ok(route) => Some(route),
+        Err(Asked::Own(_)) => None,
+        Err(Asked::Remote(error)) => return Err(keys::or_away(error, at, "the routes").into()),
     };
     let mut nodes = Vec::new();
     for on in routers(node, on).await? {

@@ -14,7 +14,7 @@ use horos_dbsync::{
     source,
 };
 use horos_wire::{
-    ActorName, Address, CallError, NodeName, Protocol as _, Request, Scope as Place,
+    ActorName, Address, NodeName, Protocol as _, Request, Scope as Place,
     protocol::sync::{
         PublicationStatus, PublisherStatusAsk, REPLICA_PREFIX, Replica, ReplicaAsk, ReplicaStatus, Resume, Resumed, Rollback, RolledBack,
         SYNC_PREFIX, StartVerify, Sync as Publishing, VerifyReport, replica_name, sync_name,
@@ -24,15 +24,17 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Common, Output, Remote, RemoteError, run::End};
+use super::{
+    Common, Output, Remote, RemoteError,
+    run::End,
+    typed::{self, ANSWER},
+};
 use crate::{
     exit::Exit,
     render,
     sync::{DIRECTORY, SyncLayout},
 };
 
-/// For a node to answer.
-const ANSWER: Duration = Duration::from_secs(5);
 /// Between looks at a comparison that runs.
 const LOOK: Duration = Duration::from_millis(200);
 /// A comparison that gets no chunk further for so long is given up here; it goes on by itself.
@@ -143,23 +145,8 @@ impl Sync {
 
 // --- what asks nodes ---
 
-/// One request, as JSON there and back: the answer's own type here.
 async fn ask<R: Request, N: Remote>(node: &mut N, at: &Address, request: &R) -> Result<R::Reply, RemoteError> {
-    let body = json!({ R::NAME: request }).to_string();
-    let answer = node.call_json(at, &body, Instant::now() + ANSWER, None).await.map_err(in_words::<R::Error>)?;
-    serde_json::from_str(&answer)
-        .map_err(|error| RemoteError::Call(CallError::Unknown(horos_wire::Unknown::MalformedReply(error.to_string().into()))))
-}
-
-/// The callee's own error as people read it: which of them it is, its words say.
-fn in_words<E: serde::de::DeserializeOwned + std::fmt::Display>(error: RemoteError) -> RemoteError {
-    match error {
-        RemoteError::Call(CallError::Failed(body)) => {
-            let text = serde_json::from_str::<E>(&body).map_or(body, |own| own.to_string());
-            RemoteError::Call(CallError::Failed(text))
-        }
-        other => other,
-    }
+    Ok(typed::ask(node, at, request, Instant::now() + ANSWER).await?)
 }
 
 fn at(name: ActorName, node: Place) -> Address {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use horos_wire::{
-    Address, CallError, NodeName, Protocol as _, Request, Scope, Unknown,
+    Address, NodeName, Request, Scope,
     protocol::{
         control::KEPT_EDITS,
         registry::{
@@ -26,11 +26,13 @@ pub use call::CallTool;
 pub use import::ToolImport;
 pub use set::SetTool;
 
-use super::{Output, Remote, RemoteError, keys, run::End};
+use super::{
+    Output, Remote, RemoteError, keys,
+    run::End,
+    typed::{self, ANSWER, Asked, newest, nodes_with},
+};
 use crate::{exit::Exit, render};
 
-/// For the owner, or a node's tools, to be reached and to answer.
-const ANSWER: Duration = Duration::from_secs(5);
 /// Edits and calls that are shown unless it is said how many.
 const SHOWN: u32 = 50;
 /// Between two looks of whoever follows.
@@ -254,26 +256,16 @@ fn expected(text: &str) -> Result<Expected, String> {
 
 // --- what asks ---
 
-fn read<T: serde::de::DeserializeOwned>(answer: &str) -> Result<T, RemoteError> {
-    serde_json::from_str(answer).map_err(|error| RemoteError::Call(CallError::Unknown(Unknown::MalformedReply(error.to_string().into()))))
-}
-
 /// Asks the owner. Its own error is told in its words.
 async fn ask<R, Q>(node: &mut R, at: &Address, request: &Q, output: &Output) -> Result<Q::Reply, End>
 where
     R: Remote,
     Q: Request<Protocol = Registry, Error = RegistryError>,
 {
-    let body = json!({ Q::NAME: request }).to_string();
-    match node.call_json(at, &body, Instant::now() + ANSWER, None).await {
-        Ok(answer) => read(&answer).map_err(End::from),
-        Err(RemoteError::Call(CallError::Failed(body))) => Err(match serde_json::from_str::<RegistryError>(&body) {
-            Ok(error) => output.fail(exit(&error), &error, next(&error)).into(),
-            // Of a later release: as it came.
-            Err(_) => RemoteError::Call(CallError::Failed(body)).into(),
-        }),
-        Err(error) => Err(keys::or_away(error, at, "the tools").into()),
-    }
+    typed::ask(node, at, request, Instant::now() + ANSWER).await.map_err(|asked| match asked {
+        Asked::Own(error) => output.fail(exit(&error), &error, next(&error)).into(),
+        Asked::Remote(error) => keys::or_away(error, at, "the tools").into(),
+    })
 }
 
 fn exit(error: &RegistryError) -> Exit {
@@ -309,15 +301,7 @@ where
     R: Remote,
     Q: Request<Protocol = Protocol, Error = ToolsError>,
 {
-    let body = json!({ Q::NAME: request }).to_string();
-    let answer = node.call_json(at, &body, Instant::now() + ANSWER, None).await.map_err(|error| match error {
-        RemoteError::Call(CallError::Failed(body)) => {
-            let text = serde_json::from_str::<ToolsError>(&body).map_or(body, |own| own.to_string());
-            RemoteError::Call(CallError::Failed(text))
-        }
-        other => other,
-    })?;
-    read(&answer)
+    Ok(typed::ask(node, at, request, Instant::now() + ANSWER).await?)
 }
 
 /// How a node's tools are.
@@ -432,23 +416,12 @@ async fn served<R: Remote>(name: &NodeName, node: &mut R, output: &Output) -> Re
 }
 
 async fn history<R: Remote>(name: Option<Box<str>>, limit: u32, node: &mut R, at: &Address, output: &Output) -> Result<Vec<ToolEdit>, End> {
-    let (mut edits, mut before) = (Vec::<ToolEdit>::new(), None);
-    let limit = limit as usize;
-    // A page holds one at least.
-    while edits.len() < limit {
-        let left = u32::try_from(limit - edits.len()).unwrap_or(u32::MAX);
-        let page = ask(node, at, &ToolHistory { name: name.clone(), before, limit: left }, output).await?;
-        if page.edits.is_empty() {
-            break;
-        }
-        edits.extend(page.edits);
-        before = page.next;
-        if before.is_none() {
-            break;
-        }
-    }
-    edits.truncate(limit);
-    Ok(edits)
+    newest(limit as usize, async |before, left| {
+        let limit = u32::try_from(left).unwrap_or(u32::MAX);
+        let page = ask(node, at, &ToolHistory { name: name.clone(), before, limit }, output).await?;
+        Ok((page.edits, page.next))
+    })
+    .await
 }
 
 async fn rule<R: Remote>(it: OneRule, effect: Effect, node: &mut R, at: &Address, output: &Output) -> Result<(), End> {
@@ -486,14 +459,7 @@ async fn status<R: Remote>(only: Option<NodeName>, node: &mut R, output: &Output
     let nodes = match only {
         Some(only) => vec![only],
         // By its protocol and not by its name alone, which anybody's actor may have.
-        None => {
-            let offered = node.actors(true).await?.into_iter();
-            let mut nodes: Vec<_> =
-                offered.filter(|it| it.name.as_str() == tools::NAME && &*it.protocol == Protocol::NAME).map(|it| it.node).collect();
-            nodes.sort();
-            nodes.dedup();
-            nodes
-        }
+        None => nodes_with::<Protocol, _>(node, tools::NAME).await?,
     };
     let mut found = Vec::new();
     for name in nodes {
@@ -535,19 +501,11 @@ async fn audit<R: Remote>(it: ToolAudit, node: &mut R, output: &Output) -> Resul
 
 /// The newest `limit` entries, the newest last.
 async fn page<R: Remote>(node: &mut R, at: &Address, filter: &AuditAsk, limit: usize) -> Result<Vec<AuditEntry>, RemoteError> {
-    let (mut entries, mut before) = (Vec::<AuditEntry>::new(), None);
-    while entries.len() < limit {
-        let left = (limit - entries.len()).min(tools::PAGE) as u32;
-        let page = ask_tools(node, at, &AuditAsk { before, limit: left, ..filter.clone() }).await?;
-        if page.entries.is_empty() {
-            break;
-        }
-        entries.extend(page.entries);
-        before = page.next;
-        if before.is_none() {
-            break;
-        }
-    }
+    let mut entries = newest(limit, async |before, left| {
+        let page = ask_tools(node, at, &AuditAsk { before, limit: left.min(tools::PAGE) as u32, ..filter.clone() }).await?;
+        Ok::<_, RemoteError>((page.entries, page.next))
+    })
+    .await?;
     entries.reverse();
     Ok(entries)
 }

@@ -7,14 +7,18 @@ use std::{
 
 use clap::Args;
 use horos_wire::{
-    Address, CallError, NodeName, Request,
+    Address, NodeName,
     protocol::tools::{CallTool as Ask, MAX_ARGUMENTS, ToolFailure},
 };
 use serde_json::{Map, Value, json};
 
 use super::on;
 use crate::{
-    cli::{Output, Remote, RemoteError, run::End},
+    cli::{
+        Output, Remote, RemoteError,
+        run::End,
+        typed::{self, Asked},
+    },
     exit::Exit,
 };
 
@@ -59,16 +63,11 @@ fn arguments(text: &str, output: &Output) -> Result<Map<String, Value>, Exit> {
     }
 }
 
-async fn ask<R: Remote>(node: &mut R, at: &Address, ask: &Ask, until: Instant) -> Result<Result<String, ToolFailure>, RemoteError> {
-    let body = json!({ Ask::NAME: ask }).to_string();
-    match node.call_json(at, &body, until, None).await {
-        Ok(answer) => super::read(&answer).map(Ok),
-        Err(RemoteError::Call(CallError::Failed(body))) => match serde_json::from_str(&body) {
-            Ok(failure) => Ok(Err(failure)),
-            // Of a later release: as it came.
-            Err(_) => Err(RemoteError::Call(CallError::Failed(body))),
-        },
-        Err(error) => Err(error),
+async fn ask<R: Remote>(node: &mut R, at: &Address, ask: &Ask, until: Instant) -> Result<Result<Box<str>, ToolFailure>, RemoteError> {
+    match typed::ask(node, at, ask, until).await {
+        Ok(done) => Ok(Ok(done)),
+        Err(Asked::Own(failure)) => Ok(Err(failure)),
+        Err(Asked::Remote(error)) => Err(error),
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     fs,
     io::Read as _,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -19,7 +19,11 @@ use serde_json::{Map, Value, json};
 
 use super::{expected, tell};
 use crate::{
-    cli::{Output, Remote, run::End},
+    cli::{
+        Output, Remote, keys,
+        run::End,
+        typed::{self, ANSWER, Asked},
+    },
     exit::Exit,
 };
 
@@ -393,15 +397,11 @@ fn read(path: &Path) -> std::io::Result<String> {
 
 /// The row there is, if there is one.
 async fn there<R: Remote>(name: &str, node: &mut R, at: &Address) -> Result<Option<ToolRow>, End> {
-    use crate::cli::RemoteError;
-    use horos_wire::{CallError, Request as _};
-    let body = json!({ GetTool::NAME: GetTool { name: name.into() } }).to_string();
-    match node.call_json(at, &body, std::time::Instant::now() + super::ANSWER, None).await {
-        Ok(answer) => Ok(Some(super::read(&answer)?)),
-        Err(RemoteError::Call(CallError::Failed(body))) if matches!(serde_json::from_str(&body), Ok(RegistryError::NoSuchTool(_))) => {
-            Ok(None)
-        }
-        Err(error) => Err(crate::cli::keys::or_away(error, at, "the tools").into()),
+    let ask = GetTool { name: name.into() };
+    match typed::ask(node, at, &ask, Instant::now() + ANSWER).await {
+        Ok(row) => Ok(Some(row)),
+        Err(Asked::Own(RegistryError::NoSuchTool(_))) => Ok(None),
+        Err(error) => Err(keys::or_away(error.into(), at, "the tools").into()),
     }
 }
 
