@@ -32,13 +32,14 @@ use horos_store::{
     writer::{Writer, WriterConfig},
 };
 use horos_supervision::{ChildSpec, worker};
+use horos_wire::protocol::tools::AuditEntry;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::Caller;
+pub use entry::Filter;
 use entry::Record;
 pub(crate) use entry::cut;
-pub use entry::{Entry, Filter};
 pub use table::MIGRATIONS;
 
 /// The file of the table, in the node's data directory.
@@ -65,7 +66,7 @@ pub struct Audit(Kept);
 #[derive(Clone)]
 enum Kept {
     File(Arc<File>),
-    Memory(Arc<Mutex<VecDeque<Entry>>>),
+    Memory(Arc<Mutex<VecDeque<AuditEntry>>>),
 }
 
 struct File {
@@ -150,7 +151,7 @@ impl Audit {
     ///
     /// # Errors
     /// [`ReadError`]: the file cannot be read now.
-    pub async fn tail(&self, count: usize, filter: Filter) -> Result<Vec<Entry>, ReadError<rusqlite::Error>> {
+    pub async fn tail(&self, count: usize, filter: Filter) -> Result<Vec<AuditEntry>, ReadError<rusqlite::Error>> {
         let count = count.min(MAX_TAIL);
         match &self.0 {
             Kept::Memory(rows) => Ok(rows.lock().iter().rev().filter(|entry| filter.lets(entry)).take(count).cloned().collect()),
@@ -173,7 +174,7 @@ pub(crate) struct Ticket {
 
 enum Place {
     File(mpsc::OwnedPermit<Record>, Arc<File>),
-    Memory(Arc<Mutex<VecDeque<Entry>>>),
+    Memory(Arc<Mutex<VecDeque<AuditEntry>>>),
 }
 
 /// Told when an outcome is on disk; resolves at once where nothing is written.

@@ -18,15 +18,15 @@ use horos_wire::{
     principal::Denied,
     protocol::registry,
     protocol::tools::{
-        AuditAsk, AuditEntry, AuditPage, CallTool, ListServed, MAX_ARGUMENTS, MAX_RESULT, MAX_WRONG, NAME, PAGE, PAGE_BYTES, PassOn,
-        ServedList, ServedTool, ToolFailure, ToolResult, Tools as Protocol, ToolsError, ToolsStatus, ToolsStatusAsk, WrongRow,
+        AuditAsk, AuditPage, CallTool, ListServed, MAX_ARGUMENTS, MAX_RESULT, MAX_WRONG, NAME, PAGE, PAGE_BYTES, PassOn, ServedList,
+        ServedTool, ToolFailure, ToolResult, Tools as Protocol, ToolsError, ToolsStatus, ToolsStatusAsk, WrongRow,
     },
 };
 use rmcp::model::JsonObject;
 
 use crate::{
     Caller, Credential, Definition, Mode, Tools, Transport, Verify, Who,
-    audit::{Entry, Filter, Waits, cut},
+    audit::{Filter, Waits, cut},
     pass_on::failure,
 };
 
@@ -152,26 +152,7 @@ impl Node {
         let more = found.len() > limit;
         found.truncate(limit);
         let next = found.last().filter(|_| more).map(|last| last.id);
-        Ok(AuditPage { entries: found.into_iter().map(entry).collect(), next })
-    }
-}
-
-fn entry(it: Entry) -> AuditEntry {
-    AuditEntry {
-        id: it.id,
-        at_ms: it.at,
-        tool: it.tool,
-        version: it.version,
-        caller: it.caller,
-        transport: it.transport,
-        session: it.session,
-        remote: it.remote,
-        outcome: it.outcome,
-        took_us: it.duration_us,
-        request: it.request,
-        trace: it.trace,
-        arguments: it.arguments,
-        confirmed: it.confirmed,
+        Ok(AuditPage { entries: found, next })
     }
 }
 

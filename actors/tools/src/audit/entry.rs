@@ -2,43 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use horos_wire::TraceId;
+use horos_wire::{TraceId, protocol::tools::AuditEntry};
 use tokio::sync::oneshot;
 
 use crate::{Caller, Transport};
-
-/// A row of the table.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Entry {
-    /// Its number, which rises.
-    pub id: i64,
-    /// When the call came, in milliseconds since 1970 by this node's clock.
-    pub at: i64,
-    /// The tool that was asked for, known or not.
-    pub tool: Box<str>,
-    /// The tool's version; none where there is no such tool.
-    pub version: Option<i64>,
-    /// Who asked: [`Caller::id`].
-    pub caller: Box<str>,
-    /// How it came: [`Transport::as_str`].
-    pub transport: Box<str>,
-    /// The session, where it had one.
-    pub session: Option<Box<str>>,
-    /// From where.
-    pub remote: Option<Box<str>>,
-    /// `ok`, `cancelled`, or the word for its error: [`crate::ToolError::outcome`].
-    pub outcome: Box<str>,
-    /// How long it took, in microseconds.
-    pub duration_us: i64,
-    /// The request from outside that it was part of.
-    pub request: Option<Box<str>>,
-    /// The trace that it was part of.
-    pub trace: Option<Box<str>>,
-    /// SHA-256 of its arguments as JSON with sorted names, in hexadecimal digits.
-    pub arguments: Box<str>,
-    /// Whether it was confirmed, as what is destructive has to be.
-    pub confirmed: bool,
-}
 
 /// Which rows; each field that is set lets only those through that have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,12 +25,12 @@ pub struct Filter {
 }
 
 impl Filter {
-    pub(super) fn lets(&self, entry: &Entry) -> bool {
+    pub(super) fn lets(&self, entry: &AuditEntry) -> bool {
         let is = |wanted: &Option<Box<str>>, value: &str| wanted.as_deref().is_none_or(|wanted| wanted == value);
         is(&self.tool, &entry.tool)
             && is(&self.caller, &entry.caller)
             && is(&self.outcome, &entry.outcome)
-            && self.since.is_none_or(|since| entry.at >= since)
+            && self.since.is_none_or(|since| entry.at_ms >= since)
             && self.before.is_none_or(|before| entry.id < before)
             && self.after.is_none_or(|after| entry.id > after)
     }
@@ -102,11 +69,11 @@ impl Record {
         i64::try_from(self.duration.as_micros()).unwrap_or(i64::MAX)
     }
 
-    pub(super) fn entry(self, id: i64) -> Entry {
-        Entry {
+    pub(super) fn entry(self, id: i64) -> AuditEntry {
+        AuditEntry {
             id,
-            duration_us: self.micros(),
-            at: self.at,
+            took_us: self.micros(),
+            at_ms: self.at,
             tool: self.tool,
             version: self.version,
             caller: self.caller,

@@ -4,10 +4,11 @@ use horos_store::{
     migrations::{Migration, Migrations},
     rusqlite::{self, Connection, OptionalExtension as _, Row},
 };
+use horos_wire::protocol::tools::AuditEntry;
 
 use super::{
     MAX_AGE, MAX_ROWS,
-    entry::{Entry, Filter, Record, cut, hex},
+    entry::{Filter, Record, cut, hex},
 };
 
 /// The schema of [`super::FILE`].
@@ -93,7 +94,7 @@ pub(super) fn prune(connection: &Connection, span: Span, unix_ms: i64) -> rusqli
     Ok(oldest.flatten().unwrap_or(span.next))
 }
 
-pub(super) fn tail(connection: &Connection, count: usize, filter: &Filter) -> rusqlite::Result<Vec<Entry>> {
+pub(super) fn tail(connection: &Connection, count: usize, filter: &Filter) -> rusqlite::Result<Vec<AuditEntry>> {
     let mut statement = connection.prepare_cached(
         "SELECT id, at, tool, version, caller, transport, session, remote, outcome, duration_us, request, trace, arguments, confirmed
          FROM mcp_tool_audit
@@ -108,11 +109,11 @@ pub(super) fn tail(connection: &Connection, count: usize, filter: &Filter) -> ru
     rows.collect()
 }
 
-fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+fn entry(row: &Row<'_>) -> rusqlite::Result<AuditEntry> {
     let (trace, arguments): (Option<[u8; 16]>, Vec<u8>) = (row.get(11)?, row.get(12)?);
-    Ok(Entry {
+    Ok(AuditEntry {
         id: row.get(0)?,
-        at: row.get(1)?,
+        at_ms: row.get(1)?,
         tool: row.get(2)?,
         version: row.get(3)?,
         caller: row.get(4)?,
@@ -120,7 +121,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         session: row.get(6)?,
         remote: row.get(7)?,
         outcome: row.get(8)?,
-        duration_us: row.get(9)?,
+        took_us: row.get(9)?,
         request: row.get(10)?,
         trace: trace.map(|trace| hex(&trace)),
         arguments: hex(&arguments),

@@ -12,9 +12,9 @@ use horos_store::{
 use horos_supervision::{Backoff, Supervisor, SupervisorHandle, SupervisorSpec, supervisor::Strategy};
 use horos_tools::{
     Caller, Options, ToolError, Tools,
-    audit::{Audit, Entry, FILE, Filter, LATEST},
+    audit::{Audit, FILE, Filter, LATEST},
 };
-use horos_wire::{CallContext, NoEffect, TraceId};
+use horos_wire::{CallContext, NoEffect, TraceId, protocol::tools::AuditEntry};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -55,7 +55,7 @@ impl Desk {
         called.map(|output| output.structured.unwrap_or_default())
     }
 
-    async fn tail(&self) -> Vec<Entry> {
+    async fn tail(&self) -> Vec<AuditEntry> {
         self.tools.audit().flush().await;
         let mut rows = self.tools.audit().tail(1_000, Filter::default()).await.unwrap();
         rows.reverse();
