@@ -32,6 +32,8 @@ use super::suite::Suite;
 const SCENARIO: Duration = Duration::from_secs(25);
 /// For what a client does in one: a server that lets nobody in is tried again and again for as long.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For the list of tools, once the server has been greeted: one that lets nobody see it is asked for as long.
+const LISTED: Duration = Duration::from_secs(5);
 /// The first revision without `initialize`.
 const STATELESS: &str = "2026-07-28";
 
@@ -104,7 +106,8 @@ async fn play(scenario: &Scenario, over: Over) -> Result<()> {
     let egress = Egress::new(patient(EgressOptions { trusted, roots: Roots::Files, ca_files, ..EgressOptions::default() }))?;
     let clients = Clients::new(Ways::new(egress));
     let supervisor = Supervisor::start(clients.supervisor(), None).await?;
-    let oauth: Arc<dyn Authorize> = Arc::new(oauth::OAuth::new(url, scenario.context.clone()));
+    // A front is a way to the suite's server and no other server: who logs in there goes by the name that it has for itself.
+    let oauth: Arc<dyn Authorize> = Arc::new(oauth::OAuth::new(&scenario.url, scenario.context.clone()));
     let options = Options {
         // Over QUIC a key would go in the first request.
         authorize: Some(oauth).filter(|_| over != Over::Quic),
@@ -123,7 +126,7 @@ async fn play(scenario: &Scenario, over: Over) -> Result<()> {
 async fn call_all(client: &Client, context: &Value) -> Result<()> {
     let until = Instant::now() + PATIENCE;
     client.connected(until).await?;
-    let tools = client.tools(until).await?;
+    let tools = client.tools(Instant::now() + LISTED).await?;
     let named = context["toolCalls"].as_array().map(|calls| {
         let call = |call: &Value| (call["name"].as_str().unwrap_or_default().to_owned(), call["arguments"].as_object().cloned());
         calls.iter().map(call).collect::<Vec<_>>()

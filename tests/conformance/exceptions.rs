@@ -150,11 +150,10 @@ async fn all_that_the_protocol_requires_is_asked_over_http_and_no_exception_is_m
             for scenario in suite.required(side) {
                 required += 1;
                 assert!(asked.contains(&scenario), "{suite:?} has no {scenario}");
-                // Our client has OAuth's scenarios over HTTP/1.1 alone, as that is all that their servers speak.
-                let ways: &[Over] = if side == Side::Server { &[Over::Http1, Over::Http2, Over::Http3] } else { &[Over::Http1] };
-                for over in ways.iter().copied() {
+                for over in [Over::Http1, Over::Http2, Over::Http3] {
                     let made = Exception::all().into_iter().find(|it| it.is_for(suite, side, over) && it.scenario == scenario);
                     assert!(made.is_none(), "{made:?}");
+                    assert!(!is_left_out(suite, side, over, &scenario), "{scenario} over {over:?}");
                 }
             }
         }
