@@ -19,7 +19,10 @@ fn place(number: u64, port: u16) -> (&'static str, Option<String>, Value) {
     match number % 4 {
         0 => ("local", Some(name), json!({})),
         1 => ("quic", Some(format!("{name}@fo-1")), json!({})),
-        2 => ("http", Some(format!("https://localhost:{port}/services/{name}")), json!({})),
+        2 => {
+            let scheme = if number % 8 == 2 { "https" } else { "h3" };
+            ("http", Some(format!("{scheme}://localhost:{port}/services/{name}")), json!({}))
+        }
         _ => ("noop", None, json!({ "reply": { "by": format!("n{}", number % RING) } })),
     }
 }
@@ -30,7 +33,7 @@ async fn no_call_fails_is_handled_twice_or_goes_by_a_route_of_before_while_the_r
     let mut world = World::start().await;
     world.trust_fo().await;
     let port = world.fo.address().port();
-    // The other end of `http`: the FO's gateway, on its own port, over TLS.
+    // The other end of `http`: the FO's gateway, on its own port, over TLS and over QUIC.
     world.edit(&format!(
         "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 4 FROM n WHERE i + 4 < {RING})
         INSERT INTO routes (service_name, strategy, config) SELECT 'c' || i, 'local', '{{\"gateway\": \"public\"}}' FROM n"
