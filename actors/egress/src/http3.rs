@@ -39,7 +39,7 @@ use http::{
 };
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, task::AbortHandle};
 
 use self::{
     frames::Piece,
@@ -69,6 +69,8 @@ struct Open {
     /// h3 writes one head at a time, to the stream in `next`, and waits for nothing.
     heads: Mutex<SendRequest<Opener, Bytes>>,
     next: Next,
+    /// What reads the control streams; it ends with the connection, and with the runtime that drives QUIC.
+    driver: AbortHandle,
 }
 
 impl Drop for Open {
@@ -84,19 +86,19 @@ pub(crate) async fn open(connection: quinn::Connection, room: OwnedSemaphorePerm
     let quic = Quic::new(&shared, &next);
     let built = h3::client::builder().max_field_section_size(MAX_HEAD as u64).send_grease(false).build(quic).await;
     let (mut driver, heads) = built.map_err(|error| DialError::Unreachable(error.to_string().into()))?;
-    tokio::spawn(async move {
+    let driving = tokio::spawn(async move {
         let _room = room;
         let error = poll_fn(|cx| driver.poll_close(cx)).await;
         tracing::debug!(%error, "a connection ended");
     });
-    Ok(Sender(Arc::new(Open { shared, heads: Mutex::new(heads), next })))
+    Ok(Sender(Arc::new(Open { shared, heads: Mutex::new(heads), next, driver: driving.abort_handle() })))
 }
 
 impl Sender {
     /// Whether it takes no more requests.
     pub(crate) fn is_closed(&self) -> bool {
         let shared = &self.0.shared;
-        *shared.last.borrow() != u64::MAX || shared.connection.close_reason().is_some()
+        *shared.last.borrow() != u64::MAX || shared.connection.close_reason().is_some() || self.0.driver.is_finished()
     }
 
     /// Sends `request`, whose URI is absolute, and waits for the head of its response.

@@ -1,11 +1,13 @@
 //! The sockets of HTTP/3: one of each family of addresses, opened when it is first needed and again when it broke.
 //!
-//! Like [`Connect`](super::connect::Connect) it comes after every check, and sends nothing to any address but the one it is given.
+//! Like [`Connect`](super::connect::Connect) it comes after every check, and sends nothing to any address but the one it is given: a host
+//! may say that it prefers another (RFC 9000 §9.6), which is not heard, and packets from elsewhere are none of the connection's.
 
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -16,6 +18,8 @@ use quinn::{
 
 use super::dial::{CONNECTION_WINDOW, DialError, PING, PONG, STREAM_WINDOW};
 
+/// A connection says so often that it is still there. Hosts give one up after as little as 10 s.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Streams that a host may have open besides its responses: three that matter (RFC 9114 §6.2), and some that are there to be ignored.
 const HOSTS_STREAMS: u32 = 8;
 /// Alerts of TLS among QUIC's errors (RFC 9001 §4.8), and the one that says that the protocol is not spoken (RFC 7301 §3.2).
@@ -89,7 +93,7 @@ fn transport() -> TransportConfig {
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(HOSTS_STREAMS))
         .datagram_receive_buffer_size(None)
-        .keep_alive_interval(Some(PING))
+        .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(Some((PING + PONG).try_into().expect("seconds, of which QUIC can say millions")));
     transport
 }

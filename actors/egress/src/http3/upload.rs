@@ -10,9 +10,9 @@ use quinn::WriteError;
 use tokio::task::JoinHandle;
 
 use super::{frames::data_header, quic::varint};
-use crate::body::Sending;
+use crate::body::{Fate, Sending};
 
-/// The body's source failed: what it was is in its [`Fate`](crate::body::Fate).
+/// The body's source failed: what it was is in its [`Fate`].
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the request's body broke off")]
 pub(super) struct Failed;
@@ -29,7 +29,7 @@ impl Drop for Uploading {
 impl Uploading {
     /// Sends `head` and `body`: all of it now, as with most requests, or with a task of its own that is given back.
     pub(super) fn begin(stream: quinn::SendStream, head: Bytes, body: Sending) -> Result<Option<Self>, Failed> {
-        let mut upload = Box::pin(upload(Outgoing { stream, ended: false }, head, body));
+        let mut upload = Box::pin(upload(Outgoing { stream, fate: body.fate(), ended: false }, head, body));
         match (&mut upload).now_or_never() {
             Some(outcome) => outcome.map(|()| None),
             None => Ok(Some(Self(tokio::spawn(upload)))),
@@ -46,6 +46,7 @@ impl Uploading {
 /// The half of a request's stream on which it goes. Dropped before the end, quinn would end it as if it were whole.
 struct Outgoing {
     stream: quinn::SendStream,
+    fate: Fate,
     ended: bool,
 }
 
@@ -60,15 +61,23 @@ impl Drop for Outgoing {
 
 impl Outgoing {
     /// Whether the host takes more.
-    async fn write(&mut self, chunks: &mut [Bytes]) -> bool {
-        match self.stream.write_all_chunks(chunks).await {
-            Ok(()) => true,
-            // What it thinks of the request is in its response, or in how that breaks off.
-            Err(WriteError::Stopped(_) | WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected) => {
-                self.ended = true;
-                false
+    async fn write(&mut self, mut chunks: &mut [Bytes]) -> bool {
+        while let Some(chunk) = chunks.first() {
+            if chunk.is_empty() {
+                chunks = &mut chunks[1..];
+                continue;
+            }
+            match self.stream.write_chunks(chunks).await {
+                // However long the part is, the host is at it.
+                Ok(_) => self.fate.restart(),
+                // What it thinks of the request is in its response, or in how that breaks off.
+                Err(WriteError::Stopped(_) | WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected) => {
+                    self.ended = true;
+                    return false;
+                }
             }
         }
+        true
     }
 }
 

@@ -1,7 +1,7 @@
 //! HTTP/3: what is promised of any request holds over QUIC too.
 
 use std::{
-    net::UdpSocket,
+    net::{SocketAddr, UdpSocket},
     num::NonZeroU32,
     sync::{
         Arc,
@@ -126,6 +126,31 @@ async fn each_address_is_checked_where_it_is_connected_to() {
     assert!(canary.recv_from(&mut [0; 2048]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
 }
 
+/// A host that would rather be asked elsewhere would choose who is sent packets.
+#[tokio::test]
+async fn a_host_is_asked_where_it_was_checked_and_nowhere_else() {
+    let canary = UdpSocket::bind("127.0.0.1:0").unwrap();
+    canary.set_nonblocking(true).unwrap();
+    let SocketAddr::V4(elsewhere) = canary.local_addr().unwrap() else { unreachable!("it was bound to one of IPv4") };
+    let authority = Authority::new();
+    let mut config = authority.quic("127.0.0.1", &["h3"]);
+    config.preferred_address_v4(Some(elsewhere));
+    let host = Host::configured(authority, config, async |_, connection| {
+        let mut control = connection.open_uni().await.unwrap();
+        control.write_all(&[&[0][..], &frame(4, b"")].concat()).await.unwrap();
+        while let Ok((mut send, _)) = connection.accept_bi().await {
+            send.write_all(&[head(200, &[("alt-svc", "h3=\":9\"; persist=1")]), frame(0, b"here")].concat()).await.unwrap();
+            send.finish().unwrap();
+        }
+    });
+    let egress = host.egress();
+    for _ in 0..20 {
+        assert_eq!(read3(&egress, &host.url(), &limits()).await.unwrap(), "here");
+    }
+    assert_eq!(host.server.connections(), 1);
+    assert!(canary.recv_from(&mut [0; 2048]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+}
+
 #[tokio::test]
 async fn who_cannot_prove_to_be_the_host_is_asked_nothing() {
     let host = Host::answering(echo);
@@ -164,25 +189,30 @@ async fn a_host_without_http_3_is_not_asked_by_another_way() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_another_origin_is_followed_over_tcp_and_without_trust() {
-    let there = Host::answering(echo);
-    let leads = format!("{}there", there.url());
-    let host = Host::answering(move |request, asked| {
-        let location = if request.uri().path() == "/away" { leads.clone() } else { "/here".to_owned() };
-        async move {
-            if request.uri().path() == "/here" {
-                return echo(request, asked).await;
-            }
-            say(asked, Response::builder().status(302).header("location", location).body(()).unwrap(), "").await;
-        }
+async fn a_redirect_is_followed_over_http_3_to_the_same_origin_and_over_tcp_to_any_other() {
+    let host = Host::answering(async |request: http::Request<()>, asked| {
+        let location = match request.uri().path() {
+            "/away" => "https://other.example/",
+            "/inside" => "https://127.0.0.1:443/",
+            "/back" => "/here",
+            _ => return echo(request, asked).await,
+        };
+        say(asked, Response::builder().status(302).header("location", location).body(()).unwrap(), "").await;
     });
-    let egress = host.egress();
+    let other = serve(Some(host.authority.acceptor("other.example", &["h2"])), async |request| {
+        full(Response::new(format!("{:?}", request.version())))
+    })
+    .await;
+    let internet = Internet::new().await;
+    internet.site("other.example", "93.184.216.34", other.address);
+    let egress = host.egress_with(internet.options());
     let follow = Limits { redirects: 1, ..limits() };
-    let here = read3(&egress, &host.url(), &follow).await.unwrap();
-    assert_eq!(here, format!("GET {}here none ", host.url()));
-    let error = read3(&egress, &format!("{}away", host.url()), &follow).await.unwrap_err();
+    let at = |path: &str| format!("{}{path}", host.url());
+    assert_eq!(read3(&egress, &at("back"), &follow).await.unwrap(), format!("GET {} none ", at("here")));
+    assert_eq!(read3(&egress, &at("away"), &follow).await.unwrap(), "HTTP/2.0");
+    let error = read3(&egress, &at("inside"), &follow).await.unwrap_err();
     assert!(error.refusal().is_some(), "{error:?}");
-    assert_eq!(there.server.connections(), 0);
+    assert_eq!((other.connections(), host.server.connections()), (1, 1));
 }
 
 #[tokio::test]
@@ -482,4 +512,44 @@ async fn a_connection_that_the_host_has_closed_is_not_the_next_requests_end() {
         until("it is known", || (egress.status().connections == 0, egress.status())).await;
         assert_eq!((host.server.connections(), egress.status().hosts[0].failed), (round, 0));
     }
+}
+
+/// Connections and sockets belong to the runtime that they were opened on; the next one has its own.
+#[test]
+fn what_a_runtime_opened_is_opened_again_when_it_is_gone() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let hosts = runtime();
+    let (host, egress) = hosts.block_on(async {
+        let host = Host::answering(echo);
+        let egress = host.egress();
+        (host, egress)
+    });
+    for round in 1..=3 {
+        let runtime = runtime();
+        runtime.block_on(read3(&egress, &host.url(), &limits())).unwrap();
+        drop(runtime);
+        assert_eq!((host.server.connections(), egress.status().connections), (round, 0));
+    }
+    hosts.block_on(async { drop(host) });
+}
+
+/// A host that is slow to take a long part is not one that does not answer.
+#[tokio::test]
+async fn a_large_part_that_is_taken_slowly_is_no_slow_answer() {
+    let host = Host::answering(async |_, mut asked: Asked| {
+        let mut bytes = 0;
+        while let Ok(Some(part)) = asked.recv_data().await {
+            use bytes::Buf as _;
+            if (bytes + part.remaining()) >> 18 > bytes >> 18 {
+                tokio::time::sleep(Duration::from_millis(150)).await;
+            }
+            bytes += part.remaining();
+        }
+        say(asked, Response::new(()), bytes.to_string()).await;
+    });
+    let timeouts = Timeouts { head: Duration::from_millis(800), ..Timeouts::default() };
+    let egress = host.egress_with(Options { timeouts, ..Options::default() });
+    let whole = Full::new(Bytes::from(vec![0; 4 << 20]));
+    let response = egress.send(asking(Method::POST, &host.url(), whole), &limits()).await.unwrap();
+    assert_eq!(response.into_body().bytes().await.unwrap(), (4 << 20).to_string());
 }

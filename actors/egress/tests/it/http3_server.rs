@@ -11,7 +11,7 @@ use h3_quinn::BidiStream;
 use horos_egress::{Egress, EgressError, Limits, Options, ResponseBody, Roots, Target};
 use http::{Method, Request, Response, Version};
 use http_body_util::{BodyExt as _, Full};
-use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig, VarInt};
 
 use super::server::{Authority, Server};
 
@@ -46,7 +46,15 @@ impl Host {
         S: Future<Output = ()> + Send + 'static,
     {
         let authority = Authority::new();
-        let mut config = authority.quic("127.0.0.1", alpn);
+        let config = authority.quic("127.0.0.1", alpn);
+        Self::configured(authority, config, serve)
+    }
+
+    pub(crate) fn configured<F, S>(authority: Authority, mut config: ServerConfig, serve: F) -> Self
+    where
+        F: Fn(Server, Connection) -> S + Send + 'static,
+        S: Future<Output = ()> + Send + 'static,
+    {
         let mut transport = quinn::TransportConfig::default();
         // So that what it has handed to QUIC is about what its client takes.
         transport.send_window(256 * 1024);
