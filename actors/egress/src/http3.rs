@@ -66,17 +66,11 @@ pub(crate) struct Sender(Arc<Open>);
 
 struct Open {
     shared: Arc<Shared>,
-    /// h3 writes one head at a time, to the stream in `next`, and waits for nothing.
+    /// h3 writes one head at a time, to the stream in `next`, and waits for nothing. When this goes, h3 closes the connection.
     heads: Mutex<SendRequest<Opener, Bytes>>,
     next: Next,
     /// What reads the control streams; it ends with the connection, and with the runtime that drives QUIC.
     driver: AbortHandle,
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.shared.connection.close(varint(Code::H3_NO_ERROR), b"");
-    }
 }
 
 /// Says what is to be said first on `connection`, which holds `room` for as long as it lasts.

@@ -541,15 +541,17 @@ async fn a_large_part_that_is_taken_slowly_is_no_slow_answer() {
         while let Ok(Some(part)) = asked.recv_data().await {
             use bytes::Buf as _;
             if (bytes + part.remaining()) >> 18 > bytes >> 18 {
-                tokio::time::sleep(Duration::from_millis(150)).await;
+                tokio::time::sleep(Duration::from_millis(60)).await;
             }
             bytes += part.remaining();
         }
         say(asked, Response::new(()), bytes.to_string()).await;
     });
-    let timeouts = Timeouts { head: Duration::from_millis(800), ..Timeouts::default() };
-    let egress = host.egress_with(Options { timeouts, ..Options::default() });
-    let whole = Full::new(Bytes::from(vec![0; 4 << 20]));
+    // What the sender keeps, at most 1 MiB, is gone in a quarter of it; all of it takes longer.
+    let head = Duration::from_secs(1);
+    let egress = host.egress_with(Options { timeouts: Timeouts { head, ..Timeouts::default() }, ..Options::default() });
+    let (began, whole) = (std::time::Instant::now(), Full::new(Bytes::from(vec![0; 6 << 20])));
     let response = egress.send(asking(Method::POST, &host.url(), whole), &limits()).await.unwrap();
-    assert_eq!(response.into_body().bytes().await.unwrap(), (4 << 20).to_string());
+    assert_eq!(response.into_body().bytes().await.unwrap(), (6 << 20).to_string());
+    assert!(began.elapsed() > head, "it was not slow");
 }

@@ -56,8 +56,8 @@ impl Host {
         S: Future<Output = ()> + Send + 'static,
     {
         let mut transport = quinn::TransportConfig::default();
-        // So that what it has handed to QUIC is about what its client takes.
-        transport.send_window(256 * 1024);
+        // So that what it has handed to QUIC is about what its client takes, and what it is sent about what it takes itself.
+        transport.send_window(256 * 1024).stream_receive_window(VarInt::from_u32(64 * 1024));
         config.transport_config(Arc::new(transport));
         let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
         let server = Server { address: endpoint.local_addr().unwrap(), connections: Arc::default(), requests: Arc::default() };
