@@ -369,9 +369,26 @@ const TOOLS: Migration = Migration {
     ),
 };
 
+/// Some of a tool's versions are deleted, and the newest of those that are left is not the one that the row has: the row gets another, above
+/// all that there were. Else whoever writes the number of one that is left would take the row back to it. Forgetting what is old, as the
+/// triggers above do, never comes here: of a name the newest is the last to go.
+const GAPS: Migration = Migration {
+    version: 203,
+    name: "versions grow where others were deleted",
+    sql: "
+    CREATE TRIGGER trg_mcp_history_gap AFTER DELETE ON mcp_tools_history
+        WHEN OLD.version IS (SELECT version FROM mcp_tools_registry WHERE tool_name = OLD.tool_name)
+            AND EXISTS (SELECT 1 FROM mcp_tools_history WHERE tool_name = OLD.tool_name)
+            AND NOT EXISTS (SELECT 1 FROM mcp_tools_history WHERE tool_name = OLD.tool_name AND version >= OLD.version)
+    BEGIN
+        UPDATE mcp_tools_registry SET version = version WHERE tool_name = OLD.tool_name;
+    END;
+    ",
+};
+
 /// Tools and what belongs to them, on the owner of `control.db`. Others have tables in that file as well: whoever joins the lists puts
 /// them in order of their numbers.
-pub const TOOLS_MIGRATIONS: &[Migration] = &[TOOLS, crate::admin::RULE_HISTORY];
+pub const TOOLS_MIGRATIONS: &[Migration] = &[TOOLS, crate::admin::RULE_HISTORY, GAPS];
 
 #[cfg(test)]
 mod tests;

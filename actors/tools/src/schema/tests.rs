@@ -138,6 +138,27 @@ fn no_version_of_a_name_is_given_twice_whatever_becomes_of_its_rows() {
 }
 
 #[test]
+fn a_row_does_not_go_back_to_a_version_that_is_left_of_those_deleted() {
+    for on in [false, true] {
+        let tables = tables();
+        recursive(&tables, on);
+        insert(&tables, "INSERT", "a");
+        for _ in 0..5 {
+            tables.execute_batch("UPDATE mcp_tools_registry SET timeout_ms = timeout_ms + 1").unwrap();
+        }
+        let deleted = tables.execute("DELETE FROM mcp_tools_history WHERE version > 1", []).unwrap();
+        assert_eq!(deleted, 5, "what was asked for, and nothing of ours is counted");
+        assert_eq!((versions(&tables, "a"), version(&tables, "a")), (told(&[(1, "created"), (7, "updated")]), 7));
+        tables.execute_batch("UPDATE mcp_tools_registry SET version = 1").unwrap();
+        assert_eq!(version(&tables, "a"), 8, "recursive_triggers {on}");
+        tables.execute_batch("DELETE FROM mcp_tools_history").unwrap();
+        assert!(versions(&tables, "a").is_empty(), "all of it goes when all of it is to");
+        tables.execute_batch("UPDATE mcp_tools_registry SET version = 1").unwrap();
+        assert_eq!(version(&tables, "a"), 9);
+    }
+}
+
+#[test]
 fn a_version_is_not_given_again_when_the_history_has_forgotten_it() {
     for on in [false, true] {
         let tables = tables();
