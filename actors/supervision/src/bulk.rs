@@ -76,6 +76,11 @@ impl BulkReader {
         Self(Box::new(source))
     }
 
+    /// The next bytes if they are here already; `None` says nothing of whether there will be more.
+    pub fn at_hand(&mut self) -> Option<Bytes> {
+        self.0.at_hand()
+    }
+
     /// The next bytes, as many as have come; `None` when the body has ended whole.
     ///
     /// # Errors

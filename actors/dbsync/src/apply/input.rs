@@ -1,14 +1,21 @@
 //! Frames out of bytes that come when they come.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{
+    Arc,
+    mpsc::{Receiver, SyncSender, sync_channel},
+};
 
 use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
 
 use super::{ApplyError, Progress};
 use crate::frames::{Frame, FrameError, FrameReader, Header};
 
-/// Frames that wait for the thread that writes: the rows of a chunk, and their digest. Each of the two threads holds one more.
-const AHEAD: usize = 2;
+/// Frames that wait for the thread that writes: the rows of sixteen chunks, and their digests. With one chunk the two threads took
+/// turns, and neither core was busy.
+const AHEAD: usize = 32;
+/// Bytes of rows in them: eight chunks of the mean size. A frame that is larger waits alone.
+const AHEAD_BYTES: usize = 1 << 20;
 
 /// The sender is gone, or took too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +50,55 @@ enum Frames {
     /// Whoever asks for one.
     Here(Box<Unpacker>),
     /// A thread of its own, ahead of the one that asks.
-    Ahead(Receiver<Unpacked>),
+    Ahead(Receiver<Unpacked>, Taker),
+}
+
+/// Whoever takes what was unpacked; nobody waits for room any more once this is gone.
+struct Taker(Arc<Room>);
+
+impl Drop for Taker {
+    fn drop(&mut self) {
+        *self.0.waiting.lock() = None;
+        self.0.taken.notify_one();
+    }
+}
+
+/// How much may still be unpacked ahead.
+#[derive(Debug, Default)]
+struct Room {
+    /// Bytes that wait; none once nobody takes them any more.
+    waiting: Mutex<Option<usize>>,
+    taken: Condvar,
+}
+
+impl Room {
+    fn new() -> Arc<Room> {
+        Arc::new(Room { waiting: Mutex::new(Some(0)), taken: Condvar::new() })
+    }
+
+    /// Waits for room for `size` bytes.
+    fn enter(&self, size: usize) {
+        let mut waiting = self.waiting.lock();
+        self.taken.wait_while(&mut waiting, |waiting| waiting.is_some_and(|waiting| waiting > 0 && waiting + size > AHEAD_BYTES));
+        if let Some(waiting) = &mut *waiting {
+            *waiting += size;
+        }
+    }
+
+    fn took(&self, size: usize) {
+        if let Some(waiting) = &mut *self.waiting.lock() {
+            *waiting -= size;
+        }
+        self.taken.notify_one();
+    }
+}
+
+/// What of a frame counts: everything else of it is small.
+fn size(frame: &Result<Frame, ApplyError>) -> usize {
+    match frame {
+        Ok(Frame::Rows { rows, .. }) => rows.len(),
+        _ => 0,
+    }
 }
 
 struct Unpacked {
@@ -65,14 +120,16 @@ impl<'a> Input<'a> {
     pub(super) fn ahead(&mut self) {
         let (give, take) = sync_channel::<Box<Unpacker>>(1);
         let (frames, next) = sync_channel(AHEAD);
+        let room = Room::new();
+        let entry = room.clone();
         let begun = std::thread::Builder::new().name("unpack".into()).spawn(move || {
             if let Ok(unpacker) = take.recv() {
-                unpacker.all(&frames);
+                unpacker.all(&frames, &entry);
             }
         });
         match begun {
             Ok(_) => {
-                if let Frames::Here(unpacker) = std::mem::replace(&mut self.frames, Frames::Ahead(next)) {
+                if let Frames::Here(unpacker) = std::mem::replace(&mut self.frames, Frames::Ahead(next, Taker(room))) {
                     // It waits for nothing else.
                     let _ = give.send(unpacker);
                 }
@@ -97,7 +154,11 @@ impl<'a> Input<'a> {
         }
         let Unpacked { frame, bytes } = match &mut self.frames {
             Frames::Here(unpacker) => unpacker.one(),
-            Frames::Ahead(next) => next.recv().map_err(|_| ApplyError::Cut("what unpacks the stream has failed".into()))?,
+            Frames::Ahead(next, room) => {
+                let unpacked = next.recv().map_err(|_| ApplyError::Cut("what unpacks the stream has failed".into()))?;
+                room.0.took(size(&unpacked.frame));
+                unpacked
+            }
         };
         self.progress.received(bytes);
         frame
@@ -135,9 +196,10 @@ impl Unpacker {
     }
 
     /// Gives all frames to `frames`, up to the last one or the first failure.
-    fn all(mut self: Box<Self>, frames: &SyncSender<Unpacked>) {
+    fn all(mut self: Box<Self>, frames: &SyncSender<Unpacked>, room: &Room) {
         loop {
             let unpacked = self.one();
+            room.enter(size(&unpacked.frame));
             let last = matches!(unpacked.frame, Err(_) | Ok(Frame::End { .. }));
             if frames.send(unpacked).is_err() || last {
                 return;

@@ -162,7 +162,10 @@ impl FrameReader {
         {
             return Err(FrameError::Sum);
         }
-        self.hash.update(&packed);
+        // Rows that their digest stands for, which is the next frame.
+        if self.order.pending.is_none() {
+            self.hash.update(&packed);
+        }
         self.buffer = packed;
         self.buffer.clear();
         // A large row's memory is not kept for small ones.

@@ -31,6 +31,8 @@ pub(crate) enum WriteError {
 pub(crate) struct FrameWriter {
     compressor: Compressor<'static>,
     hash: Sha256,
+    /// Whether rows are a whole table's, whose digest follows them.
+    whole: bool,
     payload: Vec<u8>,
     out: Vec<u8>,
     rows: u64,
@@ -60,6 +62,7 @@ impl FrameWriter {
         Ok(FrameWriter {
             compressor: Compressor::new(level).map_err(WriteError::Compress)?,
             hash: Sha256::new(),
+            whole: false,
             payload: Vec::new(),
             out: Vec::new(),
             rows: 0,
@@ -87,10 +90,17 @@ impl FrameWriter {
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
         frame.encode(&mut payload);
-        if let Frame::Rows { count, .. } | Frame::Deletes { count, .. } = frame {
-            self.rows += u64::from(*count);
-        }
-        let packed = self.pack(&payload);
+        let rows = match frame {
+            Frame::Rows { count, .. } | Frame::Deletes { count, .. } => Some(*count),
+            _ => None,
+        };
+        self.whole = match frame {
+            Frame::Whole { .. } => true,
+            Frame::Rows { .. } | Frame::Chunk { .. } => self.whole,
+            _ => false,
+        };
+        self.rows += u64::from(rows.unwrap_or(0));
+        let packed = self.pack(&payload, rows.is_none() || !self.whole);
         payload.shrink_to(KEEP);
         self.payload = payload;
         packed?;
@@ -103,7 +113,7 @@ impl FrameWriter {
     /// [`WriteError`].
     pub(crate) fn rows_payload(&mut self, payload: &[u8], count: u32) -> Result<&[u8], WriteError> {
         self.rows += u64::from(count);
-        self.pack(payload)?;
+        self.pack(payload, !self.whole)?;
         Ok(&self.out)
     }
 
@@ -116,7 +126,7 @@ impl FrameWriter {
         self.frame(&end)
     }
 
-    fn pack(&mut self, payload: &[u8]) -> Result<(), WriteError> {
+    fn pack(&mut self, payload: &[u8], hashed: bool) -> Result<(), WriteError> {
         if payload.len() > MAX_PAYLOAD {
             return Err(WriteError::TooLarge(payload.len()));
         }
@@ -136,7 +146,9 @@ impl FrameWriter {
         let length = u32::try_from(self.out.len() - head - 4).map_err(|_| WriteError::TooLarge(payload.len()))?;
         self.out[head..head + 4].copy_from_slice(&length.to_le_bytes());
         self.out[head + 4] = if shrunk { ZSTD } else { 0 };
-        self.hash.update(&self.out);
+        if hashed {
+            self.hash.update(&self.out);
+        }
         self.bytes += self.out.len() as u64;
         Ok(())
     }

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     Inner,
-    thread::{Body, Job, PIECES, Piece, answered},
+    thread::{Body, Job, PIECE, PIECES, Piece, answered},
 };
 
 /// Until a body that was announced has come.
@@ -51,7 +51,7 @@ impl Desk {
     async fn pump(&self, mut body: BulkReader, announced: Option<u64>) -> Result<Applied, ReplicaError> {
         let (pieces, stream) = mpsc::channel(PIECES);
         let since = Instant::now();
-        let answer = self.replica.submit(|reply| Job::Apply { stream: Body::Pieces(stream), since, reply })?;
+        let answer = self.replica.submit(|reply| Job::Apply { stream: Body::Pieces(Vec::new(), stream), since, reply })?;
         tokio::pin!(answer);
         let mut received = 0_u64;
         loop {
@@ -65,7 +65,8 @@ impl Desk {
                 Err(_) => Piece::Cut("nothing came for too long".into()),
                 Ok(Err(error)) => Piece::Cut(error.to_string()),
                 Ok(Ok(Some(bytes))) => {
-                    received = received.saturating_add(bytes.len() as u64);
+                    let (size, bytes) = with_what_is_here(bytes, &mut body);
+                    received = received.saturating_add(size as u64);
                     match announced {
                         Some(size) if received > size => Piece::Cut(format!("it is longer than the {size} bytes announced")),
                         _ => Piece::Bytes(bytes),
@@ -88,6 +89,21 @@ impl Desk {
             }
         }
     }
+}
+
+/// `first`, and what has come with it: a datagram has a kilobyte, and each is not worth waking the thread up. The last one comes first.
+fn with_what_is_here(first: Bytes, body: &mut BulkReader) -> (usize, Vec<Bytes>) {
+    let mut size = first.len();
+    let mut pieces = vec![first];
+    // An end, or why there is none, is said again when it is asked for.
+    while size < PIECE
+        && let Some(bytes) = body.at_hand()
+    {
+        size += bytes.len();
+        pieces.push(bytes);
+    }
+    pieces.reverse();
+    (size, pieces)
 }
 
 impl Service for Desk {

@@ -34,6 +34,8 @@ const REST: Duration = Duration::from_secs(1);
 const REOPEN: Backoff = Backoff { base: Duration::from_millis(200), cap: Duration::from_secs(10), quiet: Duration::from_secs(60) };
 /// Pieces of a body on their way to the thread.
 pub(super) const PIECES: usize = 4;
+/// Bytes of a piece after which no more is waited for: one wake-up of the thread for what comes with some fifty datagrams.
+pub(super) const PIECE: usize = 64 << 10;
 
 type Reply<T> = oneshot::Sender<Result<T, ReplicaError>>;
 
@@ -61,12 +63,14 @@ pub(super) enum Job {
 /// A stream on its way to the thread.
 pub(super) enum Body {
     Whole(Option<Bytes>),
-    Pieces(mpsc::Receiver<Piece>),
+    /// What is at hand, as [`Piece::Bytes`] has it, and what is to come.
+    Pieces(Vec<Bytes>, mpsc::Receiver<Piece>),
 }
 
 /// What comes of a stream.
 pub(super) enum Piece {
-    Bytes(Bytes),
+    /// As they came, the first one last.
+    Bytes(Vec<Bytes>),
     /// There is no more: it was whole.
     End,
     /// There is no more, and there should be.
@@ -78,11 +82,16 @@ impl Source for Body {
         match self {
             Body::Whole(bytes) => Ok(bytes.take()),
             // Whoever sends them sees to it that this does not wait for ever.
-            Body::Pieces(pieces) => match pieces.blocking_recv() {
-                Some(Piece::Bytes(bytes)) => Ok(Some(bytes)),
-                Some(Piece::End) => Ok(None),
-                Some(Piece::Cut(why)) => Err(Cut(why)),
-                None => Err(Cut("it was given up".into())),
+            Body::Pieces(at_hand, pieces) => loop {
+                if let Some(bytes) = at_hand.pop() {
+                    return Ok(Some(bytes));
+                }
+                match pieces.blocking_recv() {
+                    Some(Piece::Bytes(bytes)) => *at_hand = bytes,
+                    Some(Piece::End) => return Ok(None),
+                    Some(Piece::Cut(why)) => return Err(Cut(why)),
+                    None => return Err(Cut("it was given up".into())),
+                }
             },
         }
     }

@@ -121,7 +121,7 @@ fn noise_in_the_place_of_a_stream_is_refused() {
     for round in 0..90 {
         let mut stream: Vec<u8> = match round % 3 {
             0 => (0..rng.random_range(0..400)).map(|_| rng.random()).collect(),
-            1 => [&b"HSY1"[..], &(0..rng.random_range(0..400)).map(|_| rng.random()).collect::<Vec<u8>>()].concat(),
+            1 => [&b"HSY2"[..], &(0..rng.random_range(0..400)).map(|_| rng.random()).collect::<Vec<u8>>()].concat(),
             _ => snapshot.clone(),
         };
         if round % 3 == 2 {
