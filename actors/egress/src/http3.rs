@@ -43,7 +43,7 @@ use tokio::{sync::OwnedSemaphorePermit, task::AbortHandle};
 
 use self::{
     frames::Piece,
-    quic::{Asked, Next, Opener, Quic, Receiving, Shared, varint},
+    quic::{Asked, Next, Opener, Quic, Receiving, Shared},
     upload::Uploading,
 };
 use super::{

@@ -154,20 +154,32 @@ impl State {
 }
 
 /// A dial in progress; counted until it ends, in whichever way.
-struct Dialing(Arc<HostEntry>);
+struct Dialing {
+    host: Arc<HostEntry>,
+    /// False of one that was not brought to its end: its runtime ended, or somebody's resolver panicked.
+    ended: bool,
+}
 
 impl Drop for Dialing {
     fn drop(&mut self) {
-        let pool = &self.0.pool;
-        pool.state.lock().dialing -= 1;
+        let pool = &self.host.pool;
+        let mut state = pool.state.lock();
+        state.dialing -= 1;
+        if !self.ended {
+            // Else whoever waits would dial again, and again.
+            state.failures += 1;
+            state.failure = Some(DialError::Unreachable("the attempt was given up".into()));
+        }
+        drop(state);
         pool.dialed.notify_waiters();
     }
 }
 
 /// Opens a connection for whoever waits.
-async fn dial(dialing: Dialing) {
-    let opened = dialing.0.dial().await;
-    let mut state = dialing.0.pool.state.lock();
+async fn dial(mut dialing: Dialing) {
+    let opened = dialing.host.dial().await;
+    dialing.ended = true;
+    let mut state = dialing.host.pool.state.lock();
     let now = Instant::now();
     match opened {
         Ok(Opened::Http1(sender)) => {
@@ -233,7 +245,7 @@ pub(crate) async fn lease(host: &Arc<HostEntry>, until: Instant) -> Result<Lease
         match look {
             Look::Lease(carrier) => return Ok(Lease { carrier, host: host.clone() }),
             Look::Failed(why) => return Err(Some(why)),
-            Look::Dial => drop(tokio::spawn(dial(Dialing(host.clone())))),
+            Look::Dial => drop(tokio::spawn(dial(Dialing { host: host.clone(), ended: false }))),
             Look::Settle => {
                 patience.settling = tokio::time::timeout_at(until.min(Instant::now() + ABOUT_TO), dialed).await.is_ok();
                 continue;

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use horos_egress::{Bound, Bounds, BreakerOptions, Circuit, Egress, EgressError, HostStatus, Limits, Options, Roots, Timeouts};
+use horos_egress::{
+    Bound, Bounds, BreakerOptions, Circuit, Egress, EgressError, HostStatus, Limits, Options, Resolve, Resolving, Roots, Timeouts,
+};
 use http::Response;
 use tokio::sync::Semaphore;
 
@@ -148,6 +150,25 @@ async fn a_host_that_cannot_be_reached_counts_once_however_many_wait_for_it() {
     assert!(matches!(ask().await, Err(EgressError::Unreachable { .. })));
     assert!(matches!(ask().await, Err(EgressError::CircuitOpen { .. })));
     assert_eq!(internet.connected.lock().len(), 2);
+}
+
+/// Whoever waited for it dialled again, and again, without end.
+#[tokio::test]
+async fn a_dial_that_comes_to_no_end_is_one_that_failed() {
+    #[derive(Debug)]
+    struct Broken;
+
+    impl Resolve for Broken {
+        fn resolve(&self, _: &str) -> Resolving {
+            Box::pin(async { panic!("this resolver is broken") })
+        }
+    }
+
+    let egress = Egress::new(Options { resolver: Arc::new(Broken), ..Options::default() }).unwrap();
+    let limits = limits();
+    let asked = tokio::time::timeout(LONG / 3, get(&egress, "https://good.example/", &limits));
+    let error = asked.await.expect("it is told").unwrap_err();
+    assert!(matches!(error, EgressError::Unreachable { .. }) && !error.may_have_been_sent(), "{error:?}");
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use super::{
     http3_server::{Asked, Host, asking, body, frame, get3, head, read3, say},
     server::{Authority, full, serve},
-    world::{Internet, LONG, limits, scale, until},
+    world::{Internet, LONG, limits, scale, seed, until},
 };
 
 const CANCELLED: u32 = 0x10c;
@@ -135,7 +135,7 @@ async fn a_host_is_asked_where_it_was_checked_and_nowhere_else() {
     let authority = Authority::new();
     let mut config = authority.quic("127.0.0.1", &["h3"]);
     config.preferred_address_v4(Some(elsewhere));
-    let host = Host::configured(authority, config, async |_, connection| {
+    let host = Host::configured("127.0.0.1", authority, config, async |_, connection| {
         let mut control = connection.open_uni().await.unwrap();
         control.write_all(&[&[0][..], &frame(4, b"")].concat()).await.unwrap();
         while let Ok((mut send, _)) = connection.accept_bi().await {
@@ -149,6 +149,36 @@ async fn a_host_is_asked_where_it_was_checked_and_nowhere_else() {
     }
     assert_eq!(host.server.connections(), 1);
     assert!(canary.recv_from(&mut [0; 2048]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+}
+
+#[tokio::test]
+async fn an_address_of_either_family_has_a_socket() {
+    if UdpSocket::bind("[::1]:0").is_err() {
+        return eprintln!("this machine has no IPv6");
+    }
+    let hosts = [Host::named("::1", "::1", echo), Host::named("127.0.0.1", "127.0.0.1", echo)];
+    for host in hosts {
+        assert_eq!(read3(&host.egress(), &host.url(), &limits()).await.unwrap(), format!("GET {} none ", host.url()));
+    }
+}
+
+#[tokio::test]
+async fn the_next_address_is_tried_beside_one_that_is_silent() {
+    let host = Host::named("127.0.0.1", "stock.internal", echo);
+    let port = host.address().port();
+    let _silent = UdpSocket::bind(("127.0.0.2", port)).unwrap();
+    let internet = Internet::new().await;
+    internet.name("stock.internal", &[&["127.0.0.2", "127.0.0.1"]]);
+    let file = host.authority.file();
+    let options = Options {
+        trusted: vec![format!("stock.internal:{port}").parse().unwrap()],
+        ca_files: vec![file.path().to_owned()],
+        ..internet.options()
+    };
+    let egress = Egress::new(options).unwrap();
+    let url = format!("https://stock.internal:{port}/");
+    assert_eq!(read3(&egress, &url, &limits()).await.unwrap(), format!("GET {url} none "));
+    assert_eq!((egress.status().connections, egress.status().hosts[0].failed), (1, 0));
 }
 
 #[tokio::test]
@@ -554,4 +584,65 @@ async fn a_large_part_that_is_taken_slowly_is_no_slow_answer() {
     let response = egress.send(asking(Method::POST, &host.url(), whole), &limits()).await.unwrap();
     assert_eq!(response.into_body().bytes().await.unwrap(), (6 << 20).to_string());
     assert!(began.elapsed() > head, "it was not slow");
+}
+
+/// Callers who give up at any moment, answers of every sort: nothing is lost, and nobody waits for what another holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_callers_and_hosts_do_over_http_3_every_place_is_free_again() {
+    let seed = seed();
+    let mut state = seed;
+    let mut random = move |below: u64| {
+        // SplitMix64.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    };
+    let host = Host::answering(async |request: http::Request<()>, mut asked: Asked| match request.uri().path() {
+        "/slow" => {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            say(asked, Response::new(()), vec![b'x'; 100_000]).await;
+        }
+        "/cut" => {
+            let _ = asked.send_response(Response::builder().header("content-length", "9").body(()).unwrap()).await;
+            say(asked, Response::new(()), "").await;
+        }
+        "/rejected" => asked.stop_stream(h3::error::Code::H3_REQUEST_REJECTED),
+        "/silent" => tokio::time::sleep(Duration::from_millis(200)).await,
+        _ => echo(request, asked).await,
+    });
+    let rates = NonZeroU32::MAX;
+    let bounds = Bounds { in_flight: 60, in_flight_per_host: 50, rate_per_host: rates, burst_per_host: rates, ..Bounds::default() };
+    let timeouts = Timeouts { head: Duration::from_millis(50), ..Timeouts::default() };
+    let breaker = BreakerOptions { failures: NonZeroU32::MAX, ..BreakerOptions::default() };
+    let egress = host.egress_with(Options { timeouts, bounds, breaker, ..Options::default() });
+    let paths = ["", "good", "slow", "cut", "rejected", "silent"];
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..scale(600, 20_000) {
+        let url = format!("{}{}", host.url(), paths[random(paths.len() as u64) as usize]);
+        let (its, patience, reads) = (egress.clone(), Duration::from_micros(random(60_000)), random(2) == 0);
+        let (part, parts) = (Bytes::from(vec![b'x'; random(50_000) as usize]), random(3) as usize);
+        all.spawn(async move {
+            let (gate, source) = gated(parts, part);
+            gate.add_permits(parts);
+            let whole = async {
+                let response = its.send(asking(Method::POST, &url, source), &limits()).await?;
+                if reads { response.into_body().bytes().await.map(drop) } else { Ok(()) }
+            };
+            let _ = tokio::time::timeout(patience, whole).await;
+        });
+        let status = egress.status();
+        assert!(status.connections <= 8 && status.in_flight <= 60, "{status:?}");
+        if all.len() >= 70 {
+            all.join_next().await.unwrap().unwrap();
+        }
+    }
+    while all.join_next().await.is_some() {}
+    until("every place is free", || (egress.status().in_flight == 0, egress.status())).await;
+    // At once, or when it has done what nobody waits for any more.
+    let end = tokio::time::Instant::now() + LONG;
+    while let Err(error) = read3(&egress, &host.url(), &limits()).await {
+        assert!(tokio::time::Instant::now() < end, "{error}: {:?}", egress.status());
+    }
 }

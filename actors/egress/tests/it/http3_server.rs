@@ -47,10 +47,11 @@ impl Host {
     {
         let authority = Authority::new();
         let config = authority.quic("127.0.0.1", alpn);
-        Self::configured(authority, config, serve)
+        Self::configured("127.0.0.1", authority, config, serve)
     }
 
-    pub(crate) fn configured<F, S>(authority: Authority, mut config: ServerConfig, serve: F) -> Self
+    /// One at `address`, with a configuration of its own.
+    pub(crate) fn configured<F, S>(address: &str, authority: Authority, mut config: ServerConfig, serve: F) -> Self
     where
         F: Fn(Server, Connection) -> S + Send + 'static,
         S: Future<Output = ()> + Send + 'static,
@@ -59,7 +60,7 @@ impl Host {
         // So that what it has handed to QUIC is about what its client takes, and what it is sent about what it takes itself.
         transport.send_window(256 * 1024).stream_receive_window(VarInt::from_u32(64 * 1024));
         config.transport_config(Arc::new(transport));
-        let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let endpoint = Endpoint::server(config, SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
         let server = Server { address: endpoint.local_addr().unwrap(), connections: Arc::default(), requests: Arc::default() };
         let (accepting, counted) = (endpoint.clone(), server.clone());
         tokio::spawn(async move {
@@ -78,7 +79,18 @@ impl Host {
         F: Fn(Request<()>, Asked) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = ()> + Send + 'static,
     {
-        Self::new(move |server, connection| {
+        Self::named("127.0.0.1", "127.0.0.1", answer)
+    }
+
+    /// The same, at `address` and by `name`.
+    pub(crate) fn named<F, A>(address: &str, name: &str, answer: F) -> Self
+    where
+        F: Fn(Request<()>, Asked) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = ()> + Send + 'static,
+    {
+        let authority = Authority::new();
+        let config = authority.quic(name, &["h3"]);
+        Self::configured(address, authority, config, move |server, connection| {
             let answer = answer.clone();
             async move {
                 let mut connection = h3::server::Connection::<_, Bytes>::new(h3_quinn::Connection::new(connection)).await.unwrap();
