@@ -171,6 +171,31 @@ async fn a_dial_that_comes_to_no_end_is_one_that_failed() {
     assert!(matches!(error, EgressError::Unreachable { .. }) && !error.may_have_been_sent(), "{error:?}");
 }
 
+/// Requests that wait for a connection do not hold up a runtime that ends.
+#[test]
+fn a_runtime_ends_with_requests_in_flight() {
+    for round in 0..scale(50, 2_000) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let internet = Internet::new().await;
+            let server = plain(async |_| full(Response::new("here"))).await;
+            internet.site("good.example", "93.184.216.34", server.address);
+            let egress = Egress::new(Options { bounds: unhurried(), ..internet.options() }).unwrap();
+            for _ in 0..60 {
+                let egress = egress.clone();
+                tokio::spawn(async move { while read(&egress, "http://good.example/", &limits()).await.is_ok() {} });
+            }
+            until("they are at it", || (server.requests() > round % 50, server.requests())).await;
+        });
+        let (ended, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(runtime);
+            let _ = ended.send(());
+        });
+        told.recv_timeout(LONG).unwrap_or_else(|_| panic!("round {round}"));
+    }
+}
+
 #[tokio::test]
 async fn what_is_refused_here_or_given_up_says_nothing_about_a_host() {
     let internet = Internet::new().await;
