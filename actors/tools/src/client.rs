@@ -1,11 +1,13 @@
-//! An MCP client: other people's tools, over HTTP (HTTP/3 too, where the endpoint says `h3://`) and QUIC, as actors.
+//! An MCP client: other people's tools, over HTTP (HTTP/3 too, where the endpoint says `h3://`), QUIC and the pipes of programs, as
+//! actors.
 //!
 //! ```text
 //! Clients ── Client ──▶ Shared ◀── life, an actor for each endpoint: greets, keeps the list, notices the end
 //!    (one a node)  (one a user)      │
 //!                                    ▼
 //!                                 Session ── rmcp ── http: requests by egress
-//!                                                 └─ quic: streams, to nodes of the cluster and to others
+//!                                                 ├─ quic: streams, to nodes of the cluster and to others
+//!                                                 └─ program: the pipes of one that this node starts
 //! ```
 //!
 //! [`Clients`] are a node's: `nodes` makes them and starts their supervisor. [`Clients::client`] gives out a [`Client`] for an endpoint;
@@ -28,6 +30,7 @@ mod handler;
 mod http;
 mod life;
 pub mod oauth;
+mod program;
 mod quic;
 mod session;
 mod shared;
@@ -46,6 +49,7 @@ pub use self::{
     handler::{Answers, Nobody},
     http::patient,
     life::Times,
+    program::{INHERITED, NoProgram, Program, Programs},
     session::Lifecycle,
 };
 use self::{

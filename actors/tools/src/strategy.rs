@@ -54,11 +54,17 @@ impl Strategy for Mcp {
 
     fn open(&self, _: &str, endpoint: &str, config: &Arc<Config>) -> Result<Target, String> {
         let endpoint = mcp::check(endpoint, config)?;
+        self.clients.programs().check(&endpoint).map_err(|error| error.to_string())?;
         let file = config.authorization.as_ref().map(|authorization| &*authorization.file);
         let mut options = self.options.clone();
         if let Some(file) = file {
             if matches!(endpoint, Endpoint::Node(_)) {
                 return Err("authorization: a node of this cluster is shown this one's certificate".to_owned());
+            }
+            if let Endpoint::Program(name) = &endpoint {
+                return Err(format!(
+                    "authorization: a program is given what it needs by the node's configuration, mcp.programs.{name}.secrets"
+                ));
             }
             Secret::new(&self.secrets, file).read().map_err(|error| error.to_string())?;
             options.authorize = Some(Arc::new(FromFile::new(&self.secrets, file)));

@@ -11,6 +11,7 @@ mod it {
     mod client_hostile;
     mod client_http3;
     mod client_oauth;
+    mod client_program;
     mod client_quic;
     mod client_world;
     mod http;

@@ -13,6 +13,8 @@ use crate::config::Config;
 
 /// Longest tool's name, in bytes, as servers have them (MCP 2025-11-25, "Tool Names").
 const MAX_TOOL: usize = 128;
+/// Longest name of a program, in bytes, as a node's.
+const MAX_PROGRAM: usize = 63;
 
 /// Where an MCP server is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +33,34 @@ pub enum Endpoint {
     },
     /// `node:NAME`: the door of a node of this cluster, by its certificate.
     Node(NodeName),
+    /// `stdio:NAME`: a program that the node starts, and that its configuration calls so.
+    Program(ProgramName),
+}
+
+/// What a node's configuration calls a program. A row can name no other, and no command.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProgramName(Box<str>);
+
+/// Why a text is no [`ProgramName`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a program's name is a small letter and up to {} small letters, digits, - and _", MAX_PROGRAM - 1)]
+pub struct ProgramNameError;
+
+impl FromStr for ProgramName {
+    type Err = ProgramNameError;
+
+    fn from_str(text: &str) -> Result<Self, ProgramNameError> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+        // A digit would be the port of a host called `stdio`.
+        let good = text.len() <= MAX_PROGRAM && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.bytes().all(plain);
+        if good { Ok(Self(text.into())) } else { Err(ProgramNameError) }
+    }
+}
+
+impl fmt::Display for ProgramName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// Why a text is no [`Endpoint`].
@@ -43,10 +73,14 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         let wrong = || {
-            EndpointError("it is https://host/path, h3://host/path, quic://host:port or node:NAME, without a user or password in it".into())
+            let forms = "https://host/path, h3://host/path, quic://host:port, node:NAME or stdio:NAME";
+            EndpointError(format!("it is {forms}, without a user or password in it").into())
         };
         if let Some(name) = text.strip_prefix("node:") {
             return name.parse().map(Self::Node).map_err(|error| EndpointError(format!("{name:?} names no node: {error}").into()));
+        }
+        if let Some(name) = text.strip_prefix("stdio:").filter(|name| !name.starts_with(|c: char| c.is_ascii_digit())) {
+            return name.parse().map(Self::Program).map_err(|error| EndpointError(format!("{name:?} names no program: {error}").into()));
         }
         if ["http://", "https://", "h3://"].iter().any(|scheme| text.starts_with(scheme)) {
             let (url, version) = http::check(text).map_err(|what| EndpointError(what.into()))?;
@@ -80,6 +114,7 @@ impl fmt::Display for Endpoint {
             Self::Quic { host, port } if host.contains(':') => write!(f, "quic://[{host}]:{port}"),
             Self::Quic { host, port } => write!(f, "quic://{host}:{port}"),
             Self::Node(name) => write!(f, "node:{name}"),
+            Self::Program(name) => write!(f, "stdio:{name}"),
         }
     }
 }
@@ -118,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_a_url_a_host_with_its_port_or_a_node() {
+    fn an_endpoint_is_a_url_a_host_with_its_port_a_node_or_a_program_by_its_name() {
         for (text, shown) in [
             ("https://tools.example.org/mcp?x=1", "https://tools.example.org/mcp?x=1"),
             ("http://127.0.0.1:8080/mcp", "http://127.0.0.1:8080/mcp"),
@@ -128,6 +163,8 @@ mod tests {
             ("tools.example.org:7400", "quic://tools.example.org:7400"),
             ("quic://[fd00::7]:7400", "quic://[fd00::7]:7400"),
             ("node:bo-1", "node:bo-1"),
+            ("stdio:files_2", "stdio:files_2"),
+            ("stdio:7400", "quic://stdio:7400"),
         ] {
             let endpoint: Endpoint = text.parse().unwrap();
             assert_eq!(endpoint.to_string(), shown);
@@ -138,6 +175,12 @@ mod tests {
             "x",
             "node:",
             "node:a b",
+            "stdio:",
+            "stdio:/bin/sh",
+            "stdio:sh -c x",
+            "stdio:Files",
+            "stdio:files?",
+            "stdio://files",
             "https://",
             "https://u:p@example.org/mcp",
             "h3://",

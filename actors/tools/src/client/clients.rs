@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 
-use super::{Client, Options, Status, life, quic::Quic, shared::Shared};
+use super::{Client, Options, Programs, Status, life, quic::Quic, shared::Shared};
 
 /// Most endpoints of a node: each has a connection, and over HTTP one request that is always in flight, of the 1024 of an `egress`.
 pub const MAX_CLIENTS: usize = 256;
@@ -39,12 +39,19 @@ pub struct TooMany;
 pub struct Ways {
     pub(super) egress: Egress,
     pub(super) quic: Arc<Quic>,
+    pub(super) programs: Programs,
 }
 
 impl Ways {
     /// By HTTP and QUIC, as `egress` permits, whose options are to be [`patient`](super::patient).
     pub fn new(egress: Egress) -> Self {
-        Self { egress, quic: Arc::default() }
+        Self { egress, quic: Arc::default(), programs: Programs::default() }
+    }
+
+    /// By these programs, too.
+    #[must_use]
+    pub fn starting(self, programs: Programs) -> Self {
+        Self { programs, ..self }
     }
 }
 
@@ -129,6 +136,11 @@ impl Clients {
         });
         known.by_key.insert(key, Arc::downgrade(&held));
         Ok(Client(held))
+    }
+
+    /// The programs that may be started.
+    pub fn programs(&self) -> &Programs {
+        &self.0.ways.programs
     }
 
     /// All that are named, and how they stand.

@@ -13,11 +13,13 @@ use rmcp::{
     transport::{DynamicTransportError, streamable_http_client::StreamableHttpError},
 };
 
-use super::authorize::AuthorizeError;
+use super::{authorize::AuthorizeError, program::NotSent};
 use crate::quic::SendError;
 
 /// Longest text of a server's that is passed on, in bytes: it is a stranger's, and goes into logs.
 const MAX_TEXT: usize = 512;
+/// What a transport here makes of an answer that it does not read. A server that says so itself is believed.
+pub(super) const TOO_LARGE: ErrorCode = ErrorCode(-32098);
 
 /// Why a server gave no answer. What a tool says of itself is none of these: that is its answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -171,6 +173,13 @@ fn of_transport(error: &DynamicTransportError, host: &str) -> ClientError {
         Some(SendError::Unauthenticated(what)) => return NoEffect::NotAllowed(format!("{host}: {}", cut(what)).into()).into(),
         _ => {}
     }
+    match error.error.downcast_ref::<NotSent>() {
+        Some(wrong @ NotSent::TooLarge) => return NoEffect::TooLarge(format!("{host}: {wrong}").into()).into(),
+        Some(wrong @ NotSent::Busy) => return NoEffect::Overloaded(format!("{host}: {wrong}").into()).into(),
+        // A line without its end was never a message.
+        Some(wrong @ NotSent::Ended) => return NoEffect::NoRoute(format!("{host}: {wrong}").into()).into(),
+        Some(NotSent::Stalled) | None => {}
+    }
     // On a stream: a line may have been written in part, and then it was no request; or whole.
     Unknown::PeerLost(format!("{host}: {}", cut(&error.error.to_string())).into()).into()
 }
@@ -190,6 +199,7 @@ pub(super) fn of_rpc(error: &ErrorData, host: &str, knows: Option<bool>) -> Clie
         ErrorCode::UNSUPPORTED_PROTOCOL_VERSION | ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY => {
             NoEffect::VersionNotSpoken(text()).into()
         }
+        TOO_LARGE => Unknown::ReplyTooLarge(text()).into(),
         _ => Unknown::MalformedReply(text()).into(),
     }
 }

@@ -41,6 +41,9 @@ pub struct Times {
     pub refresh: Duration,
     /// A connection that nobody has used for so long is closed, and opened again at the next call. Default 10 min.
     pub idle: Duration,
+    /// How long a program has to end once its input has, and again once it was told to by `SIGTERM`; then it is killed. Default 2 s, as
+    /// the official SDK for Python has it.
+    pub parting: Duration,
 }
 
 impl Default for Times {
@@ -55,6 +58,7 @@ impl Default for Times {
             pong: Duration::from_secs(10),
             refresh: Duration::from_secs(300),
             idle: Duration::from_secs(600),
+            parting: Duration::from_secs(2),
         }
     }
 }
@@ -167,7 +171,7 @@ async fn serve(shared: &Arc<Shared>, session: &Arc<Session>, vitals: &Vitals) ->
         }
         let silent = heard.max(shared.last_answer());
         tokio::select! {
-            () = session.ended() => return Over::Lost(shared.no_route("the connection was lost")),
+            lost = session.ended() => return Over::Lost(lost),
             () = shared.changed.notified() => stale = true,
             () = handshake(&mut handshakes) => stale = true,
             () = listening.next(session, shared) => stale = true,

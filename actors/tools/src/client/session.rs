@@ -30,7 +30,7 @@ use super::{
     handler::{Answers, Handler},
     http::Http,
     life::Times,
-    sse,
+    program, sse,
 };
 
 /// Pages of a list that are read: a server whose cursors never end is left there.
@@ -41,11 +41,18 @@ const BESIDE: usize = 4;
 /// For a call of a session that is given up to be told so by the transport, which knows whether it was written.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
+/// For a program's end to be known, where its pipes have ended.
+const PARTING_WORDS: Duration = Duration::from_secs(1);
+
+/// What a transport knows of its end, once it has come by itself.
+pub(super) type Why = watch::Receiver<Option<Arc<str>>>;
+
 /// A running session.
 pub(super) struct Session {
     running: RunningService<RoleClient, Handler>,
     host: Arc<str>,
     ended: CancellationToken,
+    why: Option<Why>,
     /// Why calls in hand are not waited for any more, once they are not.
     given_up: watch::Sender<Option<Box<str>>>,
     /// Counts handshakes made beneath it, where the transport makes them.
@@ -98,6 +105,27 @@ impl Session {
         Self::open(transport, host, lifecycle, answers, changed, Some(handshakes)).await
     }
 
+    /// Greets a program that was just started.
+    pub(super) async fn with_program(
+        transport: program::Transport,
+        host: &Arc<str>,
+        lifecycle: Lifecycle,
+        answers: Arc<dyn Answers>,
+        changed: Arc<Notify>,
+    ) -> Result<Self, NotOpened> {
+        let mut why = transport.why();
+        match Self::open(transport, host, lifecycle, answers, changed, None).await {
+            Ok(session) => Ok(Self { why: Some(why), ..session }),
+            Err(not) if not.is_end => {
+                // It comes a little later than the end itself; and then some of before 2026-07-28 end at a question that they do not know.
+                let Ok(Ok(ended)) = timeout(PARTING_WORDS, why.wait_for(Option::is_some)).await else { return Err(not) };
+                let ended = horos_wire::NoEffect::NoRoute(format!("{host}: {}", ended.as_deref().unwrap_or_default()).into());
+                Err(NotOpened { error: ended.into(), is_old: lifecycle == Lifecycle::Auto, is_end: true })
+            }
+            Err(not) => Err(not),
+        }
+    }
+
     /// Greets the server at the other end of `transport`.
     pub(super) async fn open<T>(
         transport: T,
@@ -114,18 +142,44 @@ impl Session {
         let watched = Watched { inner: transport, ended: ended.clone(), _guard: ended.clone().drop_guard() };
         let handler = Handler::new(answers, changed);
         let opened: Result<_, ClientInitializeError> = Box::pin(serve_client_with_lifecycle(handler, watched, lifecycle.mode())).await;
-        let running = opened.map_err(|error| NotOpened { is_old: is_old(&error), error: error::of_opening(&error, host) })?;
+        let running =
+            opened.map_err(|error| NotOpened { is_old: is_old(&error), is_end: is_end(&error), error: error::of_opening(&error, host) })?;
         // What the handshake itself counted is not another.
         let handshakes = handshakes.map(|mut handshakes| {
             handshakes.mark_unchanged();
             handshakes
         });
-        Ok(Self { running, host: host.clone(), ended, given_up: watch::Sender::new(None), handshakes, doubted: AtomicBool::new(false) })
+        Ok(Self {
+            running,
+            host: host.clone(),
+            ended,
+            why: None,
+            given_up: watch::Sender::new(None),
+            handshakes,
+            doubted: AtomicBool::new(false),
+        })
     }
 
-    /// Resolves when the other end is gone.
-    pub(super) async fn ended(&self) {
+    /// Resolves when the other end is gone, with why.
+    pub(super) async fn ended(&self) -> ClientError {
         self.ended.cancelled().await;
+        let why = self.why().unwrap_or_else(|| "the connection was lost".into());
+        horos_wire::NoEffect::NoRoute(format!("{}: {why}", self.host).into()).into()
+    }
+
+    /// Why the other end is gone, if it is and that is known.
+    fn why(&self) -> Option<Arc<str>> {
+        self.why.as_ref()?.borrow().clone()
+    }
+
+    /// What a request that was given to the session has come to.
+    fn failed(&self, error: &ServiceError, knows: Option<bool>) -> ClientError {
+        match (error::of_service(error, &self.host, knows), self.why()) {
+            (ClientError::Unknown { why: horos_wire::Unknown::PeerLost(_), .. }, Some(why)) => {
+                horos_wire::Unknown::PeerLost(format!("{}: {why}", self.host).into()).into()
+            }
+            (error, _) => error,
+        }
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -203,7 +257,7 @@ impl Session {
         };
         asked.map_err(|error| CallFailure {
             headers_differ: matches!(&error, ServiceError::McpError(error) if error.code == rmcp::model::ErrorCode::HEADER_MISMATCH),
-            error: error::of_service(&error, &self.host, knows),
+            error: self.failed(&error, knows),
         })
     }
 
@@ -249,7 +303,7 @@ impl Session {
     /// Asks to be told of changes, by a server that is stateless.
     pub(super) async fn listen(&self) -> Result<Subscription, ClientError> {
         let filter = SubscriptionFilter::builder().tools_list_changed().build();
-        self.running.listen(filter).await.map_err(|error| error::of_service(&error, &self.host, None))
+        self.running.listen(filter).await.map_err(|error| self.failed(&error, None))
     }
 
     /// Ends the session and tells the server, for `within` at most.
@@ -260,7 +314,7 @@ impl Session {
 
     async fn ask(&self, request: ClientRequest) -> Result<ServerResult, ClientError> {
         let peer: &Peer<RoleClient> = &self.running;
-        peer.send_request(request).await.map_err(|error| error::of_service(&error, &self.host, None))
+        peer.send_request(request).await.map_err(|error| self.failed(&error, None))
     }
 
     fn odd(&self, what: &str) -> ClientError {
@@ -274,17 +328,27 @@ pub(super) struct NotOpened {
     /// Whether the server knows the question, and answers that it is one of those that are greeted by `initialize`: rmcp takes that for
     /// the end of the matter.
     pub(super) is_old: bool,
+    /// Whether the other end is gone.
+    is_end: bool,
 }
 
 impl From<ClientError> for NotOpened {
     fn from(error: ClientError) -> Self {
-        Self { error, is_old: false }
+        Self { error, is_old: false, is_end: false }
     }
 }
 
 fn is_old(error: &ClientInitializeError) -> bool {
     matches!(error, ClientInitializeError::NoCompatibleProtocolVersion { server_supported, .. }
         if server_supported.iter().any(|version| version.has_initialize() && ProtocolVersion::KNOWN_VERSIONS.contains(version)))
+}
+
+fn is_end(error: &ClientInitializeError) -> bool {
+    match error {
+        ClientInitializeError::ConnectionClosed(_) | ClientInitializeError::TransportError { .. } => true,
+        ClientInitializeError::LegacyFallbackFailed { fallback, .. } => is_end(fallback),
+        _ => false,
+    }
 }
 
 /// What a call failed with.

@@ -224,6 +224,12 @@ impl Shared {
                 let transport = self.ways.quic.node(node).await?;
                 Session::open(transport, &self.name, lifecycle, answers, changed, None).await
             }
+            Endpoint::Program(program) => {
+                let started = self.ways.programs.start(program, self.times.parting).await;
+                let started = started.map_err(|error| self.no_route(&error.to_string()))?;
+                let transport = started.map_err(|error| self.no_route(&error.to_string()))?;
+                Session::with_program(transport, &self.name, lifecycle, answers, changed).await
+            }
             _ => Err(self.no_route("this node does not know the way").into()),
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! The id is kept as it was written and comes back byte by byte. Nothing of a message's contents is in a refusal: a key may be there.
 
+mod of_server;
+
 use std::borrow::Cow;
 
 use rmcp::{
@@ -17,8 +19,10 @@ use serde::{
 };
 use serde_json::{error::Category, value::RawValue};
 
+pub(crate) use self::of_server::of_server;
+
 /// Longest id that is taken, in bytes: it is kept for as long as its request is in hand.
-const MAX_ID: usize = 1024;
+pub(crate) const MAX_ID: usize = 1024;
 
 /// The peer's fault: the line is not JSON.
 pub(crate) const PARSE: i32 = -32700;

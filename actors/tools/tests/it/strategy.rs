@@ -147,6 +147,9 @@ async fn rows_that_no_server_can_have_are_wrong() {
         ("https://example.org/mcp", json!({"insecure_tls": true})),
         ("https://example.org/mcp", json!({"authorization": {"file": "nothing"}})),
         ("node:bo-2", json!({"authorization": {"file": "nothing"}})),
+        ("stdio:files", json!({})),
+        ("stdio:files", json!({"authorization": {"file": "nothing"}})),
+        ("stdio:/bin/sh", json!({})),
     ] {
         assert_eq!(node.routes(&[("any", endpoint, config.clone())]), 1, "{endpoint} {config}");
     }

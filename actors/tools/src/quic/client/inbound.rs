@@ -5,13 +5,9 @@ use std::sync::{Arc, atomic::Ordering};
 use quinn::{RecvStream, SendStream};
 use rmcp::{
     RoleClient,
-    model::{
-        CallToolResult, GetExtensions as _, JsonRpcError, JsonRpcMessage, JsonRpcResponse, RequestId, ServerNotification, ServerRequest,
-        ServerResult,
-    },
+    model::{GetExtensions as _, JsonRpcMessage, RequestId, ServerResult},
     service::{InboundStreamOrigin, RxJsonRpcMessage},
 };
-use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use super::{
@@ -19,7 +15,7 @@ use super::{
         MAX_MESSAGE, Reset, STREAMS, STRIKES,
         close::Ended,
         lines::Lines,
-        message::{self, Envelope, INVALID, Kind, LOST, Refusal},
+        message::{self, Envelope, Kind, LOST, Refusal},
     },
     Inner, unanswered,
 };
@@ -102,57 +98,23 @@ pub(super) async fn answer(inner: Arc<Inner>, id: RequestId, mut send: SendStrea
 /// A message of the server's; on a request's stream, of `request`'s.
 fn read(inner: &Inner, line: &[u8], request: Option<&RequestId>) -> Result<RxJsonRpcMessage<RoleClient>, Refusal> {
     let envelope = Envelope::read(line)?;
-    match &envelope.kind {
-        Kind::Answer { id, result } => {
-            let told = id.and_then(message::id_of);
-            // On its own stream it is clear which request is meant, though the server could not tell its id.
-            let id = request.cloned().or(told);
-            let pending = id.as_ref().and_then(|id| inner.pending.lock().remove(id));
-            match result {
-                Ok(result) => {
-                    let id = id.ok_or_else(|| Refusal::new(INVALID, "an answer without an id"))?;
-                    let result = answered(result, pending.is_some_and(|pending| pending.call))?;
-                    agreed(inner, &result);
-                    Ok(JsonRpcMessage::Response(JsonRpcResponse { jsonrpc: Default::default(), id, result }))
-                }
-                Err(error) => {
-                    let error = serde_json::from_str(error).map_err(|_| Refusal::new(INVALID, "an error that is none"))?;
-                    Ok(JsonRpcMessage::Error(JsonRpcError { jsonrpc: Default::default(), id, error }))
-                }
-            }
-        }
-        Kind::Notification { .. } => {
-            let notification: ServerNotification = envelope.whole()?;
-            Ok(JsonRpcMessage::notification(notification))
-        }
-        Kind::Request { id, .. } => {
-            let mut asked: ServerRequest = envelope.whole()?;
+    // On its own stream it is clear which request is meant, though the server could not tell its id.
+    let id = request.cloned().or_else(|| envelope.answers());
+    let pending = match &envelope.kind {
+        Kind::Answer { .. } => id.as_ref().and_then(|id| inner.pending.lock().remove(id)),
+        Kind::Request { .. } | Kind::Notification { .. } => None,
+    };
+    let mut message = message::of_server(&envelope, id, pending.is_some_and(|pending| pending.call))?;
+    match &mut message {
+        JsonRpcMessage::Response(response) => agreed(inner, &response.result),
+        JsonRpcMessage::Request(asked) => {
             if let Some(request) = request {
-                asked.extensions_mut().insert(InboundStreamOrigin::OutboundRequest(request.clone()));
+                asked.request.extensions_mut().insert(InboundStreamOrigin::OutboundRequest(request.clone()));
             }
-            let id = message::id_of(id).ok_or_else(|| Refusal::new(INVALID, "an id that is none"))?;
-            Ok(JsonRpcMessage::request(asked, id))
         }
+        JsonRpcMessage::Notification(_) | JsonRpcMessage::Error(_) => {}
     }
-}
-
-/// A result. That of a tool's call is read as one at once, unless it says that it is something else.
-fn answered(result: &str, call: bool) -> Result<ServerResult, Refusal> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Complete {
-        result_type: Option<Box<str>>,
-    }
-    let wrong = |_| Refusal::new(INVALID, "a result that is none");
-    if call {
-        let complete: Complete = serde_json::from_str(result).map_err(wrong)?;
-        if complete.result_type.is_none_or(|kind| *kind == *"complete")
-            && let Ok(result) = serde_json::from_str::<CallToolResult>(result)
-        {
-            return Ok(ServerResult::CallToolResult(result));
-        }
-    }
-    serde_json::from_str(result).map_err(wrong)
+    Ok(message)
 }
 
 /// Notes whether the server agrees to streams.
