@@ -12,6 +12,7 @@ mod http;
 mod layers;
 mod mcp;
 mod problem;
+mod programs;
 mod reader;
 mod sections;
 mod seeds;
@@ -36,6 +37,7 @@ pub use http::{Control, Http, HttpLimits, HttpTimeouts, HttpTls, Network, Networ
 pub use layers::{MAX_FILE, PREFIX};
 pub use mcp::{Mcp, WebServer, WebServerError};
 pub use problem::{MAX_PROBLEMS, Origin, Problem, Problems, nearest};
+pub use programs::{Program, Programs};
 pub use reader::MAX_LISTED;
 pub use sections::{Cluster, Drain, Egress, Identity, Layout, Limits, Listen, Liveness, Log, LogFormat, Node, Runtime, Store, Synchronous};
 pub use seeds::{Endpoint, EndpointError, MAX_SEEDS, Seed};

@@ -33,6 +33,7 @@ use std::{
 
 use horos_edge::{Drain, Phase};
 use horos_supervision::{SupervisorHandle, supervisor::Ended};
+use horos_tools::client::Programs;
 use horos_wire::NodeId;
 use tokio::{
     runtime::Builder,
@@ -50,6 +51,8 @@ use doors::Doors;
 pub(crate) const ADDRESS_FILE: &str = "address";
 /// For peers to acknowledge the last word of a node that stops.
 const CLOSE_WITHIN: Duration = Duration::from_millis(500);
+/// For programs that speak MCP to end: what a client gives them, 2 s for the end of their input and 2 s for `SIGTERM`, and some more.
+const PROGRAMS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +109,7 @@ pub(crate) enum Finished {
 pub(crate) struct RunningNode {
     root: SupervisorHandle,
     doors: Doors,
+    programs: Programs,
     address: SocketAddr,
     address_file: PathBuf,
     drain: Drain,
@@ -173,6 +177,8 @@ impl RunningNode {
         self.doors.drain(until).await;
         self.close().await;
         self.root.stop().await;
+        // Their clients are gone with the tree, and each is brought to its end since then.
+        self.programs.ended(PROGRAMS_WITHIN).await;
         tracing::info!("stopped");
     }
 

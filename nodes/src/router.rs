@@ -22,7 +22,7 @@ use horos_store::{
 use horos_supervision::{ChildSpec, Exchange, SupervisorHandle, exchange::RegisterError};
 use horos_tools::{
     Mcp,
-    client::{Clients, Ways, patient},
+    client::{Clients, Programs, Ways, patient},
 };
 use tokio::runtime::Handle;
 
@@ -71,7 +71,8 @@ pub(crate) fn lay(
     let out = Egress::new(egress(config))?;
     let secrets = config.data.join(SECRETS);
     // Other people's tools work for long and tell of changes for ever, so they are reached by connections of their own.
-    let clients = Clients::new(Ways::new(Egress::new(patient(egress(config)))?));
+    let started = config.mcp.programs.0.iter().map(|(name, program)| (name.clone(), program.started(&config.data, &secrets))).collect();
+    let clients = Clients::new(Ways::new(Egress::new(patient(egress(config)))?).starting(Programs::new(started)));
     let strategies = strategies.reaching_out(Http::new(out, &secrets)).in_place("mcp", Arc::new(Mcp::new(clients.clone(), secrets)));
     let writer = Writer::new(WriterConfig::new(databases.options(FILE), store::MIGRATIONS));
     let told = {

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use super::{ByteSize, WebOrigin, reader::section, secs};
+use super::{ByteSize, Programs, WebOrigin, reader::section, secs};
 
 section! {
     /// Tools for language models, by the Model Context Protocol: at /mcp, and over QUIC on this node's addresses.
@@ -30,6 +30,12 @@ section! {
         calls_per_caller = "calls-per-caller": u32 = 128, within 1..=65_536;
         /// The largest result of a call.
         result = "result": ByteSize = ByteSize::mib(1), within ByteSize::kib(16)..=ByteSize::mib(8);
+        /// Programs with tools of their own, which this node starts for routes to stdio:NAME and speaks MCP with over their standard
+        /// input and output: by name the `command`, a list, and perhaps variables (`env`), variables that have the line of a file in
+        /// secrets/ (`secrets`), and the `directory` to start in, which else is the data directory. They have no other variable of the node's than HOME, LANG,
+        /// LC_ALL, LOGNAME, PATH, TMPDIR, TZ and USER.
+        /// For example: {files: {command: [/usr/bin/python3, /opt/files/server.py], secrets: {TOKEN: files.key}}}
+        programs = "programs": Programs = Programs::default();
     }
 }
 

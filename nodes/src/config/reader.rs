@@ -148,6 +148,16 @@ impl<T: Leaf> Leaf for Vec<T> {
     }
 }
 
+/// Whether a map has none but these keys.
+pub(crate) fn nothing_else(map: &Map<String, Value>, known: &[&str]) -> Result<(), String> {
+    let Some(key) = map.keys().find(|key| !known.contains(&key.as_str())) else { return Ok(()) };
+    let key: String = key.chars().take(MAX_SHOWN).collect();
+    match nearest(&key, known.iter().copied()) {
+        Some(near) => Err(format!("{key}: unknown key; did you mean {near}?")),
+        None => Err(format!("{key}: unknown key; known here: {}", known.join(", "))),
+    }
+}
+
 /// Makes an enum without fields a [`Leaf`] of its kebab-case words.
 macro_rules! choice {
     ($(#[$about:meta])* $vis:vis enum $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal),* $(,)? }) => {

@@ -124,6 +124,7 @@ impl RunningNode {
         let doors = Doors::open(&config, udp, advertise, edge, Quic { http3, mcp: served.clone(), others }, link_parts, sessions.handle())?;
         let peers = doors.endpoint.peers().clone();
         clients.reach_nodes(tls.clone(), peers.clone());
+        let programs = clients.programs().clone();
         let insight = Insight {
             exchange: exchange.clone(),
             root: Arc::default(),
@@ -197,7 +198,7 @@ impl RunningNode {
         tracing::info!(node = %exchange.node().to_uri(), %address, http = %insight.http.join(" "), incarnation = %exchange.incarnation(),
             ms = started.elapsed().as_millis() as u64, "ready");
         let threads = (threads, http_threads);
-        Ok(Self { root, doors, address, address_file, drain, stopping: config.drain, _threads: threads })
+        Ok(Self { root, doors, programs, address, address_file, drain, stopping: config.drain, _threads: threads })
     }
 }
 
