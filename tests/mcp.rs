@@ -10,6 +10,8 @@ mod harness;
 mod operate;
 #[path = "mcp/places.rs"]
 mod places;
+#[path = "mcp/programs.rs"]
+mod programs;
 #[path = "mcp/rows.rs"]
 mod rows;
 #[path = "mcp/stdio.rs"]
