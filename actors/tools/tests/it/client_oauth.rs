@@ -14,12 +14,12 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use horos_egress::{Egress, Limits, Options as EgressOptions, Roots};
 use horos_tools::client::{
-    AuthorizeError, Client, ClientError, Options, Times,
+    Authorize as _, AuthorizeError, Challenge, Client, ClientError, Options, Times,
     oauth::{Browse, Grant, OAuth, Registration, Who},
     patient,
 };
 use horos_wire::NoEffect;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -45,6 +45,8 @@ enum Odd {
     NoIss,
     TwoCodes,
     Denied,
+    /// Not odd: clients may describe themselves by a document.
+    Documents,
 }
 
 /// What the authorization server has seen.
@@ -102,6 +104,7 @@ async fn authority(odd: Odd, seen: Arc<Seen>, lives: u64) -> Server {
                         "registration_endpoint": format!("{issuer}/register"), "code_challenge_methods_supported": methods,
                         "token_endpoint_auth_methods_supported": ["client_secret_basic"], "scopes_supported": ["tools", "more", "offline_access"],
                         "authorization_response_iss_parameter_supported": true,
+                        "client_id_metadata_document_supported": odd == Odd::Documents,
                     }))
                 }
                 "/tenant/register" => {
@@ -183,13 +186,31 @@ async fn scene(odd: Odd, lives: u64, good: impl Fn(&str, bool) -> Result<(), u16
     Scene { seen, world: World::new(&addresses).await, resource, authority, egress }
 }
 
+/// That a token is wanted.
+fn challenge(scene: &Scene) -> Challenge {
+    let www_authenticate =
+        vec![format!("Bearer resource_metadata=\"http://{}/.well-known/oauth-protected-resource/mcp\"", scene.resource.address)];
+    let shown = Some("Bearer t-1".parse().unwrap());
+    Challenge { url: scene.resource.url().into(), status: StatusCode::UNAUTHORIZED, www_authenticate, shown }
+}
+
 impl Scene {
+    /// A person's client, which describes itself at that URL.
+    fn described(&self, at: &str) -> (Client, Arc<OAuth>) {
+        let grant = Grant::Code { redirect_uri: REDIRECT.into(), browse: Arc::new(Browser(self.egress.clone())) };
+        self.of(Who { name: "Horos".into(), registration: None, document: Some(at.into()), grant })
+    }
+
     fn client(&self, registration: Option<Registration>, by_code: bool) -> (Client, Arc<OAuth>) {
         let grant = match by_code {
             true => Grant::Code { redirect_uri: REDIRECT.into(), browse: Arc::new(Browser(self.egress.clone())) },
             false => Grant::ClientCredentials,
         };
-        let oauth = Arc::new(OAuth::new(self.egress.clone(), Who { name: "Horos".into(), registration, document: None, grant }));
+        self.of(Who { name: "Horos".into(), registration, document: None, grant })
+    }
+
+    fn of(&self, who: Who) -> (Client, Arc<OAuth>) {
+        let oauth = Arc::new(OAuth::new(self.egress.clone(), who));
         let times = Times { grace: Duration::ZERO, backoff: Duration::from_secs(60), backoff_cap: Duration::from_secs(60), ..times() };
         (self.world.with(&self.resource.url(), Options { authorize: Some(oauth.clone()), times, ..Options::default() }), oauth)
     }
@@ -287,4 +308,74 @@ async fn a_server_that_refuses_every_token_does_not_have_a_person_asked_for_ever
         call(&client, "add", json!({})).await.unwrap_err();
     }
     assert!(scene.seen.authorized.lock().len() <= horos_tools::client::oauth::MAX_FLOWS);
+}
+
+/// A key as people make them, and what proves that it signed.
+fn signer() -> (Box<str>, Vec<u8>) {
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    (pair.serialize_pem().into(), pair.public_key_raw().to_vec())
+}
+
+#[tokio::test]
+async fn a_program_proves_itself_by_a_word_that_it_signs_for_one_server_and_never_twice_the_same() {
+    let scene = scene(Odd::Not, 0, |shown, _| if shown.starts_with("Bearer t-") { Ok(()) } else { Err(401) }).await;
+    let (pem, public) = signer();
+    let registration = Registration { client_id: "us".into(), client_secret: None, key: Some((pem.clone(), "ES256".into())), issuer: None };
+    let shown = format!("{registration:?}");
+    assert!(!shown.contains("PRIVATE"), "{shown}");
+    let (client, oauth) = scene.client(Some(registration), false);
+    let call_of = |client: Client| async move { call(&client, "add", json!({})).await };
+    call_of(client.clone()).await.unwrap();
+    let refused = oauth.challenged(challenge(&scene)).await.unwrap();
+    assert!(refused.is_some());
+    let issuer = format!("http://{}/tenant", scene.authority.address);
+    let tokens = scene.seen.tokens.lock().clone();
+    let mut numbers = std::collections::HashSet::new();
+    let signed: Vec<_> = tokens.iter().filter_map(|asked| asked.get("client_assertion")).collect();
+    assert!(signed.len() >= 2, "{tokens:?}");
+    for word in signed {
+        let key = jsonwebtoken::DecodingKey::from_ec_der(&public);
+        let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
+        rules.set_audience(&[&issuer]);
+        let claims = jsonwebtoken::decode::<Value>(word, &key, &rules).unwrap().claims;
+        assert_eq!((&claims["iss"], &claims["sub"], &claims["aud"]), (&json!("us"), &json!("us"), &json!(issuer)));
+        let lives = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
+        assert!((1..=300).contains(&lives), "{lives} s");
+        assert!(numbers.insert(claims["jti"].to_string()), "each word is said once");
+    }
+    assert!(tokens.iter().all(|asked| asked["client_id"] == "us" && !asked.contains_key("client_secret")));
+    let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    assert!(tokens.iter().all(|asked| asked["client_assertion_type"] == kind));
+    assert!(scene.seen.proofs.lock().iter().all(Option::is_none), "and shows nothing besides");
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_sign_is_told_without_what_is_in_it() {
+    for (pem, by) in [("-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n", "ES256"), (&*signer().0, "HS256")] {
+        let scene = scene(Odd::Not, 3600, |_, _| Err(401)).await;
+        let registration = Registration { client_id: "us".into(), client_secret: None, key: Some((pem.into(), by.into())), issuer: None };
+        let (client, _) = scene.client(Some(registration), false);
+        let refused = call(&client, "add", json!({})).await.unwrap_err();
+        assert!(matches!(&refused, ClientError::NoEffect { why: NoEffect::NotAllowed(_), .. }), "{refused:?}");
+        assert!(!refused.to_string().contains("c2VjcmV0") && scene.seen.tokens.lock().is_empty(), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_describes_itself_is_known_by_that_where_it_is_taken_and_registers_elsewhere() {
+    const AT: &str = "https://horos.example.org/client.json";
+    for (odd, id, registered) in [(Odd::Documents, AT, 0), (Odd::Not, "us", 1)] {
+        let scene = scene(odd, 3600, |shown, _| if shown == "Bearer t-1" { Ok(()) } else { Err(401) }).await;
+        let (client, _) = scene.described(AT);
+        call(&client, "add", json!({})).await.unwrap();
+        let authorized = scene.seen.authorized.lock().clone();
+        assert_eq!((authorized.len(), &*authorized[0]["client_id"]), (1, id), "{odd:?}");
+        assert_eq!(scene.seen.registered.load(SeqCst), registered, "{odd:?}");
+        if odd == Odd::Documents {
+            // It is public: the code is worth nothing without the verifier, and there is nothing else to show.
+            let tokens = scene.seen.tokens.lock().clone();
+            assert_eq!((&*tokens[0]["client_id"], tokens[0].contains_key("client_secret")), (AT, false));
+            assert!(scene.seen.proofs.lock().iter().all(Option::is_none));
+        }
+    }
 }

@@ -215,7 +215,9 @@ impl Issuer {
             let Some(document) = get::<IssuerDocument>(egress, &place).await? else { continue };
             // RFC 8414 §3.3: identical, or it speaks for somebody else. A slash at the end is not told by every resource.
             let same = document.issuer == *id || document.issuer.trim_end_matches('/') == id.trim_end_matches('/') && path.is_empty();
-            if !same {
+            // Where nobody has named it, it names itself: below the server that tokens are for, and nowhere else.
+            let own = !resource.described && document.issuer.parse::<Url>().is_ok_and(|named| named.origin() == base.origin());
+            if !same && !own {
                 return Err(failed("the authorization server's metadata are another's"));
             }
             return Self::of(document, &base);
