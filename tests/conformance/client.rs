@@ -6,6 +6,7 @@
 mod oauth;
 mod user;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,13 +16,14 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::routing::post;
-use horos_egress::{Egress, Options as EgressOptions, Roots};
+use horos_egress::{Egress, Options as EgressOptions, Roots, Trusted};
 use horos_router::strategy::mcp::Endpoint;
 use horos_supervision::Supervisor;
 use horos_tools::client::{Authorize, Client, Clients, Lifecycle, Options, Times, Ways, patient};
 use horos_tools::rmcp::model::{JsonObject, RequestMetaObject, Tool};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::exceptions::{Over, Side, as_listed, is_left_out};
@@ -34,8 +36,27 @@ const SCENARIO: Duration = Duration::from_secs(25);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For the list of tools, once the server has been greeted: one that lets nobody see it is asked for as long.
 const LISTED: Duration = Duration::from_secs(5);
+/// Scenarios of OAuth that are played at once: the suite starts all of its scenarios together, and times some of the others by the
+/// milliseconds that their client takes.
+static LOGGING_IN: Semaphore = Semaphore::const_new(3);
 /// The first revision without `initialize`.
 const STATELESS: &str = "2026-07-28";
+
+/// Every port of this machine that somebody listens at. A scenario's servers take whichever are free, and are there before its client is
+/// asked; which of them lets in, the client has to find out.
+fn listening() -> Result<Vec<Trusted>> {
+    let mut ports = BTreeSet::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for line in std::fs::read_to_string(table)?.lines().skip(1) {
+            let mut words = line.split_whitespace().skip(1);
+            let (local, listens) = (words.next(), words.nth(1) == Some("0A"));
+            if let Some((_, port)) = local.filter(|_| listens).and_then(|local| local.rsplit_once(':')) {
+                ports.insert(u16::from_str_radix(port, 16)?);
+            }
+        }
+    }
+    ports.into_iter().map(|port| Ok(format!("localhost:{port}").parse()?)).collect()
+}
 
 /// A client that does what a scenario wants of it, at the suite's command; it goes with its owner.
 struct Program {
@@ -72,6 +93,7 @@ impl Program {
 
 /// What of a scenario its client is told.
 struct Scenario {
+    name: String,
     url: String,
     version: String,
     context: Value,
@@ -85,8 +107,9 @@ async fn asked(State((suite, over)): State<(Suite, Over)>, headers: HeaderMap, u
     }
     // JSON, in whatever letters.
     let context = headers.get("context").and_then(|value| serde_json::from_slice(value.as_bytes()).ok()).unwrap_or_default();
+    let _turn = if name.starts_with("auth/") { LOGGING_IN.acquire().await.ok() } else { None };
     let began = Instant::now();
-    let scenario = Scenario { url, version: word("protocol_version"), context };
+    let scenario = Scenario { name: name.clone(), url, version: word("protocol_version"), context };
     let done =
         tokio::time::timeout(SCENARIO, play(&scenario, over)).await.unwrap_or_else(|_| Err(anyhow::anyhow!("not done in {SCENARIO:?}")));
     eprintln!("{name}: {} ms, {done:?}", began.elapsed().as_millis());
@@ -101,16 +124,22 @@ async fn play(scenario: &Scenario, over: Over) -> Result<()> {
     let front = if over == Over::Http1 { None } else { Some(Front::open(over, &scenario.url).await?) };
     let url = front.as_ref().map_or(&scenario.url, |front| &front.url);
     let at: Uri = url.parse()?;
-    let trusted = vec![at.authority().context("a whole URL")?.as_str().parse()?];
+    let mut trusted = vec![at.authority().context("a whole URL")?.as_str().parse()?];
+    if scenario.name.starts_with("auth/") {
+        trusted.extend(listening()?);
+    }
     let ca_files = front.iter().map(|front| front.authority.clone()).collect();
     let egress = Egress::new(patient(EgressOptions { trusted, roots: Roots::Files, ca_files, ..EgressOptions::default() }))?;
-    let clients = Clients::new(Ways::new(egress));
+    let clients = Clients::new(Ways::new(egress.clone()));
     let supervisor = Supervisor::start(clients.supervisor(), None).await?;
-    // A front is a way to the suite's server and no other server: who logs in there goes by the name that it has for itself.
-    let oauth: Arc<dyn Authorize> = Arc::new(oauth::OAuth::new(&scenario.url, scenario.context.clone()));
+    // A front is a way to the suite's server and no other server: who logs in there goes by the name that it has for itself. Over QUIC a
+    // key would go in the first request.
+    let authorize = (scenario.name.starts_with("auth/") && over != Over::Quic).then(|| {
+        let authorize: Arc<dyn Authorize> = Arc::new(oauth::Program::new(scenario, egress));
+        authorize
+    });
     let options = Options {
-        // Over QUIC a key would go in the first request.
-        authorize: Some(oauth).filter(|_| over != Over::Quic),
+        authorize,
         answers: Arc::new(user::User),
         lifecycle: if *scenario.version >= *STATELESS { Lifecycle::Auto } else { Lifecycle::Initialize },
         times: Times::default(),
@@ -183,4 +212,5 @@ satisfied! {
     our_client_asks_as_2026_07_28_wants_it_over_http_2: Stateless Http2;
     our_client_asks_as_2026_07_28_wants_it_over_http_3: Stateless Http3;
     our_client_asks_as_2026_07_28_wants_it_over_quic: Stateless Quic;
+    our_client_has_the_extensions_that_it_says_it_has: Extensions Http1;
 }

@@ -24,10 +24,12 @@ pub(crate) enum Suite {
     Sessions,
     /// 0.2.0-alpha.12 without.
     Stateless,
+    /// What 0.2.0-alpha.12 has that is no part of a revision.
+    Extensions,
 }
 
 impl Suite {
-    pub(crate) const ALL: [Self; 3] = [Self::Old, Self::Sessions, Self::Stateless];
+    pub(crate) const ALL: [Self; 4] = [Self::Old, Self::Sessions, Self::Stateless, Self::Extensions];
 
     /// What the list of exceptions calls it.
     pub(crate) fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl Suite {
             Self::Old => "0.1",
             Self::Sessions => "0.2@2025-11-25",
             Self::Stateless => "0.2@2026-07-28",
+            Self::Extensions => "0.2@extensions",
         }
     }
 
@@ -51,7 +54,7 @@ impl Suite {
 
     fn revision(self) -> &'static [&'static str] {
         match self {
-            Self::Old => &[],
+            Self::Old | Self::Extensions => &[],
             Self::Sessions => &["--spec-version", "2025-11-25"],
             Self::Stateless => &["--spec-version", "2026-07-28"],
         }
@@ -59,12 +62,23 @@ impl Suite {
 
     /// What it has for `side` at this revision.
     pub(crate) async fn scenarios(self, side: Side) -> BTreeSet<String> {
+        let listed = self.list(side, self.revision()).await;
+        listed.into_iter().filter(|(_, of)| self != Self::Extensions || of == "[extension]").map(|(name, _)| name).collect()
+    }
+
+    /// All that this release has for `side`, at whichever revision or none.
+    pub(crate) async fn known(self, side: Side) -> BTreeSet<String> {
+        self.list(side, &[]).await.into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// What it lists, with the revisions.
+    async fn list(self, side: Side, revision: &[&str]) -> Vec<(String, String)> {
         let mut command = self.command();
-        command.args(["list", &format!("--{}", side.name())]).args(self.revision());
-        // `  - name [revisions]`
+        command.args(["list", &format!("--{}", side.name())]).args(revision);
         let told = run(command).await;
-        let names = told.lines().filter_map(|line| line.strip_prefix("  - ")?.split_whitespace().next());
-        names.map(str::to_owned).collect()
+        // `  - name [revisions]`
+        let lines = told.lines().filter_map(|line| line.strip_prefix("  - "));
+        lines.map(|line| line.split_once(' ').unwrap_or((line, ""))).map(|(name, of)| (name.to_owned(), of.trim().to_owned())).collect()
     }
 
     /// What its revision of the protocol requires of `side`, as the suite says it: the names below `server:` or `client:`.
@@ -89,7 +103,8 @@ impl Suite {
     pub(crate) async fn ask_client(self, client: &str) -> Found {
         let dir = data_dir();
         let mut command = self.command();
-        command.args(["client", "--suite", "all", "--command", client, "-o"]).arg(dir.path()).args(self.revision());
+        let suite = if self == Self::Extensions { "extensions" } else { "all" };
+        command.args(["client", "--suite", suite, "--command", client, "-o"]).arg(dir.path()).args(self.revision());
         let told = run(command).await;
         Found::read(dir.path(), "", told)
     }
