@@ -6,10 +6,14 @@
 #[path = "mcp/commands.rs"]
 mod commands;
 mod harness;
+#[path = "mcp/lasting.rs"]
+mod lasting;
 #[path = "mcp/operate.rs"]
 mod operate;
 #[path = "mcp/places.rs"]
 mod places;
+#[path = "mcp/ports.rs"]
+mod ports;
 #[path = "mcp/programs.rs"]
 mod programs;
 #[path = "mcp/rows.rs"]

@@ -35,7 +35,7 @@ pub(crate) use data_dir::open_to_others;
 pub use data_dir::{DataDir, DataDirError, create_private};
 pub use http::{Control, Http, HttpLimits, HttpTimeouts, HttpTls, Network, NetworkError, WebOrigin, WebOriginError};
 pub use layers::{MAX_FILE, PREFIX};
-pub use mcp::{Mcp, WebServer, WebServerError};
+pub use mcp::{Mcp, WebHost, WebHostError, WebServer, WebServerError};
 pub use problem::{MAX_PROBLEMS, Origin, Problem, Problems, nearest};
 pub use programs::{Program, Programs};
 pub use reader::MAX_LISTED;

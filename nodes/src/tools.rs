@@ -21,7 +21,7 @@ use horos_supervision::{
     ChildSpec, Context, Exchange, ServiceSpec, Strategy, SupervisorHandle, SupervisorSpec, exchange::RegisterError, service,
 };
 use horos_tools::{
-    Credential, Kind, Kinds, Options, PassOn, Registry, ToNode, Tools, Verify,
+    Credential, Kind, Kinds, LONGEST, Options, PassOn, Registry, ToNode, Tools, Verify,
     actor::Actors,
     admin::{Administration, Node},
     audit::{Audit, FILE},
@@ -37,11 +37,17 @@ use horos_wire::{
     principal::{Denied, Principal},
     protocol::registry::NAME,
 };
-use http::Extensions;
-use tokio::runtime::Handle;
+use http::{Extensions, Uri};
+use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, control, databases::Databases, router::follow, sync::SyncLayout};
+use crate::{
+    config::{Config, HttpTls},
+    control,
+    databases::Databases,
+    router::follow,
+    sync::SyncLayout,
+};
 use shelf::Files;
 
 /// Where MCP is served, and what of it where only a few tools are to be listed.
@@ -164,7 +170,7 @@ pub(crate) fn lay(config: &Config, here: Here<'_>) -> Result<Laid, ToolsError> {
     let drain = CancellationToken::new();
     let (mut mounts, mut over_http) = (Vec::new(), Vec::new());
     if config.mcp.enabled {
-        let options = http_options(config, drain.clone());
+        let options = http_options(config, proves.clone(), drain.clone());
         let base = options.resource.base.as_deref().unwrap_or_default().trim_end_matches('/');
         let described = format!("{base}{WELL_KNOWN}{}", options.resource.path);
         for (path, view) in PATHS {
@@ -173,7 +179,8 @@ pub(crate) fn lay(config: &Config, here: Here<'_>) -> Result<Laid, ToolsError> {
             over_http.push(service.clone());
             // What was shown goes on with a call that another node has to make, and is proved there again.
             let mount = Mount::new(path, Access::PerRequest, Plane::Public, service)?;
-            mounts.push(mount.keeping_credentials().described_at(&described));
+            // A tool's deadline is its own, and not the port's.
+            mounts.push(mount.keeping_credentials().described_at(&described).with_answer_limit(LONGEST));
         }
         let issuers = config.mcp.authorization_servers.iter().map(|server| server.to_string().into()).collect();
         mounts.push(Mount::new(WELL_KNOWN, Access::Public, Plane::Public, well_known(options.resource, issuers))?);
@@ -203,18 +210,29 @@ fn administration(exchange: &Exchange, databases: &Databases, registry: Registry
     service(exchange, &Handle::current(), ServiceSpec::new(NAME.parse().expect("a literal name")), open)
 }
 
-fn http_options(config: &Config, drain: CancellationToken) -> HttpOptions {
+fn http_options(config: &Config, verify: Arc<dyn Verify>, drain: CancellationToken) -> HttpOptions {
     let section = &config.mcp;
     let base = section.address.as_ref().map(|address| address.to_string().into());
     HttpOptions {
         sessions: section.sessions as usize,
         session_idle: section.http_idle,
+        hosts: section.hosts.iter().map(ToString::to_string).collect(),
+        names: names(config),
         origins: section.allowed_origins.iter().map(ToString::to_string).collect(),
         resource: Resource { base, ..Resource::default() },
         remote,
+        verify: Some(verify),
         drain,
         ..HttpOptions::default()
     }
+}
+
+/// The names that are this node's by its configuration, and so nobody else's: a page under one of them is of this node.
+fn names(config: &Config) -> Vec<String> {
+    let address = config.mcp.address.iter().filter_map(|address| address.to_string().parse::<Uri>().ok()?.host().map(str::to_owned));
+    let domains = if config.http.tls == HttpTls::Acme { &*config.http.acme_domains } else { &[] };
+    let advertised = config.listen.advertise.iter().map(|advertised| advertised.host.to_string());
+    address.chain(domains.iter().cloned()).chain(advertised).collect()
 }
 
 fn options(config: &Config) -> Options {
@@ -237,5 +255,9 @@ struct Proves(Verifier);
 impl Verify for Proves {
     fn verify(&self, credential: &Credential) -> BoxFuture<'static, Result<Arc<Principal>, Denied>> {
         self.0.verify(&credential.0)
+    }
+
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.0.changes())
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, BodyDataStream, to_bytes};
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::StreamExt as _;
 use hyper::client::conn::{http1, http2};
 use hyper::{Method, Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -87,7 +88,9 @@ impl Ask {
         let mut request = Request::builder().method(Method::from_bytes(self.method.as_bytes())?).version(version);
         // HTTP/1.1 names the authority in a field, the others in the request line's place.
         request = if version == Version::HTTP_11 {
-            request.uri(&self.path).header("host", site.authority())
+            let request = request.uri(&self.path);
+            let named = self.headers.iter().any(|(name, _)| name == "host");
+            if named { request } else { request.header("host", site.authority()) }
         } else {
             request.uri(site.url(&self.path))
         };
@@ -204,6 +207,39 @@ impl Session {
         answer(version, head.status.as_u16(), &head.headers, &to_bytes(Body::new(body), BODY).await?)
     }
 
+    /// Asks, and gives the answer as it comes; the connection has to be kept for as long.
+    ///
+    /// # Errors
+    /// When none begins.
+    pub(crate) async fn begin(&mut self, ask: &Ask) -> Result<Coming> {
+        timeout(ANSWER, self.begun(ask)).await.with_context(|| format!("{} {}: no answer in {ANSWER:?}", ask.method, ask.path))?
+    }
+
+    async fn begun(&mut self, ask: &Ask) -> Result<Coming> {
+        let body = || ask.body.clone().map_or_else(Body::empty, Body::from);
+        let response = match &mut self.kind {
+            Kind::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(ask.request(&self.site, Version::HTTP_11)?.map(|()| body())).await?
+            }
+            Kind::Http2(sender) => {
+                sender.ready().await?;
+                sender.send_request(ask.request(&self.site, Version::HTTP_2)?.map(|()| body())).await?
+            }
+            Kind::Http3(sender, _) => {
+                let mut stream = sender.send_request(ask.request(&self.site, Version::HTTP_3)?).await?;
+                if let Some(body) = &ask.body {
+                    stream.send_data(body.clone().into()).await?;
+                }
+                stream.finish().await?;
+                let head = stream.recv_response().await?;
+                return Ok(Coming { status: head.status().as_u16(), parts: Parts::Http3(Box::new(stream)) });
+            }
+        };
+        let (head, body) = response.into_parts();
+        Ok(Coming { status: head.status.as_u16(), parts: Parts::Tcp(Body::new(body).into_data_stream()) })
+    }
+
     /// How long `count` requests took, one after the other with `pause` between them, the shortest first.
     ///
     /// # Errors
@@ -221,6 +257,46 @@ impl Session {
         }
         times.sort_unstable();
         Ok(times)
+    }
+}
+
+/// An answer that comes part by part.
+pub(crate) struct Coming {
+    pub(crate) status: u16,
+    parts: Parts,
+}
+
+enum Parts {
+    Tcp(BodyDataStream),
+    Http3(Box<h3::client::RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>>),
+}
+
+impl Coming {
+    /// The next part; none at the end.
+    ///
+    /// # Errors
+    /// When it is cut off, or none comes.
+    pub(crate) async fn part(&mut self) -> Result<Option<Bytes>> {
+        let next = async {
+            match &mut self.parts {
+                Parts::Tcp(body) => Ok(body.next().await.transpose()?),
+                Parts::Http3(stream) => Ok(stream.recv_data().await?.map(|mut part| part.copy_to_bytes(part.remaining()))),
+            }
+        };
+        timeout(ANSWER, next).await.context("no part in time")?
+    }
+
+    /// All that is still to come, as text.
+    ///
+    /// # Errors
+    /// When it is cut off, or does not end.
+    pub(crate) async fn rest(&mut self) -> Result<String> {
+        let mut rest = Vec::new();
+        while let Some(part) = self.part().await? {
+            ensure!(rest.len() + part.len() <= BODY, "the answer does not end");
+            rest.extend_from_slice(&part);
+        }
+        Ok(String::from_utf8(rest)?)
     }
 }
 

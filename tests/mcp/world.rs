@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::harness::http::{Answer, Ask, Session, Speaks};
-use crate::harness::{Cluster, Node, poll_state, site};
+use crate::harness::http::{Answer, Ask, Coming, Session, Speaks};
+use crate::harness::site::{self, Site};
+use crate::harness::{Cluster, Node, poll_state};
 
 /// For a row to be in force on both nodes: generous, no promise of time is tested here.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -109,12 +110,28 @@ pub(crate) fn sqlite3(file: &Path, sql: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn request(id: u64, method: &str, params: Value) -> Value {
+pub(crate) fn request(id: u64, method: &str, params: Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })
 }
 
-fn greeting(version: &str) -> Value {
+pub(crate) fn greeting(version: &str) -> Value {
     json!({ "protocolVersion": version, "capabilities": {}, "clientInfo": { "name": "tests", "version": "1" } })
+}
+
+/// A request of 2026-07-28, which has no sessions.
+pub(crate) fn modern(key: &str, method: &str, mut params: Value) -> Ask {
+    params["_meta"] = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": { "name": "tests", "version": "1" },
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let ask = Ask::new("POST", "/mcp").header("authorization", &format!("Bearer {key}")).header("mcp-protocol-version", "2026-07-28");
+    let ask = ask.header("accept", "application/json, text/event-stream").header("mcp-method", method);
+    let ask = match params["name"].as_str() {
+        Some(name) => ask.header("mcp-name", name),
+        None => ask,
+    };
+    ask.body("application/json", request(1, method, params).to_string())
 }
 
 /// What came of a call, in a form that can be compared.
@@ -129,7 +146,7 @@ pub(crate) enum Came {
 }
 
 impl Came {
-    fn of(answer: &Value) -> Self {
+    pub(crate) fn of(answer: &Value) -> Self {
         if let Some(error) = answer.get("error") {
             return Self::Refused(error["code"].as_i64().unwrap(), error["message"].as_str().unwrap_or_default().to_owned());
         }
@@ -176,7 +193,11 @@ impl Client {
     }
 
     pub(crate) async fn open_at(node: &Node, key: &str, speaks: Speaks, path: &'static str) -> Self {
-        let session = Session::open(&node.site(), speaks).await.unwrap();
+        Self::open_on(&node.site(), key, speaks, path).await
+    }
+
+    pub(crate) async fn open_on(site: &Site, key: &str, speaks: Speaks, path: &'static str) -> Self {
+        let session = Session::open(site, speaks).await.unwrap();
         let mut client = Self { session, key: key.to_owned(), id: None, path, next: 0 };
         // A replica of the keys that has none yet answers 503.
         let answer = poll_state("the node knows the key", SOON, async || {
@@ -209,6 +230,16 @@ impl Client {
         // Notifications may stand before it.
         let found = events.chain(serde_json::from_str(&answer.body)).find(|message: &Value| message["id"] == self.next);
         (answer.status, found.unwrap_or(Value::Null))
+    }
+
+    /// Begins the stream for what the node has to say.
+    pub(crate) async fn hear(&mut self) -> Coming {
+        let ask = Ask::get(self.path).header("authorization", &format!("Bearer {}", self.key)).header("accept", "text/event-stream");
+        let id = self.id.as_deref().expect("a session");
+        let ask = ask.header("mcp-session-id", id).header("mcp-protocol-version", "2025-06-18");
+        let coming = self.session.begin(&ask).await.unwrap();
+        assert_eq!(coming.status, 200);
+        coming
     }
 
     /// The names that are listed, all pages together.
@@ -266,6 +297,11 @@ impl Line {
         let site = node.site();
         let endpoint = site::dialer(site.address.ip());
         let connection = site.quic(&endpoint, &site.tls(&[ALPN], identity)).await.unwrap();
+        Self::on(connection, endpoint).await
+    }
+
+    /// The same on a connection that is there already.
+    pub(crate) async fn on(connection: quinn::Connection, endpoint: quinn::Endpoint) -> Self {
         let (mut send, receive) = connection.open_bi().await.unwrap();
         send.write_all(b"MCP1").await.unwrap();
         Self { connection, _endpoint: endpoint, send, receive, read: Vec::new(), told: VecDeque::new(), next: 0 }

@@ -15,7 +15,8 @@
 //! Each refusal is problem details with the same headers as any answer, and a counter. Whatever goes wrong in here refuses.
 
 use std::{
-    convert::Infallible, future::poll_fn, num::NonZeroU32, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::SystemTime,
+    convert::Infallible, future::poll_fn, num::NonZeroU32, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Duration,
+    time::SystemTime,
 };
 
 use futures_util::FutureExt as _;
@@ -160,10 +161,6 @@ impl Guard {
         if trusted {
             visit.client = self.proxies.client(visit.client, request.headers());
         }
-        let answer = self.config.timeouts.answer;
-        let asked = head.request_timeout.text().and_then(ids::patience).filter(|asked| *asked < answer);
-        visit.hurried = asked.is_some();
-        visit.deadline += asked.unwrap_or(answer);
         visit.asks = Asks {
             gzip: head.gzip,
             page: head.html && !head.json,
@@ -176,7 +173,7 @@ impl Guard {
         visit.named = target::is_name(request.uri(), &head);
         let sound = self.examine(request, &head, &mut visit);
 
-        let forwarded = head.forwarded;
+        let (forwarded, patience) = (head.forwarded, head.request_timeout.text().and_then(ids::patience));
         let headers = request.headers_mut();
         if forwarded {
             self.proxies.hush(trusted, headers);
@@ -192,7 +189,20 @@ impl Guard {
             target::prefer_target(request);
         }
         visit.uri = std::mem::take(request.uri_mut());
+        let answer = self.answer_limit(&visit);
+        let asked = patience.filter(|asked| *asked < answer);
+        visit.hurried = asked.is_some();
+        visit.deadline += asked.unwrap_or(answer);
         (visit, sound)
+    }
+
+    /// How long the service that the request is for may take for its answer.
+    fn answer_limit(&self, visit: &Visit<'_>) -> Duration {
+        let own = match self.routes.find(visit.uri.path(), visit.peer.plane) {
+            Some(Target::Mount(mount)) => mount.answer_limit,
+            _ => None,
+        };
+        own.map_or(self.config.timeouts.answer, |own| own.max(self.config.timeouts.answer))
     }
 
     fn examine(&self, request: &Request<Body>, head: &Head<'_>, visit: &mut Visit<'_>) -> Result<(), Problem> {
@@ -360,12 +370,14 @@ impl Guard {
         if request.body().is_end_stream() {
             return self.settle(visit, mount, (mount.serve)(std::mem::take(request)).await);
         }
-        let (idle, metrics) = (self.config.timeouts.body, &self.parts.metrics);
+        let (timeouts, metrics) = (&self.config.timeouts, &self.parts.metrics);
+        // A service that may take its time gives none of it to whoever drips: for the others the deadline sees to that.
+        let whole_by = mount.answer_limit.map(|_| visit.started + timeouts.answer);
         let mut fate = body::Fate::default();
         let request = std::mem::take(request).map(|body| {
-            let (intake, its) = Intake::new(body, limit, idle, metrics.clone(), visit.peer.version);
+            let (intake, its) = Intake::new(body, limit, timeouts.body, metrics.clone(), visit.peer.version);
             fate = its;
-            Body::new(intake)
+            Body::new(intake.whole_by(whole_by))
         });
         let answer = (mount.serve)(request).await;
         match fate.problem() {

@@ -38,6 +38,6 @@ pub use h3::Http3;
 pub use health::{Condition, Conditions, MAX_CONDITIONS, MAX_REASON, Standing};
 pub use maintenance::{MAX_MESSAGE, Maintenance, Notice};
 pub use metrics::{ConnectionGuard, HandshakeGuard, Metrics};
-pub use mount::{Access, BoxError, Mount, MountError, Plane};
+pub use mount::{Access, BoxError, MAX_ANSWER, Mount, MountError, Plane};
 pub use seen::{Peer, Reason, Version};
 pub use tcp::{ListenError, Sockets, Transport};

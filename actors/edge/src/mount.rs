@@ -5,6 +5,7 @@ use std::{
     fmt,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use axum::body::Body;
@@ -40,6 +41,10 @@ pub enum Plane {
     Both,
 }
 
+/// Longest that a service may have for its answer: what configuration may give all of them. A request that waits has a place among
+/// those in hand.
+pub const MAX_ANSWER: Duration = Duration::from_secs(3600);
+
 /// Takes a request with a clone of the service: one allocation, where a boxed service that is cloned itself has two.
 pub(crate) type Serve = Arc<dyn Fn(http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> + Send + Sync>;
 
@@ -50,6 +55,7 @@ pub struct Mount {
     pub(crate) access: Access,
     pub(crate) plane: Plane,
     pub(crate) body_limit: Option<u64>,
+    pub(crate) answer_limit: Option<Duration>,
     pub(crate) keeps_credentials: bool,
     pub(crate) described_at: Option<Box<str>>,
     pub(crate) serve: Serve,
@@ -114,6 +120,7 @@ impl Mount {
             access,
             plane,
             body_limit: None,
+            answer_limit: None,
             keeps_credentials: false,
             described_at: None,
             serve: Arc::new(serve),
@@ -124,6 +131,14 @@ impl Mount {
     #[must_use]
     pub fn with_body_limit(mut self, bytes: u64) -> Self {
         self.body_limit = Some(bytes);
+        self
+    }
+
+    /// Takes up to `limit` for the head of its answer, instead of [`crate::Timeouts::answer`] where that is shorter: at most
+    /// [`MAX_ANSWER`]. A request's body has to be there within the port's own limit all the same.
+    #[must_use]
+    pub fn with_answer_limit(mut self, limit: Duration) -> Self {
+        self.answer_limit = Some(limit.min(MAX_ANSWER));
         self
     }
 

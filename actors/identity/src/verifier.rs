@@ -23,6 +23,7 @@ use horos_wire::{
 use parking_lot::RwLock;
 use rusqlite::{Connection, OptionalExtension as _, types::ValueRef};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -51,6 +52,8 @@ struct Inner {
     /// Whether a key that is not found is certain not to exist.
     whole: AtomicBool,
     unsaved: RwLock<Unsaved>,
+    /// Counts what was learnt that may end what was proved.
+    changes: watch::Sender<u64>,
 }
 
 /// What the mirror knows and could not write down, the disk being full: it holds all the same.
@@ -104,6 +107,7 @@ impl Verifier {
             news: Arc::default(),
             whole: AtomicBool::new(false),
             unsaved: RwLock::default(),
+            changes: watch::Sender::new(0),
         }))
     }
 
@@ -166,6 +170,12 @@ impl Verifier {
             return known.map_err(Refused::Denied);
         }
         if text.starts_with(KEY_PREFIX) { self.check_key(&hash) } else { self.check_token(text, hash) }
+    }
+
+    /// Changes whenever a key or a token that was proved may prove nothing any more because of what somebody did: for whoever lets it
+    /// open something that lasts, and has to look again then. What runs out by itself changes nothing here.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
     }
 
     /// Counts that `principal` asked for what it may not do.
@@ -286,11 +296,17 @@ impl Verifier {
     /// `changes` are in the tables now.
     pub(crate) fn changed(&self, changes: &[Change]) {
         self.0.memory.forget(changes);
+        self.tell();
     }
 
     /// The tables may have changed anywhere.
     pub(crate) fn changed_all(&self) {
         self.0.memory.clear();
+        self.tell();
+    }
+
+    fn tell(&self) {
+        self.0.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// `changes` hold although they are not in the tables yet; none when there are too many of them to be held.
@@ -306,7 +322,7 @@ impl Verifier {
             unsaved.rows.insert(subject, change.clone());
         }
         *self.0.unsaved.write() = unsaved;
-        self.0.memory.clear();
+        self.changed_all();
     }
 }
 

@@ -19,7 +19,7 @@ mod schema;
 mod service;
 mod tools;
 
-pub(crate) use schema::RULE_HISTORY;
+pub(crate) use schema::{RULE_HISTORY, RULES_REPLACED};
 
 pub use node::Node;
 pub use service::Administration;

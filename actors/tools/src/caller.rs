@@ -8,6 +8,7 @@ use horos_wire::{
     principal::{Denied, Principal, Proof},
 };
 use rmcp::model::Extensions;
+use tokio::sync::watch;
 
 /// Who asks. There is no anonymous one: a transport that could not prove anybody lists and calls nothing.
 #[derive(Clone, Debug)]
@@ -72,6 +73,29 @@ impl fmt::Debug for Credential {
 pub trait Verify: Send + Sync + 'static {
     /// Looks.
     fn verify(&self, credential: &Credential) -> BoxFuture<'static, Result<Arc<Principal>, Denied>>;
+
+    /// What changes when a key or token may have been revoked; none where nobody tells, and all is found out by looking.
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
+}
+
+impl fmt::Debug for dyn Verify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Verify")
+    }
+}
+
+/// Ends at the next change of `changes`; never, where nobody tells any.
+pub(crate) async fn next_change(changes: &mut Option<watch::Receiver<u64>>) {
+    if let Some(told) = changes
+        && told.changed().await.is_ok()
+    {
+        return;
+    }
+    // Whoever told has gone, and everything with it.
+    *changes = None;
+    std::future::pending().await
 }
 
 impl Caller {

@@ -3,12 +3,14 @@
 //! The port proves who asks and puts an `Arc<Principal>` into the request. What comes without one is answered 401 with the way to a key or
 //! token (RFC 9728) and reaches no handler. What a browser's page sends has to come from where this is served, or from an origin that is
 //! named. From there on rmcp speaks the protocol; what it does not know is kept here: whose a session is, how many there may be
-//! (`sessions`), and that what proved the caller goes no further than into the [`Caller`].
+//! (`sessions`), that what proved the caller goes no further than into the [`Caller`], and that what was opened with it ends with it
+//! (`proof`): sessions, streams and calls in hand.
 //!
 //! Requests of 2026-07-28 have no session and are answered in JSON, unless something has to be streamed. Requests of the earlier versions
 //! have one, and are answered as events.
 
 mod origin;
+mod proof;
 mod sessions;
 mod well_known;
 
@@ -36,12 +38,16 @@ use rmcp::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Caller, Credential, Transport, Who};
+use crate::{Caller, Credential, Transport, Verify, Who};
+use proof::{Proofs, Until};
 use sessions::{Sessions, Visit};
 pub use well_known::{Resource, WellKnown, well_known};
 
 /// Largest body of a request, in bytes; rmcp's own figure.
 pub const MAX_BODY: usize = 4 << 20;
+
+/// How long an answer is kept for a client that lost the stream on which it came: rmcp tells clients to come back after three seconds.
+const RESUMED_WITHIN: Duration = Duration::from_secs(5);
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -66,10 +72,11 @@ pub struct Options {
     /// A session without a request for so long is over. Default 30 min: many clients do not begin a new one when theirs is over, and
     /// people think.
     pub session_idle: Duration,
-    /// Names under which this is served (`shop.example`, `shop.example:8443`). With any, only these are answered. Without, a page in a
-    /// browser is answered only where it asked an address or this machine: only a name can be made to lead here from another site (DNS
-    /// rebinding).
+    /// Names under which this is served (`shop.example`, `shop.example:8443`). With any, only these are answered.
     pub hosts: Vec<String>,
+    /// Names that surely lead here; all others are answered too. A page in a browser is answered where it asked one of these, an address or
+    /// this machine: any other name may have been made to lead here by another site (DNS rebinding).
+    pub names: Vec<String>,
     /// Origins whose pages may ask besides those served here: `https://inspector.example`, or `http://localhost:*` for any port. The same
     /// that may read answers from other origins.
     pub origins: Vec<String>,
@@ -77,6 +84,12 @@ pub struct Options {
     pub resource: Resource,
     /// Where the request came from; a mounted service knows only by what its port has put into the request.
     pub remote: fn(&Extensions) -> Option<SocketAddr>,
+    /// Tells what a key or a token proves, for what lasts longer than the request that it came with. Without, a session that was opened is
+    /// looked at again only by the port, when it is used.
+    pub verify: Option<Arc<dyn Verify>>,
+    /// How often what opened a session or a stream is looked at again where nobody tells of changes: a token that has run out has ended
+    /// them then. Default 5 s.
+    pub proof: Duration,
     /// Ends all streams and sessions, and begins none.
     pub drain: CancellationToken,
 }
@@ -90,9 +103,12 @@ impl Default for Options {
             sessions_of_one: 64,
             session_idle: Duration::from_secs(30 * 60),
             hosts: Vec::new(),
+            names: Vec::new(),
             origins: Vec::new(),
             resource: Resource::default(),
             remote: |_| None,
+            verify: None,
+            proof: Duration::from_secs(5),
             drain: CancellationToken::new(),
         }
     }
@@ -108,6 +124,7 @@ struct Inner {
     options: Options,
     origins: origin::Rules,
     sessions: Arc<Sessions>,
+    proofs: Option<Proofs>,
     /// rmcp's service, whose type says which handler it has.
     serve: Box<Serve>,
 }
@@ -128,16 +145,19 @@ pub fn service<H: ServerHandler>(factory: impl Fn() -> H + Clone + Send + Sync +
         .with_sse_keep_alive(Some(options.keep_alive))
         .with_max_request_body_bytes(options.max_body)
         .with_cancellation_token(options.drain.clone());
+    let proofs = options.verify.clone().map(|verify| Proofs { verify, every: options.proof });
     let mut session = SessionConfig::default();
     session.keep_alive = Some(options.session_idle);
-    let sessions = Arc::new(Sessions::new(session, options.sessions, options.sessions_of_one));
+    // By rmcp's own figure of a minute, whoever calls often has the node keep all results of that minute, however large they are.
+    session.completed_cache_ttl = RESUMED_WITHIN;
+    let sessions = Arc::new(Sessions::new(session, options.sessions, options.sessions_of_one, proofs.clone()));
     let rmcp = StreamableHttpService::new(move || Ok(factory()), sessions.clone(), config);
     let serve = move |request| -> BoxFuture<'static, Response<Body>> {
         let rmcp = rmcp.clone();
         Box::pin(async move { rmcp.handle(request).await })
     };
-    let origins = origin::Rules::new(&options.hosts, &options.origins);
-    Service(Arc::new(Inner { options, origins, sessions, serve: Box::new(serve) }))
+    let origins = origin::Rules::new(&options.hosts, &options.names, &options.origins);
+    Service(Arc::new(Inner { options, origins, sessions, proofs, serve: Box::new(serve) }))
 }
 
 impl Service {
@@ -161,18 +181,50 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let visit = match self.0.admit(&mut request) {
-            Ok(visit) => visit,
+        let Admitted { visit, over } = match self.0.admit(&mut request) {
+            Ok(admitted) => admitted,
             Err(refusal) => return Box::pin(std::future::ready(Ok(*refusal))),
         };
         let answer = (self.0.serve)(request.map(|body| body.map_err(Into::into).boxed_unsync()));
-        Box::pin(async move { Ok(visit.accompany(answer).await) })
+        let answer = visit.accompany(answer);
+        Box::pin(async move {
+            let (answer, over) = match over {
+                Over::Nobody => return Ok(answer.await),
+                // Such a request is answered at once, by a stream.
+                Over::Session(over) => (answer.await, over),
+                Over::Proof(mut lost) => tokio::select! {
+                    // First: what is answered at once needs no timer.
+                    biased;
+                    answer = answer => (answer, lost),
+                    // What was asked for is given up.
+                    () = &mut lost => return Ok(bare(StatusCode::UNAUTHORIZED)),
+                },
+            };
+            let lasts = answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+            Ok(if lasts { answer.map(|body| Until::new(body, over).boxed()) } else { answer })
+        })
     }
+}
+
+/// A request that may be served.
+struct Admitted {
+    visit: Arc<Visit>,
+    over: Over,
+}
+
+/// What ends the request, or its stream, before its time.
+enum Over {
+    /// Nobody could tell.
+    Nobody,
+    /// The end of its session, which may have been shown newer proof than the stream was that it is asked by.
+    Session(BoxFuture<'static, ()>),
+    /// The end of what proved who asks.
+    Proof(BoxFuture<'static, ()>),
 }
 
 impl Inner {
     /// Lets in who may ask at all, as whom the port has proved.
-    fn admit<B>(&self, request: &mut Request<B>) -> Result<Arc<Visit>, Box<Response<Body>>> {
+    fn admit<B>(&self, request: &mut Request<B>) -> Result<Admitted, Box<Response<Body>>> {
         if !self.origins.allow(request) {
             return Err(Box::new(bare(StatusCode::FORBIDDEN)));
         }
@@ -183,19 +235,32 @@ impl Inner {
             }
             return Err(Box::new(refusal));
         };
-        let session = self.session(&principal, request.headers_mut())?;
         let remote = (self.options.remote)(request.extensions());
         let credential = credential(request.headers_mut());
-        let owner: Arc<str> = (*principal.id).into();
+        let (session, ends) = self.session(&principal, credential.as_ref(), request.headers_mut())?.unzip();
+        let over = match (ends, &self.proofs, credential.clone()) {
+            (Some(ends), ..) => Over::Session(Box::pin(ends.cancelled_owned())),
+            (None, Some(proofs), Some(shown)) => {
+                let proofs = proofs.clone();
+                Over::Proof(Box::pin(async move { proofs.lost(|| Some(shown.clone())).await }))
+            }
+            (None, ..) => Over::Nobody,
+        };
+        let visit = Visit::new((*principal.id).into(), credential.clone());
         let caller = Caller { who: Who::Principal(principal), credential, transport: Transport::Http, session, remote };
         request.extensions_mut().insert(Arc::new(caller));
-        Ok(Visit::new(owner))
+        Ok(Admitted { visit, over })
     }
 
-    /// The session that the request names, if it is the principal's. Another's is as good as none.
-    fn session(&self, principal: &Principal, headers: &mut HeaderMap) -> Result<Option<Arc<str>>, Box<Response<Body>>> {
+    /// The session that the request names and what tells its end, if it is the principal's. Another's is as good as none.
+    fn session(
+        &self,
+        principal: &Principal,
+        shown: Option<&Credential>,
+        headers: &mut HeaderMap,
+    ) -> Result<Option<(Arc<str>, CancellationToken)>, Box<Response<Body>>> {
         let Some(named) = headers.get(SESSION) else { return Ok(None) };
-        let known = named.to_str().ok().and_then(|id| self.sessions.of(id, &principal.id));
+        let known = named.to_str().ok().and_then(|id| self.sessions.of(id, &principal.id, shown));
         if known.is_some() {
             return Ok(known);
         }
@@ -223,8 +288,12 @@ fn credential(headers: &mut HeaderMap) -> Option<Credential> {
     }
 }
 
+fn empty() -> Body {
+    Empty::new().boxed()
+}
+
 fn bare(status: StatusCode) -> Response<Body> {
-    let mut answer = Response::new(Empty::new().boxed());
+    let mut answer = Response::new(empty());
     *answer.status_mut() = status;
     answer
 }

@@ -49,5 +49,5 @@ pub use self::{
     row::{Problem, Row},
     schema::TOOLS_MIGRATIONS,
     strategy::Mcp,
-    tools::{Counters, Durations, Listed, Options, Tools},
+    tools::{Counters, Durations, LONGEST, Listed, Options, Tools},
 };

@@ -388,7 +388,7 @@ const GAPS: Migration = Migration {
 
 /// Tools and what belongs to them, on the owner of `control.db`. Others have tables in that file as well: whoever joins the lists puts
 /// them in order of their numbers.
-pub const TOOLS_MIGRATIONS: &[Migration] = &[TOOLS, crate::admin::RULE_HISTORY, GAPS];
+pub const TOOLS_MIGRATIONS: &[Migration] = &[TOOLS, crate::admin::RULE_HISTORY, GAPS, crate::admin::RULES_REPLACED];
 
 #[cfg(test)]
 mod tests;

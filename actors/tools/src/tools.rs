@@ -37,6 +37,7 @@ use tokio::{sync::watch, time::timeout_at};
 use crate::{
     Call, Caller, Definition, Mode, Output, Problem, Registry, ToolError, Transport,
     audit::{self, Audit, Ticket, Waits},
+    definition::MAX_TIMEOUT,
 };
 use builtin::Builtin;
 pub(crate) use builtin::taken;
@@ -73,6 +74,8 @@ const ADMISSION: Duration = Duration::from_secs(10);
 const WRITTEN: Duration = Duration::from_secs(10);
 /// When to try again where there was no room.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Longest that a call takes from its request to its answer, for whoever has to say how long that is waited for.
+pub const LONGEST: Duration = MAX_TIMEOUT.saturating_add(GRACE).saturating_add(HEADWAY).saturating_add(ADMISSION).saturating_add(WRITTEN);
 /// Most of the arguments that a question back repeats, in bytes.
 const REPEATED: usize = 500;
 

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use http::uri::Authority;
+
 use super::{ByteSize, Programs, WebOrigin, reader::section, secs};
 
 section! {
@@ -18,6 +20,10 @@ section! {
         /// Scheme and authority under which clients know /mcp, such as `https://shop.example.org`, where that is not what they ask for:
         /// behind a proxy that ends TLS.
         address = "address": Option<WebServer> = None;
+        /// Names under which /mcp is answered, such as `shop.example.org` or `shop.example.org:8443`: whoever asks any other, or an
+        /// address that is not listed, is refused. Default: every name is answered, and a browser's page is at home at an address, at
+        /// localhost, and at the names that are this node's by `mcp.address`, `http.acme-domains` and `listen.advertise`.
+        hosts = "hosts": Vec<WebHost> = Vec::new();
         /// Sessions over HTTP and over QUIC, each; at the limit nobody new is taken.
         sessions = "sessions": u32 = 4_096, within 1..=65_536;
         /// A session over QUIC that says nothing for so long is ended.
@@ -36,6 +42,32 @@ section! {
         /// LC_ALL, LOGNAME, PATH, TMPDIR, TZ and USER.
         /// For example: {files: {command: [/usr/bin/python3, /opt/files/server.py], secrets: {TOKEN: files.key}}}
         programs = "programs": Programs = Programs::default();
+    }
+}
+
+/// A host as requests name it: a DNS name or an address, perhaps with a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebHost(pub(crate) Box<str>);
+
+/// Why a text is no [`WebHost`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a host such as \"shop.example.org\" or \"shop.example.org:8443\", without https:// and without a path")]
+pub struct WebHostError;
+
+impl FromStr for WebHost {
+    type Err = WebHostError;
+    fn from_str(text: &str) -> Result<Self, WebHostError> {
+        // What is in a `Host` field, but for a user's name (RFC 9110 §7.2), which nobody writes there. A port is a number if anything.
+        let host: Authority = text.parse().map_err(|_| WebHostError)?;
+        let port = text.strip_prefix(host.host()).unwrap_or_default();
+        let is_plain = !host.host().is_empty() && (port.is_empty() || host.port_u16().is_some());
+        if is_plain && !text.contains('@') { Ok(Self(text.into())) } else { Err(WebHostError) }
+    }
+}
+
+impl fmt::Display for WebHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -87,11 +119,20 @@ mod tests {
     }
 
     #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+        for good in ["shop.example.org", "shop.example.org:8443", "192.0.2.7", "[2001:db8::7]:7400", "localhost"] {
+            assert_eq!(good.parse::<WebHost>().unwrap().to_string(), good);
+        }
+        for bad in ["", ":8443", "https://shop.example.org", "shop.example.org/mcp", "ana@shop.example.org", "shop.example.org:", "a b"] {
+            assert_eq!(bad.parse::<WebHost>(), Err(WebHostError), "{bad}");
+        }
+    }
+
+    #[test]
     fn the_section_is_read_from_the_file_and_from_variables() {
         let environment = vec![("HOROS__MCP__CALLS".into(), "8".into()), ("HOROS__MCP__ENABLED".into(), "false".into())];
         let sources = Sources { environment, ..Sources::default() };
-        let text =
-            "mcp: {allowed-origins: [\"https://chat.example.org\"], authorization-servers: \"https://a.example, https://b.example\"}\n";
+        let text = "mcp: {hosts: shop.example.org, allowed-origins: [\"https://chat.example.org\"], authorization-servers: \"https://a.example, https://b.example\"}\n";
         let config = Config::from_text(&sources, text).unwrap().mcp;
         assert_eq!((config.enabled, config.calls, config.allowed_origins.len(), config.authorization_servers.len()), (false, 8, 1, 2));
         let told = Config::from_text(&Sources::default(), "mcp: {sessions: 0, idle: 1ms, result: 1GiB, tools: yes}\n").unwrap_err();

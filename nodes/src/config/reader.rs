@@ -60,7 +60,7 @@ macro_rules! texts {
     })*};
 }
 texts!(ByteSize: "a size such as \"8MiB\"", ClusterName: "a name", NodeName: "a name", Role: "bo or fo", super::Endpoint: "host:port",
-    super::Advertised: "an address", super::Network: "a network", super::WebOrigin: "an origin", super::WebServer: "an address of https",
+    super::Advertised: "an address", super::Network: "a network", super::WebOrigin: "an origin", super::WebHost: "a host", super::WebServer: "an address of https",
     horos_egress::Trusted: "an endpoint such as \"stock.internal:8080\"");
 
 impl Leaf for Duration {

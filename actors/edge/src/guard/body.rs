@@ -50,6 +50,8 @@ pub(crate) struct Intake {
     inner: Body,
     left: u64,
     idle: Duration,
+    /// When all of it is to be there, where the deadline of its answer does not say so.
+    whole_by: Option<Instant>,
     /// Made when the body is first waited for: most bodies are there with their head.
     timer: Option<Pin<Box<Sleep>>>,
     /// Whether the timer runs for the part that is waited for now.
@@ -62,11 +64,17 @@ pub(crate) struct Intake {
 impl Intake {
     pub(crate) fn new(inner: Body, limit: u64, idle: Duration, metrics: Metrics, version: Version) -> (Self, Fate) {
         let fate = Fate::default();
-        (Self { inner, left: limit, idle, timer: None, waiting: false, fate: fate.clone(), metrics, version }, fate)
+        (Self { inner, left: limit, idle, whole_by: None, timer: None, waiting: false, fate: fate.clone(), metrics, version }, fate)
+    }
+
+    /// The same, that has to be whole at some time, however steadily it comes.
+    pub(crate) fn whole_by(self, by: Option<Instant>) -> Self {
+        Self { whole_by: by, ..self }
     }
 
     fn stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let until = Instant::now() + self.idle;
+        let until = self.whole_by.map_or(until, |by| until.min(by));
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         if !std::mem::replace(&mut self.waiting, true) {
             timer.as_mut().reset(until);

@@ -65,11 +65,26 @@ async fn a_body_that_stops_coming_is_not_waited_for() {
     assert_eq!(started.elapsed(), Duration::from_secs(15));
     assert_eq!(site.metrics.count(Reason::SlowBody), 1);
     // A byte a second is not stopping; the deadline of the answer ends it all the same.
+    let answer = post(&site, "/open/length", drip()).await;
+    assert_eq!(answer.status, 504);
+    assert_eq!(started.elapsed(), Duration::from_secs(45));
+}
+
+/// A byte a second, for ever.
+fn drip() -> Body {
     let drip = stream::iter(0..).then(|_| async {
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok::<_, Infallible>("x")
     });
-    let answer = post(&site, "/open/length", Body::from_stream(drip.boxed())).await;
-    assert_eq!(answer.status, 504);
-    assert_eq!(started.elapsed(), Duration::from_secs(45));
+    Body::from_stream(drip.boxed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_drips_has_no_longer_where_the_service_has() {
+    let site = site();
+    let started = tokio::time::Instant::now();
+    let answer = post(&site, "/slow/length", drip()).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (408, "slow_body"));
+    assert_eq!(started.elapsed(), Duration::from_secs(30));
+    assert_eq!(post(&site, "/slow/length", streamed(10, 100)).await.text(), "1000");
 }

@@ -151,6 +151,21 @@ async fn the_deadline_is_the_ports_or_the_clients_where_that_is_sooner_and_sane(
     assert_eq!(site.metrics.count(Reason::Deadline), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_service_that_may_take_longer_has_that_long_and_a_client_may_still_ask_for_less() {
+    let site = Site::new();
+    for (asked, left) in [("", 120_000), ("5", 5_000), ("60", 60_000), ("600", 120_000)] {
+        let answer = site.get_with("/slow/x", &[("request-timeout", asked)]).await;
+        assert_eq!(answer.json()["left_ms"], left, "{asked:?}");
+    }
+    let started = tokio::time::Instant::now();
+    assert_eq!(site.get("/slow/wait").await.code(), "deadline");
+    assert_eq!(started.elapsed(), Duration::from_secs(120));
+    // Nobody else has longer for it.
+    assert_eq!(site.get("/open/wait").await.code(), "deadline");
+    assert_eq!(started.elapsed(), Duration::from_secs(150));
+}
+
 #[tokio::test]
 async fn an_idempotency_key_goes_with_the_call_if_it_is_one() {
     let site = Site::new();

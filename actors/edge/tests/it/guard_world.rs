@@ -171,6 +171,7 @@ impl Site {
         ];
         let mut mounts: Vec<Mount> = mounts.map(|(prefix, access, plane)| mount(prefix, access, plane, &served)).into();
         mounts.push(mount("/upload", Access::Public, Plane::Both, &served).with_body_limit(100));
+        mounts.push(mount("/slow", Access::Public, Plane::Both, &served).with_answer_limit(Duration::from_secs(120)));
         mounts.push(mount("/told", Access::PerRequest, Plane::Both, &served).described_at("/.well-known/it"));
         let app = App::new(Arc::new(config), mounts, parts).unwrap();
         Self { app, keys, metrics, conditions, maintenance, drain, served }

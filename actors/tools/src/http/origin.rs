@@ -1,8 +1,8 @@
 //! What pages in browsers may ask.
 //!
 //! A page shows its origin with every request that it sends elsewhere, and most that it sends home (Fetch §3.2); programs show none. A site
-//! whose name is made to lead to this machine (DNS rebinding) is at home here as far as the browser can tell, so where no names are listed
-//! only addresses and `localhost` are a home: no other site's name is one of them.
+//! whose name is made to lead to this machine (DNS rebinding) is at home here as far as the browser can tell, so besides the names that are
+//! known to be this node's only addresses and `localhost` are a home: no other site's name is one of them.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -15,6 +15,7 @@ use ::http::{
 #[derive(Debug)]
 pub(super) struct Rules {
     hosts: Vec<Place>,
+    names: Vec<Place>,
     origins: Vec<(Box<str>, Place)>,
 }
 
@@ -26,20 +27,18 @@ struct Place {
 }
 
 impl Rules {
-    pub(super) fn new(hosts: &[String], origins: &[String]) -> Self {
-        let hosts = hosts.iter().filter_map(|host| host.parse().ok()).map(|host: Authority| Place::of(&host)).collect();
+    pub(super) fn new(hosts: &[String], names: &[String], origins: &[String]) -> Self {
+        let places = |hosts: &[String]| hosts.iter().filter_map(|host| host.parse().ok()).map(|host: Authority| Place::of(&host)).collect();
         let origins = origins.iter().filter_map(|origin| match origin.strip_suffix(":*") {
             Some(origin) => read(origin).map(|(scheme, place)| (scheme, Place { port: None, ..place })),
             None => read(origin),
         });
-        Self { hosts, origins: origins.collect() }
+        Self { hosts: places(hosts), names: places(names), origins: origins.collect() }
     }
 
     pub(super) fn allow<B>(&self, request: &Request<B>) -> bool {
         let host = host(request);
-        let listed =
-            |host: &Place| self.hosts.iter().any(|known| known.host == host.host && known.port.is_none_or(|port| host.port == Some(port)));
-        if !self.hosts.is_empty() && !host.as_ref().is_some_and(listed) {
+        if !self.hosts.is_empty() && !host.as_ref().is_some_and(|host| self.hosts.iter().any(|known| known.takes(host))) {
             return false;
         }
         let mut shown = request.headers().get_all(ORIGIN).iter();
@@ -50,7 +49,8 @@ impl Rules {
         }
         let usual = usual_port(&scheme);
         let is_home = |host: &Place| host.host == origin.host && host.port.or(usual) == origin.port;
-        host.is_some_and(|host| is_home(&host) && (!self.hosts.is_empty() || host.is_nobodys_name()))
+        let is_own = |host: &Place| !self.hosts.is_empty() || host.is_nobodys_name() || self.names.iter().any(|known| known.takes(host));
+        host.is_some_and(|host| is_home(&host) && is_own(&host))
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_page_asks_only_where_it_is_at_home() {
-        let rules = Rules::new(&[], &["https://inspector.example".into(), "http://localhost:*".into()]);
+        let rules = Rules::new(&[], &[], &["https://inspector.example".into(), "http://localhost:*".into()]);
         for (host, origin) in [
             ("127.0.0.1:8443", None),
             ("shop.example", None),
@@ -152,8 +152,29 @@ mod tests {
     }
 
     #[test]
+    fn a_page_is_at_home_under_a_name_that_is_known_to_be_this_nodes_and_others_are_answered_still() {
+        let rules = Rules::new(&[], &["shop.example".into(), "bo-1.example:7400".into()], &[]);
+        for (host, origin) in [
+            ("shop.example:8443", Some("https://shop.example:8443")),
+            ("SHOP.example", Some("https://shop.example")),
+            ("bo-1.example:7400", Some("https://bo-1.example:7400")),
+            ("other.example", None),
+        ] {
+            assert!(asks(&rules, host, origin), "{host} {origin:?}");
+        }
+        for (host, origin) in [
+            ("evil.example", Some("https://evil.example")),
+            ("shop.example", Some("https://evil.example")),
+            ("shop.example.evil.example", Some("https://shop.example.evil.example")),
+            ("bo-1.example:1", Some("https://bo-1.example:1")),
+        ] {
+            assert!(!asks(&rules, host, origin), "{host} {origin:?}");
+        }
+    }
+
+    #[test]
     fn where_names_are_listed_no_other_is_answered() {
-        let rules = Rules::new(&["shop.example".into(), "localhost:8443".into()], &[]);
+        let rules = Rules::new(&["shop.example".into(), "localhost:8443".into()], &[], &[]);
         for (host, origin) in
             [("shop.example:1", None), ("shop.example", Some("https://shop.example")), ("localhost:8443", Some("https://localhost:8443"))]
         {

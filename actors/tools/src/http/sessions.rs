@@ -26,8 +26,10 @@ use rmcp::{
         },
     },
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{Body, bare};
+use super::{Body, bare, proof::Proofs};
+use crate::Credential;
 
 tokio::task_local! {
     /// The visit that the task is at: rmcp asks for a session without saying for whom.
@@ -40,13 +42,14 @@ const ENDING: Duration = Duration::from_secs(5);
 /// One request, while rmcp has it.
 pub(super) struct Visit {
     owner: Arc<str>,
+    shown: Option<Credential>,
     /// There was no room for its session.
     refused: AtomicBool,
 }
 
 impl Visit {
-    pub(super) fn new(owner: Arc<str>) -> Arc<Self> {
-        Arc::new(Self { owner, refused: AtomicBool::new(false) })
+    pub(super) fn new(owner: Arc<str>, shown: Option<Credential>) -> Arc<Self> {
+        Arc::new(Self { owner, shown, refused: AtomicBool::new(false) })
     }
 
     /// Waits for `answer`, to which this visit is known.
@@ -65,6 +68,7 @@ pub(super) struct Sessions {
     rmcp: Arc<LocalSessionManager>,
     most: usize,
     most_of_one: usize,
+    proofs: Option<Proofs>,
     table: Arc<Mutex<Table>>,
 }
 
@@ -78,6 +82,16 @@ struct Table {
 struct Held {
     owner: Arc<str>,
     last: Instant,
+    /// What was shown last for it.
+    shown: Option<Credential>,
+    /// Ends its streams, when it is forgotten at the latest.
+    over: CancellationToken,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.over.cancel();
+    }
 }
 
 /// Why there is no session.
@@ -92,24 +106,40 @@ pub(super) enum SessionError {
 }
 
 impl Sessions {
-    pub(super) fn new(config: SessionConfig, most: usize, most_of_one: usize) -> Self {
+    pub(super) fn new(config: SessionConfig, most: usize, most_of_one: usize, proofs: Option<Proofs>) -> Self {
         let mut rmcp = LocalSessionManager::default();
         rmcp.session_config = config;
-        Self { rmcp: Arc::new(rmcp), most, most_of_one, table: Arc::default() }
+        Self { rmcp: Arc::new(rmcp), most, most_of_one, proofs, table: Arc::default() }
     }
 
     pub(super) fn count(&self) -> usize {
         self.table.lock().sessions.len()
     }
 
-    /// The session called `id`, if it is `owner`'s; it has been used then.
-    pub(super) fn of(&self, id: &str, owner: &str) -> Option<SessionId> {
+    /// The session called `id` and what tells its end, if it is `owner`'s; it has been used then, and `shown` for it.
+    pub(super) fn of(&self, id: &str, owner: &str, shown: Option<&Credential>) -> Option<(SessionId, CancellationToken)> {
         let mut table = self.table.lock();
         let (known, _) = table.sessions.get_key_value(id)?;
         let known = known.clone();
         let held = table.sessions.get_mut(id).filter(|held| *held.owner == *owner)?;
         held.last = Instant::now();
-        Some(known)
+        held.shown = shown.cloned();
+        Some((known, held.over.clone()))
+    }
+
+    /// Ends the session called `id` when what was shown for it proves nobody any more; ends with the session.
+    fn watch(&self, id: SessionId, over: CancellationToken) {
+        let Some(proofs) = self.proofs.clone() else { return };
+        let (table, rmcp) = (self.table.clone(), self.rmcp.clone());
+        tokio::spawn(async move {
+            let shown = || table.lock().sessions.get(&id).and_then(|held| held.shown.clone());
+            tokio::select! {
+                () = proofs.lost(shown) => {}
+                () = over.cancelled() => return,
+            }
+            table.lock().remove(&id);
+            drop(tokio::time::timeout(ENDING, rmcp.close_session(&id)).await);
+        });
     }
 
     /// Room for one more of `owner`'s: at once, or for one that has to go.
@@ -127,9 +157,10 @@ impl Sessions {
 }
 
 impl Table {
-    fn insert(&mut self, id: SessionId, owner: Arc<str>) {
+    fn insert(&mut self, id: SessionId, visit: &Visit, over: CancellationToken) {
+        let (owner, shown) = (visit.owner.clone(), visit.shown.clone());
         *self.owners.entry(owner.clone()).or_default() += 1;
-        self.sessions.insert(id, Held { owner, last: Instant::now() });
+        self.sessions.insert(id, Held { owner, last: Instant::now(), shown, over });
     }
 
     fn remove(&mut self, id: &str) {
@@ -157,7 +188,9 @@ impl SessionManager for Sessions {
         }
         let (id, transport) = self.rmcp.create_session().await?;
         // Two at once may both have found the last room; the bound is passed by as many as that.
-        self.table.lock().insert(id.clone(), visit.owner.clone());
+        let over = CancellationToken::new();
+        self.table.lock().insert(id.clone(), &visit, over.clone());
+        self.watch(id.clone(), over);
         Ok((id, transport))
     }
 

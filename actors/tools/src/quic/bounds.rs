@@ -68,7 +68,8 @@ pub struct Times {
     pub line: Duration,
     /// For a peer to take anything of what is written to it. Default 20 s.
     pub stalled: Duration,
-    /// How long a proof holds before the key, token or certificate is looked at again. Default 5 s.
+    /// How long a proof holds before the key, token or certificate is looked at again, whether anything is asked or not: so long a session
+    /// may outlast what opened it, where nobody tells of that. Default 5 s.
     pub proof: Duration,
     /// For the last words to reach the peer. Default 2 s.
     pub parting: Duration,

@@ -32,7 +32,7 @@ use super::{
     streams,
     transport::ServerTransport,
 };
-use crate::{Caller, Credential, Verify};
+use crate::{Caller, Credential, Verify, caller::next_change};
 
 /// What is granted to a peer that was proved: what it may have sent and we not read, beyond a stranger's mebibyte.
 const WINDOW: u32 = 32 << 20;
@@ -384,7 +384,7 @@ impl Shared {
                 },
                 ended = &mut further.0 => ended.unwrap_or(Ended::done("the session ended")),
                 ended = &mut draining => ended,
-                ended = watch_over(&session, &times) => ended,
+                ended = watch_over(&session, &self.options) => ended,
                 _ = connection.closed() => Ended::done("gone"),
             }
         };
@@ -413,15 +413,21 @@ impl Shared {
     }
 }
 
-/// Ends a session that is idle, or whose proof no longer holds though it asks for nothing.
-async fn watch_over(session: &Session, times: &Times) -> Ended {
-    /// Twelve times the age of a proof by default: an idle session is told of nothing but that a list has changed.
-    const EVERY: Duration = Duration::from_secs(60);
-    let every = EVERY.min(times.idle / 4).max(Duration::from_millis(1));
+/// Ends a session that is idle, or whose proof no longer holds though it asks for nothing: at once where that is told, else within
+/// [`Times::proof`].
+async fn watch_over(session: &Session, options: &Options) -> Ended {
+    let Options { tls, verify, times, .. } = options;
+    let every = times.proof.min(times.idle / 4).max(Duration::from_millis(1));
     let mut ticks = interval_at(Instant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut keys = verify.changes();
+    let mut certificates = Some(tls.denied().subscribe());
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = next_change(&mut keys) => {}
+            () = next_change(&mut certificates) => {}
+        }
         if session.idle().is_some_and(|idle| idle >= times.idle) {
             return Ended::done("idle");
         }

@@ -1,7 +1,10 @@
-//! Where a page begins, as a text that callers give back and cannot make.
+//! Where a page begins, as a text that callers give back and do not make.
 //!
 //! It holds how many rows came before, and a code (HMAC-SHA256, RFC 2104, the first half of it) over that, the tool, its version and the
-//! other arguments: a cursor is of no use with anything else. The key is the process's own, so that cursors end with it.
+//! other arguments: a cursor is of no use with anything else. The code's key is made of the row's own configuration, which no caller is
+//! shown. So nothing is kept: a cursor is good on every node that has the row and after any restart, until the row is edited. The code
+//! guards against pages that do not follow on one another, and no secret: whoever knew the row and made one by hand would get a page that
+//! turning pages leads to as well.
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use rmcp::model::JsonObject;
@@ -14,15 +17,17 @@ const CODE: usize = 16;
 /// The block of SHA-256.
 const BLOCK: usize = 64;
 
-/// Makes cursors and knows its own.
+/// Makes one tool's cursors and knows them.
 pub(super) struct Cursors {
     key: [u8; BLOCK],
 }
 
 impl Cursors {
-    pub(super) fn new() -> Self {
+    /// Those of the tool with this configuration.
+    pub(super) fn new(config: &str) -> Self {
         let mut key = [0; BLOCK];
-        getrandom::fill(&mut key[..32]).expect("the system has random numbers");
+        let hash = Sha256::new_with_prefix(b"a page's cursor\0").chain_update(config).finalize();
+        key[..hash.len()].copy_from_slice(&hash);
         Self { key }
     }
 
@@ -74,19 +79,20 @@ mod tests {
 
     #[test]
     fn a_cursor_is_of_use_for_what_it_was_made_for_and_nothing_else() {
-        let (cursors, with) = (Cursors::new(), arguments(json!({ "most": 5 })));
+        let (cursors, with) = (Cursors::new("{}"), arguments(json!({ "most": 5 })));
         let text = cursors.text(500, "goods", 3, &with);
         let again = arguments(json!({ "most": 5, "cursor": text }));
         assert_eq!(cursors.rows(&text, "goods", 3, &again), Some(500));
         assert_eq!(cursors.rows(&text, "goods", 4, &with), None);
         assert_eq!(cursors.rows(&text, "orders", 3, &with), None);
         assert_eq!(cursors.rows(&text, "goods", 3, &arguments(json!({ "most": 6 }))), None);
-        assert_eq!(Cursors::new().rows(&text, "goods", 3, &with), None);
+        assert_eq!(Cursors::new("{}").rows(&text, "goods", 3, &with), Some(500), "nothing of it is kept");
+        assert_eq!(Cursors::new("{\"page_rows\":9}").rows(&text, "goods", 3, &with), None);
     }
 
     #[test]
     fn no_bit_of_a_cursor_can_be_changed() {
-        let (cursors, with) = (Cursors::new(), JsonObject::new());
+        let (cursors, with) = (Cursors::new("{}"), JsonObject::new());
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursors.text(500, "goods", 3, &with)).unwrap();
         for bit in 0..bytes.len() * 8 {
             let mut forged = bytes.clone();

@@ -153,6 +153,6 @@ const REFUSED: &str = "the tool is not permitted what it would do";
 pub(super) fn no_cursor() -> ToolError {
     ToolError::Arguments(vec![Problem::new(
         "/cursor",
-        "no cursor of this tool with these arguments; leave it out to begin at the first page",
+        "no cursor of this tool, as it is now, with these arguments; leave it out to begin at the first page",
     )])
 }

@@ -38,7 +38,6 @@ const AROUND: usize = 160;
 pub struct Query {
     shelf: Arc<dyn Shelf>,
     pass_on: Option<Arc<dyn PassOn>>,
-    cursors: Arc<Cursors>,
 }
 
 impl std::fmt::Debug for Query {
@@ -50,7 +49,7 @@ impl std::fmt::Debug for Query {
 impl Query {
     /// Queries of the files of `shelf`.
     pub fn new(shelf: Arc<dyn Shelf>) -> Self {
-        Self { shelf, pass_on: None, cursors: Arc::new(Cursors::new()) }
+        Self { shelf, pass_on: None }
     }
 
     /// The same, that passes on what is elsewhere.
@@ -73,7 +72,7 @@ enum Format {
 struct Ready {
     shelf: Arc<dyn Shelf>,
     pass_on: Option<Arc<dyn PassOn>>,
-    cursors: Arc<Cursors>,
+    cursors: Cursors,
     version: i64,
     database: Box<str>,
     replica: Option<Box<str>>,
@@ -157,7 +156,7 @@ impl Kind for Query {
         let ready = Ready {
             shelf: self.shelf.clone(),
             pass_on: self.pass_on.clone(),
-            cursors: self.cursors.clone(),
+            cursors: Cursors::new(&row.handler_config),
             version: row.version,
             database: reach.database,
             replica: reach.replica,
@@ -220,7 +219,7 @@ impl Ready {
             None | Some(Value::Null) => 0,
             Some(text) => {
                 let rows = text.as_str().and_then(|text| self.cursors.rows(text, call.tool, self.version, call.arguments));
-                rows.ok_or_else(no_cursor)?
+                rows.filter(|rows| *rows < plan.max_rows).ok_or_else(no_cursor)?
             }
         };
         let Some(readers) = self.readers().await else {

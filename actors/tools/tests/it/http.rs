@@ -1,5 +1,6 @@
 //! MCP over HTTP: rmcp's client of both generations, requests by hand, and whoever means no good.
 
+mod proof;
 pub(crate) mod world;
 
 use std::{
@@ -172,7 +173,7 @@ async fn what_proved_the_caller_reaches_the_tool_and_is_in_no_debug_text() {
 }
 
 /// Opens a session by hand.
-async fn session(site: &Site, key: &str) -> String {
+pub(crate) async fn session(site: &Site, key: &str) -> String {
     let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "by hand", "version": "1" } });
     let key = format!("Bearer {key}");
     let opening = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });

@@ -272,7 +272,9 @@ fn port(mut request: Request<Incoming>) -> Request<Incoming> {
     let shown = request.headers().get(header::AUTHORIZATION).map(|value| value.to_str().unwrap().replace("Bearer ", ""));
     if let Some(id) = shown.filter(|id| id != "nobody") {
         let scopes = ["use".parse().unwrap()].into();
-        let principal = Principal { id: (*id).into(), proof: Proof::Key { owner: (*id).into() }, scopes, per_minute: None };
+        // One may have several, as tokens are: ana/1, ana/2.
+        let owner = id.split('/').next().unwrap();
+        let principal = Principal { id: owner.into(), proof: Proof::Key { owner: owner.into() }, scopes, per_minute: None };
         request.extensions_mut().insert(Arc::new(principal));
     }
     static TRACE: AtomicU64 = AtomicU64::new(1);

@@ -1,12 +1,14 @@
 //! Peers that do as they like, and a bystander whose calls go on.
 
 use std::{
-    sync::atomic::Ordering,
+    sync::atomic::Ordering::{self, SeqCst},
     time::{Duration, Instant},
 };
 
+use horos_link::identity::authority::Revoke;
 use horos_tools::quic::{MAX_MESSAGE, Times};
-use horos_wire::principal::Denied;
+use horos_wire::{Role, principal::Denied};
+use jiff::Timestamp;
 use quinn::{ReadError, StoppedError, VarInt, WriteError};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -70,8 +72,50 @@ async fn a_proof_that_no_longer_holds_ends_the_session() {
     raw.is_served().await;
     *node.keys.says.lock() = Err(Denied::Revoked);
     raw.call(json!(2), "echo", json!({})).await;
-    let (id, code, what) = raw.heard.error().await;
-    assert_eq!((id, code), (json!(2), -32001), "{what}");
+    // That it is over may be found out before the request is read.
+    if let Some(line) = raw.heard.bytes().await {
+        let line: Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!((&line["id"], &line["error"]["code"]), (&json!(2), &json!(-32001)), "{line}");
+    }
+    assert_eq!(raw.closed().await.0, UNAUTHENTICATED);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_revoked_ends_sessions_that_ask_for_nothing_and_what_they_have_in_hand() {
+    const NEVER: Duration = Duration::from_secs(3_600);
+    let node = Node::with(|options| (options.times.proof, options.times.idle) = (NEVER, 8 * NEVER)).await;
+    let mut raw = node.raw().await;
+    raw.call(json!(1), "gate", json!({})).await;
+    counts(&node.hand.waiting, 1).await;
+    let mut holder = Raw::open(node.holder(Role::Operator, "ann").await).await;
+    holder.say(&initialize(None, false)).await;
+    holder.heard.line().await;
+    // Nobody is cut off because it cannot be told now.
+    let asked = node.keys.asked.load(SeqCst);
+    node.keys.tell(Err(Denied::Unavailable));
+    eventually("it is looked at", || if node.keys.asked.load(SeqCst) > asked { Ok(()) } else { Err("not yet".into()) }).await;
+    node.keys.tell(Ok(()));
+    raw.is_served().await;
+    node.keys.tell(Err(Denied::Revoked));
+    assert_eq!(raw.closed().await.0, UNAUTHENTICATED);
+    counts(&node.hand.cancelled, 1).await;
+
+    // Who has a certificate has it on.
+    holder.is_served().await;
+    let ann = node.cluster.tls(Role::Operator, "ann").credentials().id().clone();
+    let text = node.cluster.authority.revoke(&[Revoke::Identity(ann)], Timestamp::now()).unwrap();
+    node.tls.deny(&text).unwrap();
+    assert_eq!(holder.closed().await.0, UNAUTHENTICATED);
+    eventually("nothing is left of them", || if node.door.sessions() == 0 { Ok(()) } else { Err("some".into()) }).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_runs_out_ends_its_session_without_anybody_telling() {
+    let node = Node::with(|options| options.times.proof = Duration::from_millis(20)).await;
+    let raw = node.raw().await;
+    *node.keys.says.lock() = Err(Denied::Expired);
     assert_eq!(raw.closed().await.0, UNAUTHENTICATED);
     node.stop().await;
 }

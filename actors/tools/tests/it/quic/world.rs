@@ -87,6 +87,16 @@ impl Cluster {
 pub(crate) struct Keys {
     pub(crate) says: Mutex<Result<(), Denied>>,
     pub(crate) asked: AtomicUsize,
+    /// Told of what was taken away.
+    pub(crate) changes: watch::Sender<u64>,
+}
+
+impl Keys {
+    /// Says so from now on, and tells everybody.
+    pub(crate) fn tell(&self, says: Result<(), Denied>) {
+        *self.says.lock() = says;
+        self.changes.send_modify(|count| *count += 1);
+    }
 }
 
 impl Verify for Keys {
@@ -102,6 +112,10 @@ impl Verify for Keys {
             per_minute: None,
         };
         Box::pin(async move { if good { said.map(|()| Arc::new(principal)) } else { Err(Denied::Unknown) } })
+    }
+
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.changes.subscribe())
     }
 }
 
@@ -235,6 +249,7 @@ pub(crate) struct Node {
     pub(crate) endpoint: Endpoint,
     pub(crate) door: Door,
     pub(crate) keys: Arc<Keys>,
+    pub(crate) tls: Arc<Tls>,
     pub(crate) hand: Arc<Hand>,
     root: SupervisorHandle,
 }
@@ -247,7 +262,7 @@ impl Node {
     pub(crate) async fn with(adjust: impl FnOnce(&mut quic::Options)) -> Self {
         let cluster = Cluster::new();
         let tls = cluster.tls(Role::Bo, "bo-1");
-        let keys = Arc::new(Keys { says: Mutex::new(Ok(())), asked: AtomicUsize::new(0) });
+        let keys = Arc::new(Keys { says: Mutex::new(Ok(())), asked: AtomicUsize::new(0), changes: watch::Sender::new(0) });
         let hand = Arc::new(Hand {
             gate: Semaphore::new(0),
             waiting: watch::Sender::new(0),
@@ -260,7 +275,7 @@ impl Node {
         let door = Door::new(move || fixture.clone(), options);
         let exchange = Exchange::new(tls.credentials().id().clone(), Incarnation(1));
         let root = Supervisor::start(SupervisorSpec::new("root", Strategy::OneForOne, Vec::new()), None).await.unwrap();
-        let parts = Parts { exchange, policy: Arc::new(Policy::builtin()), tls, release: "test", public: None };
+        let parts = Parts { exchange, policy: Arc::new(Policy::builtin()), tls: tls.clone(), release: "test", public: None };
         let mut config = Config::new("127.0.0.1:0".parse().unwrap());
         config.gossip = false;
         config.admission.handshakes_per_address = 1024;
@@ -268,7 +283,7 @@ impl Node {
         for child in endpoint.children() {
             root.add_child(child).await.unwrap();
         }
-        Self { cluster, endpoint, door, keys, hand, root }
+        Self { cluster, endpoint, door, keys, tls, hand, root }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
