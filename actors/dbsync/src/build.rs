@@ -10,7 +10,7 @@
 //!   nobody remembers whether a row that is not published now was before: in a table with a condition such keys are not sent, the
 //!   gap between the published rows around them is (`build/gap.rs`). Integer keys and rowids are sent as they are: they are numbers
 //!   that the database drew, and whoever would rather not tell that a row exists can give the table another key.
-//! - *Bounded memory*, whatever the database's size: a chunk of 1 MiB and its compressed form, a page of the log (10,000 keys or 4
+//! - *Bounded memory*, whatever the database's size: a chunk of 1 MiB and its compressed form, a page of the log (4,000 keys or 4
 //!   MiB), the compressor (some 1.5 MiB), the digests that the subscriber has (16 bytes each), and SQLite's page cache; a row of
 //!   [`MAX_ROW`] costs three times its size on top while it is packed.
 //! - *It ends when told to* ([`Job::cancel`]): within 1,000 rows, and within a statement that finds none.
@@ -330,11 +330,33 @@ pub(crate) fn table_fingerprint(table: &Table) -> [u8; 16] {
     fingerprint
 }
 
+/// What one stream leaves for the next: memory that would otherwise be asked for, grown and given back a hundred times a second, and that
+/// the allocator keeps for a while each time.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    writer: Option<FrameWriter>,
+    /// Buffers of rows and keys.
+    spare: Vec<Vec<u8>>,
+}
+
+/// As [`build_with`], with nothing left over.
+#[cfg(test)]
+pub(crate) fn build(
+    connection: &Connection,
+    published: &Published,
+    request: &Request<'_>,
+    job: &Job,
+    sink: &mut Sink<'_>,
+) -> Result<Built, BuildError> {
+    build_with(&mut Scratch::default(), connection, published, request, job, sink)
+}
+
 /// Gives `sink` the stream from the subscriber's position to the present.
 ///
 /// # Errors
 /// [`BuildError`]. The connection is as it was.
-pub(crate) fn build(
+pub(crate) fn build_with(
+    scratch: &mut Scratch,
     connection: &Connection,
     published: &Published,
     request: &Request<'_>,
@@ -343,7 +365,7 @@ pub(crate) fn build(
 ) -> Result<Built, BuildError> {
     let transaction = connection.is_autocommit().then(|| connection.unchecked_transaction()).transpose()?;
     let _guard = Guard::new(connection, job)?;
-    let built = run(connection, published, request, job, sink).map_err(|error| match error {
+    let built = run(scratch, connection, published, request, job, sink).map_err(|error| match error {
         // Wherever the interruption met SQLite.
         BuildError::Store(failed) | BuildError::Capture(CaptureError::Store(failed))
             if failed.kind == horos_store::Kind::Interrupted && job.check().is_err() =>
@@ -358,7 +380,14 @@ pub(crate) fn build(
     Ok(built)
 }
 
-fn run(connection: &Connection, published: &Published, request: &Request<'_>, job: &Job, sink: &mut Sink<'_>) -> Result<Built, BuildError> {
+fn run(
+    scratch: &mut Scratch,
+    connection: &Connection,
+    published: &Published,
+    request: &Request<'_>,
+    job: &Job,
+    sink: &mut Sink<'_>,
+) -> Result<Built, BuildError> {
     // The first statement: from here on nobody's commit is seen.
     let to = capture::head(connection)?;
     if let Some(schema) = request.schema {
@@ -367,15 +396,24 @@ fn run(connection: &Connection, published: &Published, request: &Request<'_>, jo
             return Err(BuildError::SchemaChanged);
         }
     }
-    let out = Out { writer: FrameWriter::new()?, job, sink };
-    let mut work = Work { connection, published, request, out, spared: 0 };
+    let writer = match scratch.writer.take() {
+        Some(mut writer) => {
+            writer.begin_again();
+            writer
+        }
+        None => FrameWriter::new()?,
+    };
+    let out = Out { writer, job, sink };
+    let mut work = Work { connection, published, request, out, spared: 0, spare: std::mem::take(&mut scratch.spare) };
     let swept = match request.base {
         None => work.snapshot(to).map(|()| None)?,
         Some(base) => work.delta(base, to)?,
     };
-    let Work { mut out, spared, .. } = work;
+    let Work { mut out, spared, spare, .. } = work;
     out.end()?;
-    Ok(Built { to, rows: out.writer.rows(), spared, bytes: out.writer.bytes(), swept })
+    let built = Built { to, rows: out.writer.rows(), spared, bytes: out.writer.bytes(), swept };
+    *scratch = Scratch { writer: Some(out.writer), spare };
+    Ok(built)
 }
 
 /// Where frames go.
@@ -420,6 +458,7 @@ struct Work<'a> {
     request: &'a Request<'a>,
     out: Out<'a>,
     spared: u64,
+    spare: Vec<Vec<u8>>,
 }
 
 impl Work<'_> {

@@ -27,7 +27,7 @@ use horos_wire::{
 use tokio::sync::watch;
 
 use crate::{
-    build::{BuildError, KeyRange},
+    build::{BuildError, KeyRange, Scratch},
     capture::{CaptureError, Position},
     publisher::{Published, Subscriber, cut, feed_name},
     source::{Loaded, View, captured, chain},
@@ -124,6 +124,8 @@ struct Feed {
     sweeper: Sweeper,
     /// The feed's own connection, and which opening of the file it belongs to.
     connection: Option<(u64, Database)>,
+    /// What the stream before left.
+    scratch: Scratch,
 }
 
 /// Why something is sent.
@@ -158,6 +160,7 @@ impl Feed {
             unverified: None,
             sweeper,
             connection: None,
+            scratch: Scratch::default(),
             published,
             subscriber,
         }

@@ -13,8 +13,8 @@ use crate::{
     value::{MAX_KEY, key_values, put_row, put_value},
 };
 
-/// Entries of the log that are read at a time: some 2 MiB of keys and what tells them apart.
-const PAGE: usize = 10_000;
+/// Entries of the log that are read at a time: some 1 MiB of keys and what tells them apart.
+const PAGE: usize = 4_000;
 /// Keys looked up between two looks at whether to go on.
 const LOOK_EVERY: usize = 1_000;
 
@@ -26,8 +26,10 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn new(deletes: bool) -> Gathered {
-        Gathered { payload: vec![0; ROWS_HEAD], count: 0, deletes }
+    fn new(deletes: bool, mut payload: Vec<u8>) -> Gathered {
+        payload.clear();
+        payload.resize(ROWS_HEAD, 0);
+        Gathered { payload, count: 0, deletes }
     }
 }
 
@@ -116,7 +118,9 @@ impl Work<'_> {
         let mut withheld = false;
         let PublishedTable { head, ordered, by_key, gaps } = &self.published.tables[place];
         let mut statement = self.connection.prepare_cached(by_key)?;
-        let (mut upserts, mut deletes) = (Gathered::new(false), Gathered::new(true));
+        let mut gathered = |deletes| Gathered::new(deletes, self.spare.pop().unwrap_or_default());
+        // In this order, so that the larger buffer goes to rows again.
+        let (mut upserts, mut deletes) = (gathered(false), gathered(true));
         for (looked, key) in keys.iter().enumerate() {
             if looked % LOOK_EVERY == LOOK_EVERY - 1 {
                 self.out.job.check()?;
@@ -167,6 +171,7 @@ impl Work<'_> {
         }
         self.flush(table, &mut deletes)?;
         self.flush(table, &mut upserts)?;
+        self.spare.extend([deletes.payload, upserts.payload]);
         Ok(withheld)
     }
 

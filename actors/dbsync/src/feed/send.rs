@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{Due, Fault, Feed, Place, SENSELESS, sweep::ROWS_A_CHUNK};
 use crate::{
-    build::{self, BuildError, Built, Job, KeyRange, Request, Sweep, build},
+    build::{self, BuildError, Built, Job, KeyRange, Request, Scratch, Sweep, build_with},
     capture::{CaptureError, Position},
     publisher::{PublisherLimits, Subscriber},
     source::{Loaded, captured},
@@ -34,7 +34,7 @@ const HAVE: Duration = Duration::from_secs(300);
 const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// What a build gives back: the feed's connection, and the stream or why there is none.
-type Made = (Option<(u64, Database)>, Result<(Built, Finished), BuildFault>);
+type Made = (Option<(u64, Database)>, Scratch, Result<(Built, Finished), BuildFault>);
 
 /// Why nothing was built.
 #[derive(Debug)]
@@ -85,6 +85,7 @@ impl Feed {
             options: published.options(),
             publication: published.publication.name.clone(),
             connection: self.connection.take().filter(|(of, _)| *of == opened),
+            scratch: std::mem::take(&mut self.scratch),
             opened,
             loaded: loaded.clone(),
             base,
@@ -126,7 +127,7 @@ impl Feed {
 
     /// What the build came to; the connection is the feed's again.
     async fn made(&mut self, made: tokio::task::JoinHandle<Made>) -> Result<(Built, Finished), Fault> {
-        let (connection, outcome) = match made.await {
+        let (connection, scratch, outcome) = match made.await {
             Ok(made) => made,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -134,6 +135,7 @@ impl Feed {
             },
         };
         self.connection = connection;
+        self.scratch = scratch;
         outcome.map_err(|fault| match fault {
             BuildFault::Open(error) => Fault::Open(error),
             BuildFault::Build(error) => Fault::Build(error),
@@ -304,6 +306,7 @@ struct Work {
     options: horos_store::open::Options,
     publication: Box<str>,
     connection: Option<(u64, Database)>,
+    scratch: Scratch,
     opened: u64,
     loaded: Arc<Loaded>,
     base: Option<Position>,
@@ -315,10 +318,10 @@ struct Work {
 }
 
 impl Work {
-    fn run(self, mut sink: Sink) -> Made {
+    fn run(mut self, mut sink: Sink) -> Made {
         let connection = match self.connection.map_or_else(|| open(&self.options), |(_, database)| Ok(database)) {
             Ok(connection) => connection,
-            Err(error) => return (None, Err(BuildFault::Open(error))),
+            Err(error) => return (None, self.scratch, Err(BuildFault::Open(error))),
         };
         let request = Request {
             publication: &self.publication,
@@ -331,7 +334,7 @@ impl Work {
             made_at: now_ms(),
         };
         let mut stopped = None;
-        let built = build(&connection, &self.loaded.published, &request, &self.job, &mut |part| {
+        let built = build_with(&mut self.scratch, &connection, &self.loaded.published, &request, &self.job, &mut |part| {
             sink.push(part).map_err(|stop| {
                 stopped = Some(stop);
                 build::Stop
@@ -343,6 +346,6 @@ impl Work {
             (Err(error), _) => Err(BuildFault::Build(error)),
         };
         let keep = !matches!(&outcome, Err(BuildFault::Build(BuildError::Store(_) | BuildError::Capture(CaptureError::Store(_)))));
-        (keep.then_some((self.opened, connection)), outcome)
+        (keep.then_some((self.opened, connection)), self.scratch, outcome)
     }
 }

@@ -72,6 +72,14 @@ impl FrameWriter {
         })
     }
 
+    /// Begins another stream, with the memory and the compressor of the one before.
+    pub(crate) fn begin_again(&mut self) {
+        self.hash = Sha256::new();
+        self.whole = false;
+        (self.rows, self.bytes) = (0, 0);
+        (self.skip, self.patience) = (0, 1);
+    }
+
     /// Bytes given so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
