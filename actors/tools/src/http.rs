@@ -212,6 +212,9 @@ struct Admitted {
     over: Over,
 }
 
+/// A session's id, and what tells its end.
+type Named = (Arc<str>, CancellationToken);
+
 /// What ends the request, or its stream, before its time.
 enum Over {
     /// Nobody could tell.
@@ -258,7 +261,7 @@ impl Inner {
         principal: &Principal,
         shown: Option<&Credential>,
         headers: &mut HeaderMap,
-    ) -> Result<Option<(Arc<str>, CancellationToken)>, Box<Response<Body>>> {
+    ) -> Result<Option<Named>, Box<Response<Body>>> {
         let Some(named) = headers.get(SESSION) else { return Ok(None) };
         let known = named.to_str().ok().and_then(|id| self.sessions.of(id, &principal.id, shown));
         if known.is_some() {
