@@ -87,6 +87,8 @@ pub(crate) struct Served {
     pub(crate) tools: Tools,
     pub(crate) door: Option<Door>,
     over_http: Vec<HttpService>,
+    /// Ends subscriptions over HTTP.
+    end: CancellationToken,
     /// Ends streams and sessions over HTTP.
     drain: CancellationToken,
 }
@@ -110,6 +112,7 @@ impl Served {
             while self.tools.counters().in_hand() > 0 && Instant::now() < until {
                 tokio::time::sleep(LOOK).await;
             }
+            self.end.cancel();
             tokio::time::sleep(LAST_WORDS).await;
             self.drain.cancel();
         };
@@ -167,14 +170,14 @@ pub(crate) fn lay(config: &Config, here: Here<'_>) -> Result<Laid, ToolsError> {
         children.push(follow("follow-tools", watcher, databases.clone()));
         children.push(administration(exchange, databases, registry)?);
     }
-    let drain = CancellationToken::new();
+    let (end, drain) = (CancellationToken::new(), CancellationToken::new());
     let (mut mounts, mut over_http) = (Vec::new(), Vec::new());
     if config.mcp.enabled {
         let options = http_options(config, proves.clone(), drain.clone());
         let base = options.resource.base.as_deref().unwrap_or_default().trim_end_matches('/');
         let described = format!("{base}{WELL_KNOWN}{}", options.resource.path);
         for (path, view) in PATHS {
-            let server = Server::new(tools.clone()).with_view(view);
+            let server = Server::new(tools.clone()).with_view(view).ending_with(end.clone());
             let service = service_over_http(move || server.clone(), options.clone());
             over_http.push(service.clone());
             // What was shown goes on with a call that another node has to make, and is proved there again.
@@ -194,7 +197,7 @@ pub(crate) fn lay(config: &Config, here: Here<'_>) -> Result<Laid, ToolsError> {
         let options = QuicOptions { bounds, times, runtime: Some(runtime.clone()), ..QuicOptions::new(tls.clone(), proves) };
         Door::new(move || server.clone(), options)
     });
-    Ok(Laid { children, files, mounts, served: Served { tools, door, over_http, drain } })
+    Ok(Laid { children, files, mounts, served: Served { tools, door, over_http, end, drain } })
 }
 
 /// What answers edits of rows and rules, on the owner of `control.db`.

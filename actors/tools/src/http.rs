@@ -9,6 +9,7 @@
 //! Requests of 2026-07-28 have no session and are answered in JSON, unless something has to be streamed. Requests of the earlier versions
 //! have one, and are answered as events.
 
+mod loads;
 mod origin;
 mod proof;
 mod sessions;
@@ -39,6 +40,7 @@ use rmcp::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{Caller, Credential, Transport, Verify, Who};
+use loads::{Load, Loads};
 use proof::{Proofs, Until};
 use sessions::{Sessions, Visit};
 pub use well_known::{Resource, WellKnown, well_known};
@@ -124,6 +126,7 @@ struct Inner {
     options: Options,
     origins: origin::Rules,
     sessions: Arc<Sessions>,
+    loads: Arc<Loads>,
     proofs: Option<Proofs>,
     /// rmcp's service, whose type says which handler it has.
     serve: Box<Serve>,
@@ -157,7 +160,7 @@ pub fn service<H: ServerHandler>(factory: impl Fn() -> H + Clone + Send + Sync +
         Box::pin(async move { rmcp.handle(request).await })
     };
     let origins = origin::Rules::new(&options.hosts, &options.names, &options.origins);
-    Service(Arc::new(Inner { options, origins, sessions, proofs, serve: Box::new(serve) }))
+    Service(Arc::new(Inner { options, origins, sessions, loads: Arc::default(), proofs, serve: Box::new(serve) }))
 }
 
 impl Service {
@@ -181,13 +184,15 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let Admitted { visit, over } = match self.0.admit(&mut request) {
+        let Admitted { visit, over, load } = match self.0.admit(&mut request) {
             Ok(admitted) => admitted,
             Err(refusal) => return Box::pin(std::future::ready(Ok(*refusal))),
         };
         let answer = (self.0.serve)(request.map(|body| body.map_err(Into::into).boxed_unsync()));
         let answer = visit.accompany(answer);
         Box::pin(async move {
+            // Held until the answer is there, or is not waited for any more.
+            let _load = load;
             let (answer, over) = match over {
                 Over::Nobody => return Ok(answer.await),
                 // Such a request is answered at once, by a stream.
@@ -210,6 +215,7 @@ where
 struct Admitted {
     visit: Arc<Visit>,
     over: Over,
+    load: Option<Load>,
 }
 
 /// A session's id, and what tells its end.
@@ -227,7 +233,7 @@ enum Over {
 
 impl Inner {
     /// Lets in who may ask at all, as whom the port has proved.
-    fn admit<B>(&self, request: &mut Request<B>) -> Result<Admitted, Box<Response<Body>>> {
+    fn admit<B: http_body::Body>(&self, request: &mut Request<B>) -> Result<Admitted, Box<Response<Body>>> {
         if !self.origins.allow(request) {
             return Err(Box::new(bare(StatusCode::FORBIDDEN)));
         }
@@ -236,6 +242,12 @@ impl Inner {
             if let Some(challenge) = self.options.resource.challenge(request) {
                 refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
             }
+            return Err(Box::new(refusal));
+        };
+        let Ok(load) = self.loads.take(&principal.id, request, self.options.max_body) else {
+            tracing::debug!(caller = %principal.id, "no room for another large request");
+            let mut refusal = bare(StatusCode::SERVICE_UNAVAILABLE);
+            refusal.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             return Err(Box::new(refusal));
         };
         let remote = (self.options.remote)(request.extensions());
@@ -252,7 +264,7 @@ impl Inner {
         let visit = Visit::new((*principal.id).into(), credential.clone());
         let caller = Caller { who: Who::Principal(principal), credential, transport: Transport::Http, session, remote };
         request.extensions_mut().insert(Arc::new(caller));
-        Ok(Admitted { visit, over })
+        Ok(Admitted { visit, over, load })
     }
 
     /// The session that the request names and what tells its end, if it is the principal's. Another's is as good as none.

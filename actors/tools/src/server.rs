@@ -20,6 +20,7 @@ use rmcp::{
     },
     service::{NotificationContext, RequestContext, SubscriptionContext},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Caller, Output, ToolError, Tools,
@@ -49,6 +50,7 @@ pub struct Server {
     tools: Tools,
     view: View,
     watch: Watch,
+    end: CancellationToken,
 }
 
 impl fmt::Debug for Server {
@@ -60,13 +62,20 @@ impl fmt::Debug for Server {
 impl Server {
     /// One that lists all tools that the caller may call.
     pub fn new(tools: Tools) -> Self {
-        Self { tools, view: View::All, watch: Watch::default() }
+        Self { tools, view: View::All, watch: Watch::default(), end: CancellationToken::new() }
     }
 
     /// The same with another view.
     #[must_use]
     pub fn with_view(self, view: View) -> Self {
         Self { view, ..self }
+    }
+
+    /// The same whose subscriptions are answered, as what they are done with, when `end` is cancelled: a transport that is cut before that
+    /// takes no answer any more.
+    #[must_use]
+    pub fn ending_with(self, end: CancellationToken) -> Self {
+        Self { end, ..self }
     }
 }
 
@@ -169,6 +178,7 @@ impl ServerHandler for Server {
         tokio::select! {
             () = telling => {}
             () = context.cancelled() => {}
+            () = self.end.cancelled() => {}
         }
         Ok(())
     }
