@@ -21,32 +21,63 @@ const STEPS_PER_LOOK: i32 = 1_000;
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 const NONE: u64 = u64::MAX;
+/// What reads for longer lets others go first: a look-up is done by then, and what scans is not held up by much.
+const PATIENCE: Duration = Duration::from_millis(1);
+/// Between two times that it does: one system call of half a microsecond.
+const GIVE_WAY_EVERY: Duration = Duration::from_micros(20);
 
 /// The deadline of what a connection does now, and its guard. Shared with the handlers installed on that connection.
 #[derive(Debug)]
 pub(crate) struct Budget {
     origin: Instant,
     deadline: AtomicU64,
+    /// When others are let go first the next time; never for what holds a lock that they may wait for.
+    gives_way: AtomicU64,
+    reads: bool,
     guard: Slot,
 }
 
 impl Budget {
-    pub(crate) fn new() -> Arc<Budget> {
-        Arc::new(Budget { origin: Instant::now(), deadline: AtomicU64::new(NONE), guard: Slot::default() })
+    /// For a connection that writes.
+    pub(crate) fn of_writer() -> Arc<Budget> {
+        Self::new(false)
+    }
+
+    /// For a connection that only reads: a statement that takes long leaves its core, again and again, to whoever waits for it. On a busy
+    /// core the scheduler would otherwise give each of them its slice of milliseconds in turn, calls and heartbeats too.
+    pub(crate) fn of_reader() -> Arc<Budget> {
+        Self::new(true)
+    }
+
+    fn new(reads: bool) -> Arc<Budget> {
+        let (deadline, gives_way) = (AtomicU64::new(NONE), AtomicU64::new(NONE));
+        Arc::new(Budget { origin: Instant::now(), deadline, gives_way, reads, guard: Slot::default() })
     }
 
     pub(crate) fn set(&self, deadline: Instant) {
-        let nanos = deadline.saturating_duration_since(self.origin).as_nanos();
-        self.deadline.store(u64::try_from(nanos).unwrap_or(NONE), Ordering::Relaxed);
+        self.deadline.store(nanos_of(deadline.saturating_duration_since(self.origin)), Ordering::Relaxed);
+        if self.reads {
+            self.gives_way.store(nanos_of(self.origin.elapsed() + PATIENCE), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn clear(&self) {
         self.deadline.store(NONE, Ordering::Relaxed);
+        self.gives_way.store(NONE, Ordering::Relaxed);
     }
 
     fn is_spent(&self) -> bool {
         let deadline = self.deadline.load(Ordering::Relaxed);
         deadline != NONE && self.origin.elapsed() >= Duration::from_nanos(deadline) || self.guard.is_spent()
+    }
+
+    /// Leaves the core to others for a moment, if it is time to.
+    fn give_way(&self) {
+        let at = self.gives_way.load(Ordering::Relaxed);
+        if at != NONE && nanos_of(self.origin.elapsed()) >= at {
+            std::thread::yield_now();
+            self.gives_way.store(nanos_of(self.origin.elapsed() + GIVE_WAY_EVERY), Ordering::Relaxed);
+        }
     }
 
     /// What runs now may be confined.
@@ -63,7 +94,13 @@ impl Budget {
     /// Makes `connection` obey this budget. A wait for a lock ends after `busy_timeout` or with the budget, whichever is first.
     pub(crate) fn govern(self: &Arc<Budget>, connection: &mut Connection, busy_timeout: Duration) -> rusqlite::Result<()> {
         let budget = Arc::clone(self);
-        connection.progress_handler(STEPS_PER_LOOK, Some(move || budget.is_spent()))?;
+        connection.progress_handler(
+            STEPS_PER_LOOK,
+            Some(move || {
+                budget.give_way();
+                budget.is_spent()
+            }),
+        )?;
         let budget = Arc::clone(self);
         let mut since = Instant::now();
         connection.busy_handler(Some(move |attempt: i32| {
@@ -80,4 +117,8 @@ impl Budget {
             true
         }))
     }
+}
+
+fn nanos_of(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(NONE)
 }

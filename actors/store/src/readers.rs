@@ -289,7 +289,7 @@ impl Reader {
         // Before the open: if the file is replaced in between, the next read notices.
         let file = options.path().and_then(|path| Some((path.to_path_buf(), FileIdentity::of(path).ok()?)));
         let (mut connection, _) = open(options)?.into_parts();
-        let budget = Budget::new();
+        let budget = Budget::of_reader();
         budget
             .govern(&mut connection, options.busy_timeout)
             .and_then(|()| budget.authorize(&mut connection))

@@ -112,7 +112,7 @@ impl Server {
     }
 
     fn insert_slow(&self) -> anyhow::Result<()> {
-        let reads = r#"{"database":"app.db","query":"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) AS of FROM n"}"#;
+        let reads = r#"{"database":"app.db","query":"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) AS of FROM n","tables":{"goods":["sku"]}}"#;
         for (name, handler, config) in [(WAITS, "native", "{}"), (READS, "sql_query", reads)] {
             self.control.lock().execute(
                 "INSERT INTO mcp_tools_registry (tool_name, tool_category, description, input_schema, handler_type, handler_config, mode, timeout_ms)

@@ -100,7 +100,7 @@ enum Ran {
 
 impl Group {
     pub(super) fn new(mut connection: Connection, busy_timeout: Duration, in_memory: bool) -> Result<Group, StoreError> {
-        let budget = Budget::new();
+        let budget = Budget::of_writer();
         budget.govern(&mut connection, busy_timeout)?;
         let notes = Arc::new(Notes::default());
         let n = Arc::clone(&notes);
