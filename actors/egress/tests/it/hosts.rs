@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     server::{Authority, Then, full, plain, raw, says, serve},
-    world::{Internet, LONG, get, limits, read, scale, seed, until},
+    world::{Crowd, Internet, LONG, dice, get, limits, read, scale, until},
 };
 
 fn host(egress: &Egress, name: &str) -> HostStatus {
@@ -302,21 +302,22 @@ async fn hosts_without_end_are_forgotten_without_end() {
 /// Callers who give up at any moment, hosts of every sort: nothing is lost, and nobody waits for what another holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_callers_and_hosts_do_every_place_is_free_again() {
-    let seed = seed();
-    let mut state = seed;
-    let mut random = move |below: u64| {
-        // SplitMix64.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % below
-    };
+    let mut random = dice();
     let internet = Internet::new().await;
-    let good = plain(async |_| full(Response::new("here"))).await;
-    let slow = plain(async |_| {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        full(Response::new("x".repeat(100_000)))
+    let slow_crowd = Crowd::default();
+    let good_crowd = slow_crowd.clone();
+    let good = plain(move |_| {
+        good_crowd.come();
+        async { full(Response::new("here")) }
+    })
+    .await;
+    let slow = plain(move |_| {
+        let crowd = slow_crowd.clone();
+        crowd.come();
+        async move {
+            crowd.behind(5).await;
+            full(Response::new("x".repeat(100_000)))
+        }
     })
     .await;
     let cut = says("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhere", Then::Close).await;

@@ -5,7 +5,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use super::{
     http3_server::{Asked, Host, asking, body, frame, get3, head, read3, say},
     server::{Authority, full, serve},
-    world::{Internet, LONG, limits, scale, seed, until},
+    world::{Crowd, Internet, LONG, dice, limits, scale, until},
 };
 
 const CANCELLED: u32 = 0x10c;
@@ -270,14 +270,32 @@ async fn a_request_streams_up_while_its_response_streams_down() {
     assert!(body.frame().await.is_none());
 }
 
+/// What `look` shows once nothing of it changes any more: while so many other requests go to the host and back on the same connection, what
+/// has room to go on would have.
+async fn settled(look: impl Fn() -> usize, ask: impl AsyncFn()) -> usize {
+    const REQUESTS: usize = 50;
+    loop {
+        let before = look();
+        for _ in 0..REQUESTS {
+            ask().await;
+        }
+        if before > 0 && look() == before {
+            return before;
+        }
+    }
+}
+
 /// Neither side takes more than it was asked to: what is not read is not sent, and memory does not grow.
 #[tokio::test]
 async fn whoever_does_not_read_is_not_sent_more() {
     let (sent, stopped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let its = (sent.clone(), stopped.clone());
-    let host = Host::answering(move |_, mut asked| {
+    let host = Host::answering(move |request, mut asked| {
         let (sent, stopped) = its.clone();
         async move {
+            if request.uri().path() == "/small" {
+                return say(asked, Response::new(()), "here").await;
+            }
             asked.send_response(Response::new(())).await.unwrap();
             while asked.send_data(Bytes::from(vec![0; 10_000])).await.is_ok() {
                 sent.fetch_add(10_000, SeqCst);
@@ -287,15 +305,9 @@ async fn whoever_does_not_read_is_not_sent_more() {
     });
     let egress = host.egress();
     let mut response = get3(&egress, &host.url(), &limits()).await.unwrap();
-    let settled = async || {
-        let mut last = usize::MAX;
-        while std::mem::replace(&mut last, sent.load(SeqCst)) != sent.load(SeqCst) || last == 0 {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        last
-    };
+    let small = format!("{}small", host.url());
     // A stream's window, and what the host's QUIC holds itself.
-    let first = settled().await;
+    let first = settled(|| sent.load(SeqCst), async || assert_eq!(read3(&egress, &small, &limits()).await.unwrap(), "here")).await;
     assert!(first < 600_000, "{first}");
     let mut read = 0;
     while read < 2 << 20 {
@@ -307,18 +319,27 @@ async fn whoever_does_not_read_is_not_sent_more() {
     until("it is told to stop", || (stopped.load(SeqCst) == 1, sent.load(SeqCst))).await;
 
     // The other way round: the source is asked for no more than the host takes.
-    let host = Host::raw(async |_, _send, _receive| std::future::pending().await);
+    let first = Arc::new(AtomicBool::new(true));
+    let host = Host::raw(move |_, mut send, _receive| {
+        let takes_nothing = first.swap(false, SeqCst);
+        async move {
+            if takes_nothing {
+                std::future::pending().await
+            }
+            send.write_all(&[head(200, &[]), frame(0, b"here")].concat()).await.unwrap();
+            send.finish().unwrap();
+        }
+    });
+    let egress = host.egress();
     let (gate, source) = gated(10_000, Bytes::from(vec![0; 10_000]));
     gate.add_permits(10_000);
     let asking = tokio::spawn({
-        let (egress, request) = (host.egress(), asking(Method::POST, &host.url(), source));
+        let (egress, request) = (egress.clone(), asking(Method::POST, &host.url(), source));
         async move { egress.send(request, &Limits { request_bytes: u64::MAX, ..limits() }).await.map(drop) }
     });
     until("it is taken", || (gate.available_permits() < 10_000, gate.available_permits())).await;
-    let mut last = 0;
-    while std::mem::replace(&mut last, gate.available_permits()) != gate.available_permits() {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    let small = async || assert_eq!(read3(&egress, &host.url(), &limits()).await.unwrap(), "here");
+    let last = settled(|| gate.available_permits(), small).await;
     assert!(last > 9_500, "{} of 10,000 parts were taken", 10_000 - last);
     asking.abort();
 }
@@ -589,28 +610,27 @@ async fn a_large_part_that_is_taken_slowly_is_no_slow_answer() {
 /// Callers who give up at any moment, answers of every sort: nothing is lost, and nobody waits for what another holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_callers_and_hosts_do_over_http_3_every_place_is_free_again() {
-    let seed = seed();
-    let mut state = seed;
-    let mut random = move |below: u64| {
-        // SplitMix64.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % below
-    };
-    let host = Host::answering(async |request: http::Request<()>, mut asked: Asked| match request.uri().path() {
-        "/slow" => {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            say(asked, Response::new(()), vec![b'x'; 100_000]).await;
+    let mut random = dice();
+    let crowd = Crowd::default();
+    let host = Host::answering(move |request: http::Request<()>, mut asked: Asked| {
+        let crowd = crowd.clone();
+        async move {
+            crowd.come();
+            match request.uri().path() {
+                "/slow" => {
+                    crowd.behind(5).await;
+                    say(asked, Response::new(()), vec![b'x'; 100_000]).await;
+                }
+                "/cut" => {
+                    let _ = asked.send_response(Response::builder().header("content-length", "9").body(()).unwrap()).await;
+                    say(asked, Response::new(()), "").await;
+                }
+                "/rejected" => asked.stop_stream(h3::error::Code::H3_REQUEST_REJECTED),
+                // Until whoever asked has surely gone.
+                "/silent" => crowd.behind(100).await,
+                _ => echo(request, asked).await,
+            }
         }
-        "/cut" => {
-            let _ = asked.send_response(Response::builder().header("content-length", "9").body(()).unwrap()).await;
-            say(asked, Response::new(()), "").await;
-        }
-        "/rejected" => asked.stop_stream(h3::error::Code::H3_REQUEST_REJECTED),
-        "/silent" => tokio::time::sleep(Duration::from_millis(200)).await,
-        _ => echo(request, asked).await,
     });
     let rates = NonZeroU32::MAX;
     let bounds = Bounds { in_flight: 60, in_flight_per_host: 50, rate_per_host: rates, burst_per_host: rates, ..Bounds::default() };

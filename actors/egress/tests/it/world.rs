@@ -16,21 +16,50 @@ use horos_egress::{Connect, Connecting, Egress, EgressError, Limits, Options, Pl
 use http::{Request, Response};
 use http_body_util::{Empty, Full};
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 /// How much to do: `normal` on every change, `full` with `HOROS_TEST_FULL=1`, which does what the promise names.
 pub(crate) fn scale<T>(normal: T, full: T) -> T {
     if std::env::var_os("HOROS_TEST_FULL").is_some_and(|value| value == "1") { full } else { normal }
 }
 
-/// The seed of a random test, printed; `HOROS_TEST_SEED` decides it.
-pub(crate) fn seed() -> u64 {
+/// Numbers at random, each below the one that is asked for, from a seed that is printed; `HOROS_TEST_SEED` decides it.
+pub(crate) fn dice() -> impl FnMut(u64) -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     let given =
         std::env::var_os("HOROS_TEST_SEED").map(|text| text.to_string_lossy().parse().expect("HOROS_TEST_SEED is a decimal number"));
     let seed = given.unwrap_or_else(|| RandomState::new().hash_one("seed"));
     eprintln!("seed {seed}: repeat with HOROS_TEST_SEED={seed}");
-    seed
+    let mut state = seed;
+    move |below| {
+        // SplitMix64.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    }
+}
+
+/// Those who come to a slow host: one is served when so many more have come.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Crowd(Arc<watch::Sender<u64>>);
+
+impl Crowd {
+    /// One has come.
+    pub(crate) fn come(&self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+
+    /// Resolves when so many more have come.
+    pub(crate) async fn behind(&self, others: u64) {
+        let mut counts = self.0.subscribe();
+        let turn = *counts.borrow() + others;
+        counts.wait_for(|count| *count >= turn).await.expect("it is here");
+    }
 }
 
 /// Longer than anything here takes on a busy machine.
