@@ -122,3 +122,34 @@ impl Budget {
 fn nanos_of(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(NONE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts to a million, which is far more than [`PATIENCE`].
+    const LONG: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000) SELECT count(*) FROM n";
+
+    /// When it gives way next, before and after `sql`.
+    fn ways(budget: &Arc<Budget>, sql: &str) -> (u64, u64) {
+        let mut connection = Connection::open_in_memory().unwrap();
+        budget.govern(&mut connection, Duration::ZERO).unwrap();
+        budget.set(Instant::now() + Duration::from_secs(60));
+        let before = budget.gives_way.load(Ordering::Relaxed);
+        connection.query_row(sql, [], |_| Ok(())).unwrap();
+        (before, budget.gives_way.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn what_reads_for_long_gives_way_and_neither_a_look_up_nor_a_writer_does() {
+        let (before, after) = ways(&Budget::of_reader(), LONG);
+        assert!(after > before && after != NONE, "{before} {after}");
+        let (before, after) = ways(&Budget::of_reader(), "SELECT 1");
+        assert_eq!(before, after);
+        assert_eq!(ways(&Budget::of_writer(), LONG), (NONE, NONE));
+        let done = Budget::of_reader();
+        ways(&done, LONG);
+        done.clear();
+        assert_eq!(done.gives_way.load(Ordering::Relaxed), NONE, "nothing of the last statement is left to the next");
+    }
+}
