@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use axum::body::{Body, BodyDataStream, to_bytes};
+use axum::body::{Body, BodyDataStream};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use hyper::client::conn::{http1, http2};
@@ -190,21 +190,13 @@ impl Session {
     }
 
     async fn asked(&mut self, ask: &Ask) -> Result<Answer> {
-        let body = || ask.body.clone().map_or_else(Body::empty, Body::from);
-        let response = match &mut self.kind {
-            Kind::Http1(sender) => {
-                sender.ready().await?;
-                sender.send_request(ask.request(&self.site, Version::HTTP_11)?.map(|()| body())).await?
-            }
-            Kind::Http2(sender) => {
-                sender.ready().await?;
-                sender.send_request(ask.request(&self.site, Version::HTTP_2)?.map(|()| body())).await?
-            }
-            Kind::Http3(sender, _) => return by_http3(sender, ask.request(&self.site, Version::HTTP_3)?, ask.body.clone()).await,
-        };
-        let version = if response.version() == Version::HTTP_2 { "2" } else { "1.1" };
-        let (head, body) = response.into_parts();
-        answer(version, head.status.as_u16(), &head.headers, &to_bytes(Body::new(body), BODY).await?)
+        let mut coming = self.begun(ask).await?;
+        let mut body = BytesMut::new();
+        while let Some(part) = coming.parts.next().await? {
+            ensure!(body.len() + part.len() <= BODY, "the answer does not end");
+            body.extend_from_slice(&part);
+        }
+        answer(coming.version, coming.status, &coming.headers, &body)
     }
 
     /// Asks, and gives the answer as it comes; the connection has to be kept for as long.
@@ -217,14 +209,18 @@ impl Session {
 
     async fn begun(&mut self, ask: &Ask) -> Result<Coming> {
         let body = || ask.body.clone().map_or_else(Body::empty, Body::from);
-        let response = match &mut self.kind {
+        let (version, head, parts) = match &mut self.kind {
             Kind::Http1(sender) => {
                 sender.ready().await?;
-                sender.send_request(ask.request(&self.site, Version::HTTP_11)?.map(|()| body())).await?
+                let response = sender.send_request(ask.request(&self.site, Version::HTTP_11)?.map(|()| body())).await?;
+                let (head, body) = response.into_parts();
+                ("1.1", head, Parts::Tcp(Body::new(body).into_data_stream()))
             }
             Kind::Http2(sender) => {
                 sender.ready().await?;
-                sender.send_request(ask.request(&self.site, Version::HTTP_2)?.map(|()| body())).await?
+                let response = sender.send_request(ask.request(&self.site, Version::HTTP_2)?.map(|()| body())).await?;
+                let (head, body) = response.into_parts();
+                ("2", head, Parts::Tcp(Body::new(body).into_data_stream()))
             }
             Kind::Http3(sender, _) => {
                 let mut stream = sender.send_request(ask.request(&self.site, Version::HTTP_3)?).await?;
@@ -232,12 +228,11 @@ impl Session {
                     stream.send_data(body.clone().into()).await?;
                 }
                 stream.finish().await?;
-                let head = stream.recv_response().await?;
-                return Ok(Coming { status: head.status().as_u16(), parts: Parts::Http3(Box::new(stream)) });
+                let (head, ()) = stream.recv_response().await?.into_parts();
+                ("3", head, Parts::Http3(Box::new(stream)))
             }
         };
-        let (head, body) = response.into_parts();
-        Ok(Coming { status: head.status.as_u16(), parts: Parts::Tcp(Body::new(body).into_data_stream()) })
+        Ok(Coming { version, status: head.status.as_u16(), headers: head.headers, parts })
     }
 
     /// How long `count` requests took, one after the other with `pause` between them, the shortest first.
@@ -263,6 +258,8 @@ impl Session {
 /// An answer that comes part by part.
 pub(crate) struct Coming {
     pub(crate) status: u16,
+    version: &'static str,
+    headers: hyper::HeaderMap,
     parts: Parts,
 }
 
@@ -271,19 +268,22 @@ enum Parts {
     Http3(Box<h3::client::RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>>),
 }
 
+impl Parts {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        Ok(match self {
+            Parts::Tcp(body) => body.next().await.transpose()?,
+            Parts::Http3(stream) => stream.recv_data().await?.map(|mut part| part.copy_to_bytes(part.remaining())),
+        })
+    }
+}
+
 impl Coming {
     /// The next part; none at the end.
     ///
     /// # Errors
     /// When it is cut off, or none comes.
     pub(crate) async fn part(&mut self) -> Result<Option<Bytes>> {
-        let next = async {
-            match &mut self.parts {
-                Parts::Tcp(body) => Ok(body.next().await.transpose()?),
-                Parts::Http3(stream) => Ok(stream.recv_data().await?.map(|mut part| part.copy_to_bytes(part.remaining()))),
-            }
-        };
-        timeout(ANSWER, next).await.context("no part in time")?
+        timeout(ANSWER, self.parts.next()).await.context("no part in time")?
     }
 
     /// All that is still to come, as text.
@@ -298,25 +298,6 @@ impl Coming {
         }
         Ok(String::from_utf8(rest)?)
     }
-}
-
-async fn by_http3(
-    sender: &mut h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>,
-    request: Request<()>,
-    body: Option<String>,
-) -> Result<Answer> {
-    let mut stream = sender.send_request(request).await?;
-    if let Some(body) = body {
-        stream.send_data(body.into()).await?;
-    }
-    stream.finish().await?;
-    let response = stream.recv_response().await?;
-    let mut body = BytesMut::new();
-    while let Some(mut part) = stream.recv_data().await? {
-        ensure!(body.len() + part.remaining() <= BODY, "the answer does not end");
-        body.extend_from_slice(&part.copy_to_bytes(part.remaining()));
-    }
-    answer("3", response.status().as_u16(), response.headers(), &body)
 }
 
 fn answer(version: &str, status: u16, headers: &hyper::HeaderMap, body: &[u8]) -> Result<Answer> {

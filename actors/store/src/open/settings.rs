@@ -36,7 +36,6 @@ impl Setter<'_> {
         self.set("cell_size_check", 1)?;
         self.set("temp_store", 2)?;
         self.set("foreign_keys", 1)?;
-        self.set("cache_size", -i64::from(options.cache_kib))?;
         let file = matches!(options.location, Location::File(_));
         if write {
             self.identify(options)?;
@@ -57,6 +56,8 @@ impl Setter<'_> {
             self.demand_application(options)?;
             self.set("query_only", 1)?;
         }
+        // Behind the look at the indexes, which on a large file would fill it with pages that nobody asked for, and keep them.
+        self.set("cache_size", -i64::from(options.cache_kib))?;
         if file {
             let bytes = options.mmap_bytes.unwrap_or(if write { 0 } else { 128 << 20 });
             // The build may cap it (SQLITE_MAX_MMAP_SIZE), and a smaller mapping is only slower: not read back.

@@ -21,6 +21,10 @@ use rmcp::{
     service::{ClientLifecycleMode, ClientServiceExt as _, NotificationContext, PeerRequestOptions, RunningService, ServiceError},
 };
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tokio_util::sync::CancellationToken;
 use world::{Answer, LONG, Site, modern, modern_body, own, spec};
 
@@ -298,6 +302,46 @@ async fn bodies_past_the_limit_and_of_no_shape_are_refused_and_others_go_on() {
     }
     assert_eq!(site.seen.ran.load(SeqCst), 0);
     assert!(!site.call("add", json!({ "a": 1 })).await.told().1);
+}
+
+/// Begins a request that does not say how long it is and asks whether to go on: what the server says, and the connection.
+async fn unsent(site: &Site, key: &str) -> (String, TcpStream) {
+    let mut socket = TcpStream::connect(site.address).await.unwrap();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
+         accept: application/json, text/event-stream\r\ntransfer-encoding: chunked\r\nexpect: 100-continue\r\n\r\n",
+        site.address
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut said = Vec::new();
+    while !said.ends_with(b"\r\n\r\n") {
+        let byte = tokio::time::timeout(LONG, socket.read_u8()).await.expect("an answer in time");
+        said.push(byte.unwrap());
+    }
+    (String::from_utf8(said).unwrap(), socket)
+}
+
+#[tokio::test]
+async fn large_requests_of_one_principal_have_a_bound_and_others_are_served_meanwhile() {
+    let site = Site::new().await;
+    // Whoever is told to go on has a place: sixteen of the largest.
+    let mut held = Vec::new();
+    for at in 0..16 {
+        let (said, socket) = unsent(&site, "ana").await;
+        assert!(said.starts_with("HTTP/1.1 100 "), "{at}: {said}");
+        held.push(socket);
+    }
+    let (said, _) = unsent(&site, "ana").await;
+    assert!(said.starts_with("HTTP/1.1 503 ") && said.contains("retry-after: 1"), "{said}");
+    assert!(!site.call("add", json!({ "a": 1 })).await.told().1, "what is small needs no place");
+    let (said, _others) = unsent(&site, "ben").await;
+    assert!(said.starts_with("HTTP/1.1 100 "), "another's share is its own: {said}");
+    // A client that goes leaves its place.
+    held.clear();
+    let end = Instant::now() + LONG;
+    while !unsent(&site, "ana").await.0.starts_with("HTTP/1.1 100 ") {
+        assert!(Instant::now() < end, "no place was given back");
+    }
 }
 
 #[tokio::test]
