@@ -1,11 +1,12 @@
-//! Asks the source to feed this replica, and goes on asking: a subscription is a lease.
+//! Asks the source to feed this replica, and goes on asking: a subscription is a lease. One whose source went down is asked for anew
+//! at once, for a source that starts again knows no subscriber.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use horos_supervision::{Backoff, Context, Ref, Vitals, backoff::Streak};
+use horos_supervision::{Backoff, Context, Ref, Vitals, backoff::Streak, reference::Watch};
 use horos_wire::{
     CallError,
     protocol::sync::{RENEW, SYNC_PREFIX, Subscribed, Sync, SyncError},
@@ -25,6 +26,8 @@ pub(super) struct Subscription {
     source: Ref<Sync>,
     /// The node that answered last. It is asked as long as it answers: two would feed this replica against one another.
     node: Option<Ref<Sync>>,
+    /// Tells that this one went down.
+    watch: Option<Watch>,
     begun: Instant,
 }
 
@@ -35,7 +38,7 @@ impl Subscription {
             Origin::Node(node) => format!("{SYNC_PREFIX}{name}@{node}"),
             Origin::Role(role) => format!("{SYNC_PREFIX}{name}@{}", role.as_str()),
         };
-        Self { source: context.at(&source), node: None, begun: Instant::now(), replica }
+        Self { source: context.at(&source), node: None, watch: None, begun: Instant::now(), replica }
     }
 
     pub(super) async fn run(mut self, vitals: Arc<Vitals>) {
@@ -56,7 +59,7 @@ impl Subscription {
                     RENEW
                 }
                 Err(error) => {
-                    self.node = None;
+                    (self.node, self.watch) = (None, None);
                     self.unheard(&error);
                     streak.failed(asked, &RETRY, &mut rand::rng()).max(RETRY.base)
                 }
@@ -65,6 +68,8 @@ impl Subscription {
                 () = tokio::time::sleep(pause) => {}
                 // The files were opened, rolled back or are to be fed again.
                 () = self.replica.news.notified() => {}
+                // Not again and again at once where it goes down as often.
+                () = ended(&mut self.watch) => tokio::time::sleep_until((asked + RETRY.base).into()).await,
             }
         }
     }
@@ -80,6 +85,10 @@ impl Subscription {
             self.replica.note(|view| view.source = Some(name));
         }
         let subscribed = node.call(self.replica.subscribe(), ASK).await?;
+        if self.watch.is_none() {
+            // Without one the next renewal finds out.
+            self.watch = node.watch(ASK).await.ok();
+        }
         self.node = Some(node);
         Ok(subscribed)
     }
@@ -109,4 +118,11 @@ impl Subscription {
             }
         });
     }
+}
+
+/// The end of what is watched, told once; never, if nothing is.
+async fn ended(watch: &mut Option<Watch>) {
+    let Some(ends) = watch else { return std::future::pending().await };
+    ends.await;
+    *watch = None;
 }
